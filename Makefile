@@ -1,0 +1,24 @@
+# `make sweep` and `make test` set everything up and do the whole of it.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: sweep test lint setup
+
+sweep: setup
+	$(BIN)/python -m orchestrator.sweep sweeps/digits_quick.yaml
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or later is needed, this is ' + sys.version.split()[0] + '; name another with PYTHON=')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,9 @@
+"""The static and reinforcement-learning methods that Runtime Neural Pruning is compared with."""
+
+from baselines.dense import Dense
+from baselines.l1_filter import L1Filter
+from baselines.magnitude import Magnitude
+from baselines.random_channels import RandomChannels
+from baselines.vanilla import Vanilla
+
+__all__ = ["Dense", "L1Filter", "Magnitude", "RandomChannels", "Vanilla"]

@@ -1,0 +1,142 @@
+"""Which trials nothing beats, and how much of the plane of cost and accuracy a method covers.
+
+A trial is on a frontier when no other is at least as good in every objective and better in one;
+equal trials stay on it together. Only completed search trials with a value for every objective
+enter. Confirmations run a frontier's trials again, so they do not compete with them.
+
+Hypervolume and the accuracies at equal cost are in units of the dense network that each trial
+started from, so that they compare across depths.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import moocore
+import numpy as np
+import pandas as pd
+
+DENSE_COST = {  # each cost, and the column of the dense network's own
+    "multiplications": "dense_multiplications",
+    "nonzero_multiplications": "dense_multiplications",
+    "parameters": "dense_parameters",
+    "latency_ms": "dense_latency_ms",
+}
+BUDGETS = (0.25, 0.5, 0.75)  # shares of the dense network's multiplications
+
+
+def eligible(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
+    """The completed search trials that have a finite value for every objective."""
+    completed = trials[(trials["status"] == "completed") & (trials["phase"] == "search")]
+    values = completed[list(objectives)].to_numpy(dtype=float, na_value=math.nan)
+    return completed[np.isfinite(values).all(axis=1)]
+
+
+def non_dominated(trials: pd.DataFrame, objectives: Mapping[str, str]) -> np.ndarray:
+    """(n,) bool: which of these rows none of the others beats.
+
+    Args:
+        trials: n rows, every objective a number.
+        objectives: column -> "maximize" or "minimize".
+    """
+    if trials.empty:
+        return np.zeros(0, dtype=bool)
+    points = trials[list(objectives)].to_numpy(dtype=float)
+    maximise = [direction == "maximize" for direction in objectives.values()]
+    return moocore.is_nondominated(points, maximise=maximise, keep_weakly=True)
+
+
+def frontier(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
+    """The rows on the frontier of their method and cell, cheapest first.
+
+    The column `on_overall_frontier` says which of them no trial on the same data set beats, of
+    whatever method and cell.
+    """
+    candidates = eligible(trials, objectives)
+    own = _within(candidates, ["cell", "method"], objectives)
+    overall = _within(candidates, ["dataset"], objectives)
+    rows = candidates.assign(on_overall_frontier=overall)[own]
+    order = ["cell", "method", *(name for name in objectives if name in DENSE_COST), "trial_id"]
+    return rows.sort_values(order, ignore_index=True)
+
+
+def compare_methods(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
+    """One row per cell and method, in the order in which they first appear.
+
+    Columns: cell, method, tries, completed, hypervolume (0 where nothing completed), and
+    `val_accuracy_at_25`, `_50` and `_75`: the best validation accuracy at or below that percentage
+    of the dense network's multiplications, missing where no trial is that cheap.
+    """
+    searched = trials[trials["phase"] == "search"]
+    rows = []
+    for (cell, method), group in searched.groupby(["cell", "method"], sort=False, dropna=False):
+        rows.append(
+            {
+                "cell": cell,
+                "method": method,
+                "tries": len(group),
+                "completed": int((group["status"] == "completed").sum()),
+                "hypervolume": hypervolume(group, objectives),
+                **{
+                    f"val_accuracy_at_{100 * budget:.0f}": accuracy_within(group, budget)
+                    for budget in BUDGETS
+                },
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def hypervolume(trials: pd.DataFrame, objectives: Mapping[str, str]) -> float:
+    """The volume that these trials' frontier dominates, up to (chance, the dense network's costs).
+
+    Costs are shares of the dense network's and reach from 0 to 1; val_accuracy reaches from chance,
+    1 / classes, to 1. So 1 - chance is a perfect network for free. A trial that is worse than the
+    reference in any objective adds nothing. All trials share one number of classes.
+
+    Source: Zitzler and Thiele 1998, PPSN V; computed by moocore.
+    """
+    candidates = eligible(trials, objectives)
+    points = np.column_stack([_as_share(candidates, name) for name in objectives])
+    points = points[np.isfinite(points).all(axis=1)]
+    if len(points) == 0:
+        return 0.0
+    worst = {"val_accuracy": 1 / candidates["classes"].iloc[0]}
+    reference = [worst.get(name, 1.0) for name in objectives]
+    maximise = [direction == "maximize" for direction in objectives.values()]
+    return float(moocore.hypervolume(points, ref=reference, maximise=maximise))
+
+
+def accuracy_within(trials: pd.DataFrame, budget: float) -> float:
+    """The best val_accuracy at or below this share of the dense multiplications, or NaN."""
+    best = best_within(trials, budget)
+    return math.nan if best is None else float(best["val_accuracy"])
+
+
+def best_within(trials: pd.DataFrame, budget: float) -> pd.Series | None:
+    """The most accurate trial at or below this share of the dense multiplications, if there is any.
+
+    Of equally accurate ones the cheapest.
+    """
+    candidates = eligible(trials, {"val_accuracy": "maximize", "multiplications": "minimize"})
+    affordable = candidates[_as_share(candidates, "multiplications") <= budget]
+    if affordable.empty:
+        return None
+    order = affordable.sort_values(["val_accuracy", "multiplications"], ascending=[False, True])
+    return order.iloc[0]
+
+
+def _within(candidates: pd.DataFrame, group: list[str], objectives: Mapping[str, str]) -> pd.Series:
+    """For each row whether it is on the frontier of its own group."""
+    marks = pd.Series(False, index=candidates.index)
+    for _, rows in candidates.groupby(group, sort=False, dropna=False):
+        marks[rows.index] = non_dominated(rows, objectives)
+    return marks
+
+
+def _as_share(trials: pd.DataFrame, objective: str) -> np.ndarray:
+    """(n,) the objective, a cost as a share of the dense network's; NaN where that is missing."""
+    values = trials[objective].to_numpy(dtype=float, na_value=math.nan)
+    if objective not in DENSE_COST:
+        return values
+    return values / trials[DENSE_COST[objective]].to_numpy(dtype=float, na_value=math.nan)

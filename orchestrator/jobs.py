@@ -1,0 +1,212 @@
+"""The kinds of work of a sweep: train a dense network, run a trial to its row, test a network.
+
+A job runs in any process: a worker of Ray's, or the only one there is.
+"""
+
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from orchestrator.final_evaluation import test_accuracy
+from orchestrator.plan import DenseNetwork, Trial, dense_network, fine_tuning_teacher
+from orchestrator.registry import method_class
+from testbed.backbones import build_backbone
+from testbed.data import DataOptions, Splits
+from testbed.dense_store import DenseStore
+from testbed.machine import default_device, set_threads, tune_malloc
+from testbed.measurement import Measurement, measure, multiplications_per_class
+from testbed.method import Run
+from testbed.network_file import save_network
+from testbed.training import Report, train
+
+
+@dataclass(frozen=True)
+class FrontierTest:
+    """A trial's network is to meet the test images."""
+
+    trial: Trial
+
+
+Job = DenseNetwork | Trial | FrontierTest
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a trial hands to the driver."""
+
+    row: dict[str, Any]
+    """One row of trials.csv."""
+    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Class name -> layer -> mean multiplications of the class's validation images."""
+    images: tuple[list[str], list[bool], list[int]] | None = None
+    """Of a network that decides per image: class, correct and multiplications of each one."""
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where jobs find and leave their files."""
+
+    folder: Path
+    """The run folder."""
+    dense: Path
+    """Trained dense networks, which all sweeps share."""
+    data_root: Path
+    """Where data sets lie."""
+    threads: int
+    """Of one job."""
+
+    def network(self, trial_id: str) -> Path:
+        """Where a trial leaves its network."""
+        return self.folder / "networks" / f"{trial_id}.safetensors"
+
+
+def splits_key(data: DataOptions, seed: int) -> str:
+    """What the splits of a data set and seed are shared under."""
+    return f"{data.model_dump_json()} {seed}"
+
+
+def do_job(
+    job: Job, shared: Mapping[str, Splits], report: Report, *, workplace: Workplace
+) -> TrialResult | float | None:
+    """Does a job: a trial's result, a test's accuracy, or nothing: dense networks are in the store.
+
+    Args:
+        shared: the splits of every data set and seed, by `splits_key`.
+        report: gets every epoch's and round's figures.
+    """
+    set_threads(workplace.threads)
+    tune_malloc()
+    subject = job.trial if isinstance(job, FrontierTest) else job
+    splits = shared[splits_key(subject.data, subject.seed)]
+    if isinstance(job, FrontierTest):
+        network = workplace.network(job.trial.trial_id)
+        return test_accuracy(job.trial, splits, network, workplace.data_root)
+    if isinstance(job, Trial):
+        return run_trial(job, splits, workplace, report)
+    obtain_dense(job, splits, DenseStore(workplace.dense), report)
+    return None
+
+
+def run_trial(trial: Trial, splits: Splits, workplace: Workplace, report: Report) -> TrialResult:
+    """Runs one trial to its end. Its own errors end in its row, with status `failed`."""
+    started = time.perf_counter()
+    row = known_columns(trial)
+    reported: dict[str, float] = {}
+
+    def keep_and_report(values: Mapping[str, float]) -> None:
+        reported.update(values)
+        report(values)
+
+    try:
+        result = _prune_and_measure(trial, splits, workplace, keep_and_report)
+        row |= {"status": "completed", **result.row}
+        row["val_accuracy_before_finetuning"] = reported.get("val_accuracy_before_finetuning")
+    except Exception as error:
+        # Whatever a method, a user's network or the machine raises belongs to this trial alone.
+        row |= {
+            "status": "failed",
+            "error": f"{type(error).__name__}: {error}\n"
+            + "".join(traceback.format_exception(error)),
+        }
+        result = TrialResult(row)
+    row["duration_s"] = time.perf_counter() - started
+    return TrialResult(row, result.per_class, result.images)
+
+
+def known_columns(trial: Trial) -> dict[str, Any]:
+    """The columns of a row that are known before the trial runs."""
+    return {
+        "trial_id": trial.trial_id,
+        "phase": trial.phase,
+        "confirms": trial.confirms,
+        "method": trial.method,
+        "dataset": trial.data.name,
+        "backbone": trial.backbone,
+        "depth": trial.backbone_options.get("depth"),
+        "dropout": trial.backbone_options.get("dropout"),
+        "seed": trial.seed,
+        "cell": trial.cell,
+        "study": trial.study,
+        "fine_tuning_epochs": trial.fine_tuning.epochs,
+        "started_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "torch_version": torch.__version__,
+        **{f"{trial.method}.{name}": value for name, value in trial.options.items()},
+    }
+
+
+def obtain_dense(
+    network: DenseNetwork, splits: Splits, store: DenseStore, report: Report
+) -> nn.Module:
+    """The trained dense network: out of the store, or trained now and kept there."""
+    teacher = network.teacher and obtain_dense(network.teacher, splits, store, report)
+    device = default_device()
+
+    def build() -> nn.Module:
+        torch.manual_seed(network.seed)
+        return build_backbone(
+            network.backbone, splits.input_shape, splits.n_classes, **network.backbone_options
+        )
+
+    def train_dense(model: nn.Module, keep: Report) -> None:
+        def both(values: Mapping[str, float]) -> None:
+            keep(values)
+            report(values)
+
+        train(
+            model, splits, network.training, seed=network.seed, device=device, report=both,
+            teacher=teacher,
+        )
+
+    model, _ = store.get_or_train(network.spec(splits.fingerprint), build, train_dense)
+    return model.to(device)
+
+
+def _prune_and_measure(
+    trial: Trial, splits: Splits, workplace: Workplace, report: Report
+) -> TrialResult:
+    store = DenseStore(workplace.dense)
+    network = dense_network(trial)
+    dense = obtain_dense(network, splits, store, report)
+    teacher = fine_tuning_teacher(trial)
+    run = Run(
+        seed=trial.seed,
+        device=default_device(),
+        training=trial.training,
+        fine_tuning=trial.fine_tuning,
+        report=report,
+        folder=workplace.folder / "checkpoints" / trial.trial_id,
+        teacher=teacher and obtain_dense(teacher, splits, store, report),
+    )
+    method = method_class(trial.method).model_validate(trial.options)
+    pruned = method.prune(dense, splits, run)
+    measured = measure(pruned, dense, splits, run.device, trial.training.precision)
+    save_network(pruned, workplace.network(trial.trial_id))
+    labels = splits.validation.labels
+    return TrialResult(
+        row={
+            **measured.figures,
+            "classes": splits.n_classes,
+            "validation_images": len(labels),
+            "epochs_spent": run.epochs_spent,
+        },
+        per_class=multiplications_per_class(measured.cost, labels, splits.class_names),
+        images=_images(measured, splits),
+    )
+
+
+def _images(
+    measured: Measurement, splits: Splits
+) -> tuple[list[str], list[bool], list[int]] | None:
+    """The validation images, if the network decides per image, else None."""
+    multiplications = measured.cost.per_image
+    if (multiplications == multiplications[0]).all():
+        return None
+    classes = [splits.class_names[label] for label in splits.validation.labels.tolist()]
+    return classes, measured.correct.tolist(), multiplications.tolist()

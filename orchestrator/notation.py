@@ -1,0 +1,42 @@
+"""How figures are written for people, the same in the progress display and in the reports."""
+
+import math
+
+MISSING = "–"  # noqa: RUF001 - a dash in a table
+
+
+def millions(count: float) -> str:
+    """7.93 M: three figures, or all that stand before the point."""
+    if not math.isfinite(count):
+        return MISSING
+    amount = count / 1e6
+    return f"{amount:,.0f} M" if amount >= 100 else f"{amount:.3g} M"
+
+
+def percent(share: float) -> str:
+    """29 %, and 0.4 % where whole percents would say nothing."""
+    if not math.isfinite(share):
+        return MISSING
+    return f"{100 * share:.0f} %" if share == 0 or share >= 0.01 else f"{100 * share:.1g} %"
+
+
+def accuracy(fraction: float) -> str:
+    """0.912"""
+    return f"{fraction:.3f}" if math.isfinite(fraction) else MISSING
+
+
+def milliseconds(value: float) -> str:
+    """1.53 ms"""
+    return f"{value:.3g} ms" if math.isfinite(value) else MISSING
+
+
+def duration(seconds: float) -> str:
+    """8 s, 3 min 20 s, 2 h 05 min"""
+    if not math.isfinite(seconds):
+        return MISSING
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"

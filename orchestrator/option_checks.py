@@ -1,0 +1,123 @@
+"""Checks options against the pydantic models that take them, and says what is wrong in our words.
+
+Options are checked as JSON in pydantic's strict mode: a list may stand for a tuple, but text or
+`true` never for a number.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
+from math import prod
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from orchestrator.located_yaml import Key
+from orchestrator.option_messages import problems_in_our_words, show
+from orchestrator.option_values import Grid, Variable, fill, variables
+
+Problem = tuple[Key, str]
+# Gives options with their defaults filled in, or raises OptionsError.
+Check = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+MOST_COMBINATIONS = 200  # of values in one section; with more, values are checked one at a time
+
+
+class OptionsError(ValueError):
+    """What is wrong with some options: a message for each mistake, with its key."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("; ".join(message for _, message in problems))
+        self.problems = list(problems)
+
+
+def check_model(
+    model: type[BaseModel], options: Mapping[str, Any], owner: str, context: Any = None
+) -> dict[str, Any]:
+    """`options` as `model` understands them, with its defaults, as plain JSON values.
+
+    Args:
+        owner: what the options belong to, for the messages: "training".
+
+    Raises:
+        OptionsError: if the model refuses them.
+    """
+    try:
+        valid = model.model_validate_json(json.dumps(options), strict=True, context=context)
+    except ValidationError as error:
+        raise OptionsError(problems_in_our_words(error.errors(), model, options, owner)) from error
+    return {**options, **valid.model_dump(mode="json", by_alias=True)}
+
+
+def resolve(options: Mapping[str, Any], check: Check) -> tuple[dict[str, Any], list[Problem]]:
+    """Checks every value of the grids and both ends of the ranges in `options`.
+
+    Returns:
+        The options with defaults filled in, grids and ranges in their places; and what is wrong.
+    """
+    found = dict(variables(options))
+    problems: dict[Problem, None] = {}
+    taken: dict[Key, dict[int, Any]] = {key: {} for key in found}  # values as the model takes them
+    resolved: dict[str, Any] = {}
+    for picks in combinations(found):
+        try:
+            plain = check(fill(options, {key: found[key].values[i] for key, i in picks.items()}))
+        except OptionsError as error:
+            for key, message in error.problems:
+                problems[_as_written(key, found, picks), message] = None
+            continue
+        resolved = resolved or plain
+        for key, index in picks.items():
+            taken[key][index] = _lookup(plain, key)
+    if not problems:
+        for key, variable in found.items():
+            problems |= dict.fromkeys(_repeated(key, variable, taken[key]))
+            if isinstance(variable, Grid):
+                found[key] = Grid(tuple(taken[key][i] for i in sorted(taken[key])))
+        resolved = fill(resolved, found)
+    return resolved, list(problems)
+
+
+def combinations(
+    found: Mapping[Key, Variable], most: int = MOST_COMBINATIONS
+) -> Iterator[dict[Key, int]]:
+    """Picks of a value for each variable: all, or, if more than `most`, each changed alone."""
+    ranges = [range(len(variable.values)) for variable in found.values()]
+    if prod(map(len, ranges)) <= most:
+        for indices in product(*ranges):
+            yield dict(zip(found, indices, strict=True))
+        return
+    first = dict.fromkeys(found, 0)
+    yield first
+    for key, variable in found.items():
+        for index in range(1, len(variable.values)):
+            yield {**first, key: index}
+
+
+def _repeated(key: Key, variable: Variable, taken: Mapping[int, Any]) -> list[Problem]:
+    if not isinstance(variable, Grid):
+        return []
+    problems: list[Problem] = []
+    seen: set[str] = set()
+    for index in sorted(taken):
+        text = json.dumps(taken[index], sort_keys=True)
+        if text in seen:
+            message = f"the grid of {key[-1]} has {show(taken[index])} twice. Keep one."
+            problems.append(((*key, "grid", index), message))
+        seen.add(text)
+    return problems
+
+
+def _as_written(key: Key, found: Mapping[Key, Variable], picks: Mapping[Key, int]) -> Key:
+    """The key of a value inside a grid or range, as the file has it: (..., "grid", 2)."""
+    for variable_key, variable in found.items():
+        if key[: len(variable_key)] == variable_key:
+            kind = next(iter(variable.as_written()))
+            return (*variable_key, kind, picks[variable_key], *key[len(variable_key) :])
+    return key
+
+
+def _lookup(options: Any, key: Key) -> Any:
+    for name in key:
+        options = options[name]
+    return options

@@ -1,0 +1,382 @@
+"""Ray Tune runs the jobs of a sweep: dense networks first, then the trials that a search proposes.
+
+Every job that starts also ends, with one call, whatever happens to it: `on_end` with what it
+returned, or `on_lost` where it raised, its worker process died or the sweep was stopped.
+
+What keeps a job that does nothing at about 0.01 s (`benchmarks/sweep_overhead.py`): worker
+processes go from job to job (a new one takes 1 to 2 s), jobs and results are opaque to Tune, and
+its own record of the sweep, which grows with it, is written once, into a folder that is removed.
+"""
+
+import logging
+import math
+import os
+import pickle
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray
+from ray import tune
+from ray.exceptions import RayActorError
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from orchestrator.ray_worker import Job, News, Parcel, Work, error_text, worker_class
+from orchestrator.sweep_file import Resources
+
+_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files beside ours
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours also hears SIGTERM
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # Tune's record of the sweep is never restored
+    "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # all workers start at once; `_Slots` bounds them
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # errors go to on_lost
+    "RAY_AIR_NEW_OUTPUT": "0",  # its new output engine ignores verbose=0
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # workers stay where the sweep started, with the user's modules
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a job that asks for no GPU sees none
+}
+
+_SILENT = logging.CRITICAL  # what goes wrong is raised or goes to on_lost
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who hears of the jobs, in the driver's own thread."""
+
+    on_start: Callable[[Job], None]
+    on_report: Callable[[Job, Mapping[str, float]], None]
+    on_end: Callable[[Job, Any], None]
+    """With what the job returned."""
+    on_lost: Callable[[Job, str, str], None]
+    """With "failed" or "stopped", and an error whose first line says what went wrong."""
+
+
+def run_jobs(
+    batches: Sequence[Sequence[Job]],
+    ask: Callable[[], Job | None],
+    work: Work,
+    listener: Listener,
+    resources: Resources,
+    *,
+    shared: Mapping[str, Any] | None = None,
+    address: str | None = None,
+) -> bool:
+    """Runs jobs until none is left, and returns True; or until a signal stops it, then False.
+
+    At the first SIGINT or SIGTERM running jobs are cancelled and no more are started; a second
+    SIGINT raises KeyboardInterrupt on the spot.
+
+    Args:
+        batches: each starts when the whole one before it has ended.
+        ask: gives a job when there is a free place for it, after the batches; None ends the run.
+        work: does every job.
+        listener: what it raises ends the run and is raised from here.
+        resources: of one job. Parts of a GPU are shared.
+        shared: objects that jobs read by their keys. Each node holds their tensors once; no job may
+            write to them.
+        address: of a running Ray cluster. Without it one is started on this machine, with all its
+            cores, and stopped again. A Ray that this process is connected to already is used and
+            left as it is.
+
+    Raises:
+        ValueError: if no node has a job's resources, or no cluster answers at the address.
+    """
+    with _environment(), _signals_noted() as interrupted, _cluster(address):
+        driver = _Driver(batches, ask, listener, _Slots(resources))
+        try:
+            with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
+                tune.run(
+                    worker_class(work, shared or {}),
+                    search_alg=_TuneSearcher(driver),
+                    scheduler=_TuneScheduler(),
+                    callbacks=[_TuneCallback(driver, interrupted)],
+                    num_samples=-1,
+                    reuse_actors=True,
+                    resources_per_trial={"cpu": resources.cpus, "gpu": resources.gpus},
+                    raise_on_failed_trial=False,
+                    storage_path=folder,
+                    name="tune",
+                    verbose=0,
+                )
+        except _InterruptedError:
+            driver.stop_running()
+        except tune.TuneError as error:
+            raise driver.failure or error from None
+    return not interrupted.is_set()
+
+
+class _Driver:
+    """Which job is next, which are running, and who hears of them."""
+
+    def __init__(
+        self,
+        batches: Sequence[Sequence[Job]],
+        ask: Callable[[], Job | None],
+        listener: Listener,
+        slots: "_Slots",
+    ) -> None:
+        self.failure: Exception | None = None
+        self._batches = deque(deque(batch) for batch in batches)
+        self._ask = ask
+        self._listener = listener
+        self._slots = slots
+        self._running: dict[str, Job] = {}
+
+    def suggest(self, tune_id: str) -> dict[str, Any] | str | None:
+        """The configuration of Tune's next trial; None where none is to start now.
+
+        A search learns from every trial that ends, so it is asked when a place is free, not before.
+        """
+        if len(self._running) >= self._slots.number():
+            return None
+        while self._batches and not self._batches[0]:
+            if self._running:
+                return None
+            self._batches.popleft()
+        job = self._batches[0].popleft() if self._batches else self._ask()
+        if job is None:
+            return Searcher.FINISHED
+        self._running[tune_id] = job
+        return {"job": Parcel(job)}
+
+    def started(self, tune_id: str) -> None:
+        with self._keeping_failure():
+            self._listener.on_start(self._running[tune_id])
+
+    def heard(self, tune_id: str, news: News) -> None:
+        """News of a running job."""
+        job = self._running[tune_id]
+        with self._keeping_failure():
+            for values in news.reports:
+                self._listener.on_report(job, values)
+            if news.error is not None:
+                self.lost(tune_id, news.error)
+            elif news.ended:
+                del self._running[tune_id]
+                self._listener.on_end(job, news.result)
+
+    def lost(self, tune_id: str, error: str) -> None:
+        """A job from which nothing more will come. Tune may say so twice."""
+        if tune_id in self._running:
+            with self._keeping_failure():
+                self._listener.on_lost(self._running.pop(tune_id), "failed", error)
+
+    def stop_running(self) -> None:
+        """Gives up all jobs that are running."""
+        for tune_id in list(self._running):
+            job = self._running.pop(tune_id)
+            self._listener.on_lost(job, "stopped", "Stopped: the sweep was interrupted.")
+
+    @contextmanager
+    def _keeping_failure(self) -> Iterator[None]:
+        """Tune makes a TuneError of text from what a callback raises; this keeps the error itself."""
+        try:
+            yield
+        except Exception as error:
+            self.failure = error
+            raise
+
+
+class _Slots:
+    """How many jobs can run at a time: nodes of a cluster come and go."""
+
+    _PERIOD_S = 10.0
+
+    def __init__(self, resources: Resources) -> None:
+        self._needs = {"CPU": float(resources.cpus), "GPU": resources.gpus}
+        self._counted_at = time.monotonic()
+        self._number = self._count()
+        if self._number == 0:
+            raise ValueError(
+                f"Expected a machine with the {resources.cpus} CPUs and {resources.gpus:g} GPUs that "
+                "a trial asks for, but none of them has as many. Ask for less in the sweep file's "
+                "resources."
+            )
+
+    def number(self) -> int:
+        if time.monotonic() - self._counted_at > self._PERIOD_S:
+            self._counted_at, self._number = time.monotonic(), self._count()
+        return self._number
+
+    def _count(self) -> int:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return sum(
+            min(math.floor(has.get(name, 0) / n) for name, n in self._needs.items() if n > 0)
+            for has in nodes
+        )
+
+
+class _InterruptedError(BaseException):
+    """Leaves Tune at once: it handles an Exception by waiting for the running jobs."""
+
+
+class _TuneSearcher(Searcher):
+    """Where Tune gets its trials from."""
+
+    def __init__(self, driver: _Driver) -> None:
+        super().__init__()
+        self._driver = driver
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        return self._driver.suggest(trial_id)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Nothing to do: `_TuneCallback` hears of every end, and knows its error."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: Tune's record is never restored."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing was saved."""
+
+
+class _TuneScheduler(FIFOScheduler):
+    """Leaves every job to the worker process it waits for.
+
+    Tune's own scheduler hands each worker that becomes free to the job that has waited longest,
+    which is one whose own worker is starting; that one is then killed and another started. With
+    jobs of a second or two, a single worker did them all while the others never came up. It also
+    goes through all trials at every step.
+    """
+
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        return None
+
+
+class _TuneCallback(tune.Callback):
+    """What Tune tells of its trials."""
+
+    def __init__(self, driver: _Driver, interrupted: threading.Event) -> None:
+        self._driver = driver
+        self._interrupted = interrupted
+
+    def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        if self._interrupted.is_set():
+            raise _InterruptedError
+
+    def on_trial_start(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
+    ) -> None:
+        self._driver.started(trial.trial_id)
+
+    def on_trial_result(
+        self,
+        iteration: int,
+        trials: list[TuneTrial],
+        trial: TuneTrial,
+        result: dict[str, Any],
+        **info: Any,
+    ) -> None:
+        # Taken out, since Tune keeps the last result of every trial.
+        self._driver.heard(trial.trial_id, result.pop("news").content)
+
+    def on_trial_error(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
+    ) -> None:
+        if not self._interrupted.is_set():  # else the signal has reached the worker too
+            self._driver.lost(trial.trial_id, _why_lost(trial))
+
+
+def _why_lost(trial: TuneTrial) -> str:
+    """What Tune has written down of a trial whose worker did not answer."""
+    path = trial.pickled_error_file
+    if path is None or not Path(path).exists():
+        return "The worker failed, and Tune kept no reason."
+    error = pickle.loads(Path(path).read_bytes())
+    if isinstance(error, RayActorError):
+        return f"The worker process died: killed, out of memory, or crashed.\n{error}"
+    return error_text(error)
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[None]:
+    """A connection to Ray, and without an address a Ray to connect to."""
+    if ray.is_initialized():
+        yield
+        return
+    terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        if address is None:
+            ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=_SILENT)
+        else:
+            _join(address)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminate)  # ray.init has put its own in the place
+        # What it prints of a dead worker, on_lost hears. There is no public switch.
+        ray._private.worker._worker_logs_enabled = False
+        yield
+    finally:
+        ray.shutdown()
+        ray._private.worker._worker_logs_enabled = True
+
+
+def _join(address: str) -> None:
+    """Connects to a running cluster."""
+    if address.startswith("ray://"):
+        raise ValueError(
+            f"Expected the address of a cluster that this machine belongs to, got {address!r}. Start "
+            "the sweep on one of the cluster's machines, or as a Ray job (`ray job submit`)."
+        )
+    host, _, port = address.rpartition(":")
+    try:
+        if port.isdecimal():  # Ray itself would try for two minutes
+            socket.create_connection((host, int(port)), timeout=5).close()
+        ray.init(
+            address,
+            log_to_driver=False,
+            logging_level=_SILENT,
+            # Workers of a local cluster inherit these; to be told costs them 2.5 s.
+            runtime_env={"env_vars": _SETTINGS},
+        )
+    except OSError as error:  # of which ConnectionError is one
+        advice = (
+            "Start one with `ray start --head`, or leave the address out for this machine alone."
+        )
+        if "AuthenticationError" in str(error.__cause__):
+            advice = (
+                "It wants a token: set RAY_AUTH_MODE=token, and have the token of its head node in "
+                "~/.ray/auth_token or RAY_AUTH_TOKEN."
+            )
+        raise ValueError(f"Cannot join a Ray cluster at {address!r}: {error}. {advice}") from error
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """`_SETTINGS` for this process, where the user has set nothing else."""
+    added = {name: value for name, value in _SETTINGS.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def _signals_noted() -> Iterator[threading.Event]:
+    """An event that SIGINT or SIGTERM sets, instead of ending a write half-way."""
+    noted = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if noted.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        noted.set()
+
+    with ExitStack() as restored:
+        if threading.current_thread() is threading.main_thread():  # only it may set handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                restored.callback(signal.signal, number, signal.signal(number, note))
+        yield noted

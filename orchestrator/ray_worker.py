@@ -1,0 +1,120 @@
+"""What runs in Ray's worker processes: one job after another, with news of it to the driver."""
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
+from typing import Any
+
+import ray
+from ray import tune
+
+from orchestrator.zero_copy import pack, unpack
+from testbed.training import Report
+
+Job = Any
+"""A piece of work in the caller's terms: anything that can be pickled."""
+Work = Callable[[Job, Mapping[str, Any], Report], Any]
+"""Does a job: gets the job, what is shared, and where progress goes; its result can be pickled.
+
+It is a function at the top of a module, or a `functools.partial` of one. Workers import it from the
+installed packages or from the directory in which the sweep was started.
+"""
+
+REPORT_PERIOD_S = 1.0
+"""A job's reports travel to the driver once in this time, and when the job ends."""
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What passes through Tune unopened: it copies, flattens and prints whatever it can look into."""
+
+    content: Any
+
+    def __repr__(self) -> str:
+        return "parcel"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Parcel":
+        return self
+
+
+@dataclass(frozen=True)
+class News:
+    """What has become of a job since its last news."""
+
+    reports: tuple[Mapping[str, float], ...] = ()
+    ended: bool = False
+    result: Any = None
+    error: str | None = None
+    """Of a job that ended by raising; its first line says what."""
+
+
+class Worker(tune.Trainable):
+    """One worker process. A subclass made by `worker_class` has the work and what is shared."""
+
+    work: Work
+    references: Mapping[str, ray.ObjectRef]
+
+    def setup(self, config: dict[str, Any]) -> None:
+        # The work has a thread of its own, so that this one can send reports while it goes on. It
+        # is always the same thread, since torch keeps its number of threads by thread.
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._shared = _Shared(self.references)
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Takes the next job, in a process that has done others."""
+        self._job: Job = new_config["job"].content
+        self._reports: SimpleQueue[Mapping[str, float]] = SimpleQueue()
+        self._ending: Future[News] | None = None
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Waits for the end of the job, or for the end of a second that brought reports."""
+        if self._ending is None:
+            self._ending = self._thread.submit(self._do)
+        while True:
+            wait([self._ending], timeout=REPORT_PERIOD_S)
+            ended = self._ending.done()
+            reports = tuple(self._reports.get() for _ in range(self._reports.qsize()))
+            if ended or reports:
+                news = self._ending.result() if ended else News()
+                return {"news": Parcel(replace(news, reports=reports)), "done": ended}
+
+    def _do(self) -> News:
+        try:
+            result = self.work(self._job, self._shared, self._reports.put)
+        except BaseException as error:  # SystemExit too: a job that leaves takes no worker with it
+            return News(ended=True, error=error_text(error))
+        return News(ended=True, result=result)
+
+
+def worker_class(work: Work, shared: Mapping[str, Any]) -> type[Worker]:
+    """A Worker that does this work, with the shared objects put into Ray's memory."""
+    references = {key: ray.put(pack(content)) for key, content in shared.items()}
+    return type("Worker", (Worker,), {"work": staticmethod(work), "references": references})
+
+
+class _Shared(Mapping[str, Any]):
+    """The shared objects, each read from the node's memory when it is first asked for."""
+
+    def __init__(self, references: Mapping[str, ray.ObjectRef]) -> None:
+        self._references = references
+        self._read: dict[str, Any] = {}
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._read:
+            self._read[key] = unpack(ray.get(self._references[key]))
+        return self._read[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._references)
+
+    def __len__(self) -> int:
+        return len(self._references)
+
+
+def error_text(error: BaseException) -> str:
+    """What went wrong on the first line, then the traceback."""
+    return f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}"

@@ -1,0 +1,93 @@
+"""The command line: `python -m orchestrator.sweep SWEEP.yaml` runs a pruning sweep.
+
+Exit status: 0 all trials completed, 1 some failed, 2 bad input, 130 interrupted.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.sweep_file import Sweep, SweepFileError, load_sweep
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    args = _parser().parse_args(arguments)
+    try:
+        sweep = load_sweep(args.sweep_file, args.overrides, args.data_root)
+        folder = args.output / sweep.name
+        if args.dry_run:
+            from orchestrator.dry_run import describe
+
+            print(describe(sweep))
+            if folder.exists():
+                print(f"Note: {_exists(folder)}", file=sys.stderr)
+            return 0
+        if folder.exists():
+            raise SweepFileError([_exists(folder)])
+        return run_sweep(sweep, folder, args)
+    except SweepFileError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def run_sweep(sweep: Sweep, folder: Path, args: argparse.Namespace) -> int:
+    """Runs a sweep that was found to be right, into a folder that does not exist yet."""
+    from orchestrator import ray_runner  # seconds of imports that a refused sweep does not wait for
+
+    return ray_runner.run_sweep(sweep, folder, data_root=args.data_root, address=args.address)
+
+
+def _exists(folder: Path) -> str:
+    return (
+        f"{folder} exists already, and no run is overwritten. Give this one another name with "
+        "--set name=..., or another folder with --output, or move the old one away."
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.sweep",
+        description="Run a pruning sweep: trials on Ray, a frontier of accuracy and cost.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("sweep_file", metavar="SWEEP.yaml", type=Path)
+    parser.add_argument(
+        "--set",
+        metavar="KEY.PATH=VALUE",
+        dest="overrides",
+        action="append",
+        default=[],
+        help="change the sweep file, as in backbone.depth=4 or 'backbone.depth={grid: [4, 6]}'; "
+        "may be given again",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FOLDER",
+        type=Path,
+        default=Path("runs"),
+        help="where the sweep leaves its folder (default: runs)",
+    )
+    parser.add_argument(
+        "--data-root",
+        metavar="FOLDER",
+        type=Path,
+        default=Path("data"),
+        help="where data sets lie, and are downloaded to (default: data)",
+    )
+    parser.add_argument(
+        "--address", help="a running Ray cluster's; without it a local one is started and stopped"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the trials that would run, and start nothing"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

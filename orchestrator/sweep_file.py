@@ -1,0 +1,173 @@
+"""The sweep file: what it may hold, and how it is read, checked and written."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
+
+from orchestrator.located_yaml import Document, dump_yaml, read_document, read_override
+from orchestrator.option_checks import OptionsError, check_model
+from orchestrator.option_values import as_written
+
+NOT_FOLDERS_OF_SWEEPS = ("dense", "mlflow.db", "mlruns")  # what else lies in the output folder
+
+
+class SweepFileError(ValueError):
+    """What is wrong with a sweep file: `problems` has a line for every mistake."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+def _folder_name(name: str) -> str:
+    advice = "Give another with name: in the file, or with --set name=..."
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
+        raise ValueError(
+            "expected the name of a folder, of at most 100 letters, digits, '_', '-' and '.', got "
+            f"{name!r}. {advice}"
+        )
+    if name in NOT_FOLDERS_OF_SWEEPS:
+        raise ValueError(f"{name!r} is what another thing in the output folder is called. {advice}")
+    return name
+
+
+def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if not seeds:
+        raise ValueError("expected at least one seed, got none.")
+    repeated = [str(seed) for seed, count in Counter(seeds).items() if count > 1]
+    if repeated:
+        raise ValueError(f"expected each seed once, got twice or more: {', '.join(repeated)}.")
+    return seeds
+
+
+def _whole_or_part(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError(f"expected a part of one GPU or whole GPUs, got {gpus}.")
+    return gpus
+
+
+def _at_least_two(objectives: "Objectives") -> "Objectives":
+    if len(objectives) < 2:
+        raise ValueError(
+            "expected two objectives or more, since a frontier lies between them, "
+            f"got {', '.join(objectives) or 'none'}."
+        )
+    return objectives
+
+
+class Objectives(TypedDict, total=False):
+    """What the search trades against each other."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    val_accuracy: Literal["maximize"]
+    multiplications: Literal["minimize"]
+    nonzero_multiplications: Literal["minimize"]
+    parameters: Literal["minimize"]
+    latency_ms: Literal["minimize"]
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Search(BaseModel):
+    """How values are drawn from the ranges."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sampler: Literal["tpe", "nsga2", "random", "grid"] = "tpe"
+    trials: int = Field(default=10, ge=1, description="Of every study that has a range.")
+    seed: Seed = 0
+
+
+class Resources(BaseModel):
+    """What one trial gets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cpus: int = Field(default=1, ge=1, description="Cores, and threads.")
+    gpus: Annotated[float, Field(ge=0), AfterValidator(_whole_or_part)] = 0
+
+
+class Sweep(BaseModel):
+    """A sweep file as resolved: defaults filled in, grids and ranges as `Grid` and `Range`.
+
+    What `fine_tuning` does not hold it takes from `training`, trial by trial.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, AfterValidator(_folder_name)]
+    data: dict[str, Any]
+    backbone: dict[str, Any]
+    training: dict[str, Any]
+    fine_tuning: dict[str, Any] = {}
+    methods: dict[str, dict[str, Any]] = Field(min_length=1)
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(_each_once)] = (0,)
+    objectives: Annotated[Objectives, AfterValidator(_at_least_two)] = {
+        "val_accuracy": "maximize",
+        "multiplications": "minimize",
+    }
+    search: Search = Search()
+    resources: Resources = Resources()
+
+    def dump(self) -> str:
+        """The sweep as YAML, which `load_sweep` reads as an equal sweep."""
+        sections = {name: as_written(value) for name, value in self}
+        plain = self.model_dump(
+            mode="json", exclude={"data", "backbone", "training", "fine_tuning", "methods"}
+        )
+        return dump_yaml({**sections, **plain})
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = (), data_root: Path | None = None) -> Sweep:
+    """Reads and checks a sweep file.
+
+    Args:
+        overrides: `key.path=value`, values in YAML, as `--set` has them.
+        data_root: where data sets lie; None leaves the data sets themselves unchecked.
+
+    Raises:
+        SweepFileError: with every mistake there is.
+    """
+    document = read_document(path)
+    sweep = None
+    if isinstance(document.data, dict):
+        for number, override in enumerate(overrides):
+            read_override(document, override, number)
+        sweep = _check(document, path, data_root)
+    elif not document.problems:
+        got = "an empty file" if document.data is None else repr(document.data)[:40]
+        document.add_problem((), f"expected sections like {{name: value}}, got {got}.")
+    if sweep is None or document.problems:
+        raise SweepFileError(document.sorted_problems())
+    return sweep
+
+
+def _check(document: Document, path: Path, data_root: Path | None) -> Sweep | None:
+    """The sweep in a document, unless it has problems, which are added to the document's."""
+    document.data = {name: value for name, value in document.data.items() if value is not None}
+    document.data.setdefault("name", path.stem)
+    methods = document.data.get("methods")
+    if isinstance(methods, dict):
+        document.data["methods"] = {
+            method: {} if options is None else options for method, options in methods.items()
+        }
+    n_seeds, tries, plain = 1, 1, None
+    try:
+        plain = Sweep.model_validate(check_model(Sweep, document.data, ""))
+        n_seeds, tries = len(plain.seeds), plain.search.trials
+    except OptionsError as error:
+        for key, message in error.problems:
+            document.add_problem(key, message)
+    # Imports torch, for the options' models: two seconds that a file which cannot be read saves.
+    from orchestrator.sweep_checks import resolve_sections
+
+    document.data.setdefault("fine_tuning", {})
+    sections = resolve_sections(document, n_seeds, tries, data_root)
+    return None if plain is None else plain.model_copy(update=sections)

@@ -1,0 +1,285 @@
+"""`trials.csv`: one row a trial, appended the moment the trial ends.
+
+A row is one write at the end of the file, so a crash costs at most the row being written, and the
+thousandth row costs what the first did. Reading leaves a row out that was cut off. An empty cell
+means missing; booleans are `true` and `false`, lists and mappings JSON, floats keep every digit.
+
+The same conventions serve the run folder's other tables: `frontier.csv`,
+`multiplications_per_class.csv` and `images/TRIAL_ID.csv`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel
+
+STRING, FLOAT = "string", "float64"
+INTEGER, BOOLEAN = "Int64", "boolean"  # pandas' own types, since NumPy's hold no missing value
+
+COLUMNS: dict[str, str] = {
+    "trial_id": STRING,
+    "phase": STRING,  # search, confirmation
+    "confirms": STRING,  # the trial_id that a confirmation runs again
+    "method": STRING,
+    "dataset": STRING,
+    "backbone": STRING,
+    "depth": INTEGER,
+    "dropout": FLOAT,
+    "seed": INTEGER,
+    "status": STRING,  # completed, failed, stopped
+    "train_accuracy": FLOAT,  # accuracies are fractions
+    "val_accuracy": FLOAT,
+    "val_accuracy_before_finetuning": FLOAT,
+    "test_accuracy": FLOAT,  # filled once, at the end, for the trials on a frontier
+    "multiplications": FLOAT,  # per image: mean and percentiles over the validation images
+    "multiplications_p5": FLOAT,
+    "multiplications_p50": FLOAT,
+    "multiplications_p95": FLOAT,
+    "dense_multiplications": FLOAT,
+    "nonzero_multiplications": FLOAT,
+    "parameters": INTEGER,
+    "sparsity": FLOAT,
+    "latency_ms": FLOAT,  # batch 1, the median
+    "latency_ms_batch128": FLOAT,
+    "dense_latency_ms": FLOAT,
+    "dense_latency_ms_batch128": FLOAT,
+    "duration_s": FLOAT,
+    "error": STRING,  # its first line says what went wrong
+    # What the report needs beside these:
+    "cell": STRING,  # the shared settings of the grid, "depth=4 dropout=0.1"; "all" without a grid
+    "study": STRING,  # the Optuna study that proposed it
+    "dense_val_accuracy": FLOAT,  # of the dense network this trial started from
+    "dense_parameters": INTEGER,
+    "classes": INTEGER,  # 1 / classes is chance, the hypervolume's reference
+    "validation_images": INTEGER,  # how fine a difference in val_accuracy can be
+    "fine_tuning_epochs": INTEGER,  # the budget
+    "epochs_spent": INTEGER,  # backbone epochs used, those inside the method included
+    "latency_ms_iqr": FLOAT,  # the spread: between the quartiles
+    "latency_ms_batch128_iqr": FLOAT,
+    "started_at": STRING,  # UTC, ISO 8601
+    "device": STRING,
+    "threads": INTEGER,
+    "torch_version": STRING,
+    "code_version": STRING,
+}
+
+
+def table_columns(
+    methods: Mapping[str, type[BaseModel]], varied: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """The header of a sweep's trials.csv, known before the first trial.
+
+    Args:
+        methods: the sweep's methods, each with the model of its options; every option becomes a
+            column `METHOD.OPTION`, in their order.
+        varied: dotted paths outside the methods that the sweep varies and no fixed column holds,
+            such as `training.learning_rate`.
+    """
+    options = [
+        f"{name}.{option}" for name, model in methods.items() for option in model.model_fields
+    ]
+    return (*COLUMNS, *options, *varied)
+
+
+class TrialsTable:
+    """A table of trials in a CSV file, open for more."""
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        """Makes the file, or goes on with it after cutting off a row that a crash left unfinished.
+
+        Raises:
+            ValueError: if the file is there with other columns.
+        """
+        self.path = path
+        self.columns = tuple(columns)
+        header = _line(self.columns)
+        if not path.exists():
+            write_atomically(path, header)
+            return
+        written = path.read_bytes()
+        whole = written[: _end_of_last_row(written)]
+        if not whole.startswith(header):
+            found = whole.partition(b"\n")[0]
+            raise ValueError(
+                f"{path} has other columns. Expected {header.decode().strip()}; "
+                f"got {found.decode()}. Use another run folder."
+            )
+        if whole != written:
+            write_atomically(path, whole)
+
+    def append(self, row: Mapping[str, object]) -> None:
+        """Adds one finished trial; columns it does not name stay empty.
+
+        Raises:
+            ValueError: if the row has a column that the table has not.
+        """
+        if surplus := sorted(set(row) - set(self.columns)):
+            raise ValueError(f"{self.path.name} has no column {', '.join(surplus)}.")
+        line = _line([row.get(column) for column in self.columns])
+        with self.path.open("ab", buffering=0) as file:  # unbuffered: the row is one write
+            file.write(line)
+
+    def fill_test_accuracies(self, accuracies: Mapping[str, float]) -> None:
+        """Writes `test_accuracy` into the rows of these trial_ids; every other cell stays as it is.
+
+        Raises:
+            ValueError: if a trial_id has no row.
+        """
+        rows = _rows(self.path)
+        header, trials = rows[0], rows[1:]
+        key, value = header.index("trial_id"), header.index("test_accuracy")
+        if unknown := sorted(set(accuracies) - {row[key] for row in trials}):
+            raise ValueError(f"{self.path} has no trial {', '.join(unknown)}.")
+        for row in trials:
+            if row[key] in accuracies:
+                row[value] = _cell(accuracies[row[key]])
+        write_atomically(self.path, b"".join(map(_line, rows)))
+
+    def read(self) -> pd.DataFrame:
+        """All rows so far; see `read_trials`."""
+        return read_trials(self.path)
+
+
+def read_trials(path: Path) -> pd.DataFrame:
+    """A trials.csv or frontier.csv, typed by `COLUMNS`; options get the type all their values have.
+
+    A last row that was cut off is left out, and fixed columns that the file lacks are added empty.
+    """
+    header, *rows = _rows(path)
+    written = {name: [row[place] for row in rows] for place, name in enumerate(header)}
+    absent = {name: [""] * len(rows) for name in COLUMNS if name not in written}
+    return pd.DataFrame(
+        {
+            name: _typed(cells, COLUMNS.get(name) or _narrowest_type(cells))
+            for name, cells in {**written, **absent}.items()
+        }
+    )
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Writes a whole table at once, by the conventions of trials.csv."""
+    rows = (_line(row) for row in frame.itertuples(index=False, name=None))
+    write_atomically(path, b"".join([_line(frame.columns), *rows]))
+
+
+def append_multiplications_per_class(
+    path: Path, trial_id: str, per_class: Mapping[str, Mapping[str, float]]
+) -> None:
+    """Adds one trial to `multiplications_per_class.csv`: trial_id, class, layer, multiplications.
+
+    Args:
+        per_class: class name -> layer -> mean multiplications over the class's validation images.
+    """
+    if not path.exists():
+        write_atomically(path, _line(("trial_id", "class", "layer", "multiplications")))
+    lines = [
+        _line((trial_id, name, layer, multiplications))
+        for name, layers in per_class.items()
+        for layer, multiplications in layers.items()
+    ]
+    with path.open("ab") as file:
+        file.write(b"".join(lines))
+
+
+def write_images(
+    folder: Path,
+    trial_id: str,
+    classes: Sequence[str],
+    correct: Sequence[bool],
+    multiplications: Sequence[float],
+) -> None:
+    """Writes `images/TRIAL_ID.csv`, for a method that decides per image.
+
+    Args:
+        folder: the run folder.
+        classes: (n,) the true class's name of every validation image, in the split's order.
+        correct: (n,) whether it was classified rightly.
+        multiplications: (n,) what was spent on it.
+    """
+    columns = ("index", "class", "correct", "multiplications")
+    rows = zip(range(len(classes)), classes, correct, multiplications, strict=True)
+    path = folder / "images" / f"{trial_id}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, b"".join(map(_line, [columns, *rows])))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Whoever opens `path` sees the old content or the new, never a part."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
+
+
+def _cell(value: Any) -> str:
+    """One cell: what `read_trials` turns back into the value."""
+    if hasattr(value, "item"):  # a scalar of numpy or torch
+        value = value.item()
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple, dict)):
+        return json.dumps(value)
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _narrowest_type(cells: Sequence[str]) -> str:
+    """The first of boolean, integer, float and string that fits every cell that is not empty."""
+    filled = [cell for cell in cells if cell]
+    if filled and all(cell in ("true", "false") for cell in filled):
+        return BOOLEAN
+    for kind, parse in ((INTEGER, int), (FLOAT, float)):
+        with contextlib.suppress(ValueError):
+            for cell in filled:
+                parse(cell)
+            return kind
+    return STRING
+
+
+def _typed(cells: Sequence[str], kind: str) -> pd.Series:
+    """The cells as values. Python's own parsing, since it gives back every digit of a float."""
+    parsers: dict[str, Callable[[str], Any]] = {
+        STRING: str,
+        FLOAT: float,
+        INTEGER: int,
+        BOOLEAN: "true".__eq__,
+    }
+    parse = parsers[kind]
+    missing = math.nan if kind == FLOAT else pd.NA
+    return pd.Series([parse(cell) if cell else missing for cell in cells], dtype=kind)
+
+
+def _line(values: Iterable[object]) -> bytes:
+    """One row of CSV, quoted where commas, quotes or line breaks ask for it."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow([_cell(value) for value in values])
+    return text.getvalue().encode()
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """The file's rows, the header first, without a cut-off last one."""
+    content = path.read_bytes()
+    text = content[: _end_of_last_row(content)].decode()
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # an error may pass its 128 KiB
+    return list(csv.reader(io.StringIO(text, newline="")))
+
+
+def _end_of_last_row(content: bytes) -> int:
+    """Where the last complete row ends: after a line break that stands outside quotes."""
+    end = position = quotes = 0
+    while (line_break := content.find(b"\n", position)) >= 0:
+        quotes += content.count(b'"', position, line_break)
+        position = line_break + 1
+        if quotes % 2 == 0:
+            end = position
+    return end

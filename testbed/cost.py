@@ -1,0 +1,163 @@
+"""What a network costs, found out from the network alone: multiplications, weights, latency.
+
+Multiplications are counted from the operations that run on each image, so a channel masked with
+zeros earns nothing, and the work of deciding what to skip is included. Non-zero multiplications are
+a figure of their own: what would be left if hardware could skip each single zero weight.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.conv import _ConvNd
+
+from testbed.latency import Latency, evaluation_mode, measure_latency
+from testbed.operations import UncountedOperationError, counting_multiplications
+
+__all__ = [
+    "Cost",
+    "Latency",
+    "UncountedOperationError",
+    "count_multiplications",
+    "count_parameters",
+    "measure_latency",
+    "nonzero_weights",
+    "sparsity",
+]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiplications of n images, each run alone."""
+
+    per_image: Tensor
+    """(n,) int64."""
+    per_layer: dict[str, Tensor]
+    """Dotted name of a module -> (n,) int64, of the modules that multiply for any of the images.
+
+    Work is booked on the innermost module running, on "" outside of all; summed it is `per_image`.
+    """
+    nonzero_multiplications: float
+    """Mean per image, where conv and linear layers count their non-zero weights only."""
+
+    @property
+    def multiplications(self) -> float:
+        """Mean per image."""
+        return self.per_image.double().mean().item()
+
+
+def count_multiplications(network: nn.Module, inputs: Tensor, batch_size: int = 256) -> Cost:
+    """Counts the multiplications that each image costs, in evaluation mode.
+
+    Where the network runs through without knowing any pixel, and a few images agree, that is the
+    cost of all. Else each image is run alone (some milliseconds an image), then all in batches.
+
+    Args:
+        inputs: (n, C, H, W) normalised floats; moved to the network's device.
+        batch_size: of the batches.
+
+    Raises:
+        UncountedOperationError: if an operation runs whose multiplications are not known.
+        ValueError: if there are no images, or the cost of an image depends on its batch.
+    """
+    n = len(inputs)
+    if n == 0:
+        raise ValueError("Expected at least one image to count the multiplications of, got none.")
+    with evaluation_mode(network):
+        samples = [_count(network, image) for image in inputs[:: -(-n // 4)].split(1)]
+        blind_alone, blind_batch = _count_blind(network, inputs)
+        if blind_batch is not None and all(sample == blind_alone for sample in samples):
+            images, in_batches = samples[:1] * n, blind_batch.total()
+        else:
+            images = [_count(network, image) for image in inputs.split(1)]
+            in_batches = sum(_count(network, batch).total() for batch in inputs.split(batch_size))
+        _check_batches(in_batches, images)
+        layers = dict.fromkeys(layer for image in images for layer in +image)
+        per_layer = {layer: torch.tensor([image[layer] for image in images]) for layer in layers}
+        nonzero = _nonzero(network, {layer: int(each.sum()) for layer, each in per_layer.items()})
+    per_image = torch.tensor([image.total() for image in images])
+    return Cost(per_image, per_layer, nonzero / n)
+
+
+def _count(network: nn.Module, images: Tensor) -> Counter[str]:
+    """Multiplications of one run by layer."""
+    device = next(network.parameters(), images).device
+    with (
+        torch.no_grad(),
+        torch.autocast(device.type, enabled=False),
+        counting_multiplications(network) as by_layer,
+    ):
+        network(images.to(device))
+    return by_layer
+
+
+def _count_blind(
+    network: nn.Module, inputs: Tensor
+) -> tuple[Counter[str], Counter[str]] | tuple[None, None]:
+    """Counts of one image and of all in one batch, from tensors that have shapes but no values.
+
+    None if the run needs a value, as it does where the network decides by what it sees.
+    """
+    try:
+        copied = copy.deepcopy(network)  # as a module may keep what it computes
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            blind = mode.from_tensor(inputs)
+            return _count(copied, blind[:1]), _count(copied, blind)
+    except Exception:  # Whatever fails without values shows itself, or does not, in a real run.
+        return None, None
+
+
+def _check_batches(in_batches: int, images: list[Counter[str]]) -> None:
+    """Refuses networks that decide for a whole batch, whose accuracy is not that of their cost.
+
+    Five per cent are allowed, as rounding differs between batch sizes and may tip a decision.
+    Batches may also be cheaper where no image decides anything: weights composed once a batch.
+    """
+    alone = sum(image.total() for image in images)
+    decides = any(image != images[0] for image in images)
+    if in_batches > 1.05 * alone or (decides and in_batches < 0.95 * alone):
+        raise ValueError(
+            f"{len(images)} images take {in_batches:,} multiplications in batches, but {alone:,} "
+            "one at a time. An image's cost must not depend on the others: decide for each image."
+        )
+
+
+def _nonzero(network: nn.Module, per_layer: dict[str, int]) -> float:
+    """The sum of `per_layer`, of conv and linear layers only the share of non-zero weights.
+
+    Exact: every weight of such a layer is used equally often.
+    """
+    weights = dict(_weights(network))
+    return sum(
+        count * int(weights[layer].count_nonzero()) / weights[layer].numel()
+        if layer in weights
+        else count
+        for layer, count in per_layer.items()
+    )
+
+
+def _weights(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The weight tensors of conv and linear layers, by the layer's dotted name."""
+    for name, module in network.named_modules():
+        if isinstance(module, (_ConvNd, nn.Linear)):
+            yield name, module.weight
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Numbers that training learns, shared ones once."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def nonzero_weights(network: nn.Module) -> int:
+    """Non-zero weights of the conv and linear layers, biases not included."""
+    return sum(int(weight.count_nonzero()) for _, weight in _weights(network))
+
+
+def sparsity(network: nn.Module) -> float:
+    """Share of zeros among the weights of the conv and linear layers; 0 if there are none."""
+    total = sum(weight.numel() for _, weight in _weights(network))
+    return 1 - nonzero_weights(network) / total if total else 0.0

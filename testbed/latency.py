@@ -1,0 +1,109 @@
+"""How long networks take, measured side by side so that a busy machine slows all of them alike."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+WARM_UP_RUNS = 2
+FEWEST_RUNS = 5
+MOST_RUNS = 1000
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one forward pass of a whole batch, in float32."""
+
+    median_ms: float
+    iqr_ms: float
+    """Interquartile range."""
+    runs: int
+    device: str
+    threads: int
+    """Of torch's CPU work within one operation."""
+
+
+def measure_latency(
+    networks: Mapping[str, nn.Module],
+    inputs: Tensor,
+    batch_sizes: Sequence[int] = (1, 128),
+    seconds: float = 0.3,
+) -> dict[tuple[str, int], Latency]:
+    """Times the networks in turns, in evaluation mode with channels-last memory.
+
+    In each round all networks get the same images, in the next round the next ones, so a network
+    that decides per image shows how it behaves on all. Weights are left in channels-last order.
+
+    Args:
+        inputs: (n, C, H, W) normalised floats; repeated where a batch needs more.
+        seconds: for each network and batch size. At least five runs are made, however long.
+
+    Returns:
+        (name, batch size) -> latency.
+    """
+    parameters = (parameter for network in networks.values() for parameter in network.parameters())
+    device = next(parameters, inputs).device
+    pool = inputs.to(device, torch.float32)
+    for network in networks.values():  # not in inference mode, or no one could train it afterwards
+        network.to(memory_format=torch.channels_last)
+    measured = {}
+    for batch_size in batch_sizes:
+        for name, times in _times_ms(networks, pool, batch_size, seconds).items():
+            low, median, high = torch.quantile(times, times.new_tensor([0.25, 0.5, 0.75])).tolist()
+            measured[name, batch_size] = Latency(
+                median, high - low, len(times), _device_name(device), torch.get_num_threads()
+            )
+    return measured
+
+
+def _times_ms(
+    networks: Mapping[str, nn.Module], pool: Tensor, batch_size: int, seconds: float
+) -> dict[str, Tensor]:
+    """Name -> (runs,) times, taken in turns until the time of all together is used up."""
+    times: dict[str, list[float]] = {name: [] for name in networks}
+    with evaluation_mode(*networks.values()), torch.inference_mode():
+        for network in networks.values():
+            for _ in range(WARM_UP_RUNS):
+                network(_batch(pool, 0, batch_size))
+        end = time.perf_counter() + seconds * len(networks)
+        for run in range(MOST_RUNS):
+            if run >= FEWEST_RUNS and time.perf_counter() > end:
+                break
+            batch = _batch(pool, run, batch_size)
+            for name, network in networks.items():
+                _synchronise(pool.device)
+                start = time.perf_counter()
+                network(batch)
+                _synchronise(pool.device)
+                times[name].append(1000 * (time.perf_counter() - start))
+    return {name: torch.tensor(each, dtype=torch.float64) for name, each in times.items()}
+
+
+def _batch(pool: Tensor, number: int, size: int) -> Tensor:
+    indices = torch.arange(number * size, (number + 1) * size, device=pool.device) % len(pool)
+    return pool[indices].contiguous(memory_format=torch.channels_last)
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@contextmanager
+def evaluation_mode(*networks: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; then each module's own mode again, as some may be frozen."""
+    modes = {module: module.training for network in networks for module in network.modules()}
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

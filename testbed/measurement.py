@@ -1,0 +1,104 @@
+"""Everything that is measured of the network a method gives back, in one call."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from testbed.cost import Cost, count_multiplications, count_parameters, measure_latency, sparsity
+from testbed.data import Images, Splits, normalise
+from testbed.training import predict
+
+LATENCY_BATCHES = (1, 128)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One network beside the dense one it came from."""
+
+    figures: dict[str, float | int | str]
+    """Accuracies (fractions), costs and latencies, under the names of trials.csv."""
+    cost: Cost
+    """Multiplications of each validation image, whole and per layer."""
+    correct: torch.Tensor
+    """(n_validation,) bool: which validation images the network classifies right."""
+
+
+def measure(
+    network: nn.Module,
+    dense: nn.Module,
+    data: Splits,
+    device: torch.device,
+    precision: str = "auto",
+) -> Measurement:
+    """Measures accuracy, multiplications, parameters and latency of `network` and of `dense`.
+
+    Accuracies are of the training and validation images (the splits hold no others); costs are
+    those of the validation images. Latencies are of float32 networks, dense and pruned in turn.
+    """
+    inputs = normalise(data.validation.pixels.to(device), data.mean, data.std)
+    cost = count_multiplications(network, inputs)
+    dense_cost = count_multiplications(dense, inputs)
+    correct = _correct(network, data.validation, data, device, precision)
+    per_image = cost.per_image.double()
+    p5, p50, p95 = torch.quantile(per_image, torch.tensor([0.05, 0.5, 0.95]).double()).tolist()
+    figures: dict[str, float | int | str] = {
+        "train_accuracy": _accuracy(_correct(network, data.train, data, device, precision)),
+        "val_accuracy": _accuracy(correct),
+        "multiplications": cost.multiplications,
+        "multiplications_p5": p5,
+        "multiplications_p50": p50,
+        "multiplications_p95": p95,
+        "dense_multiplications": dense_cost.multiplications,
+        "nonzero_multiplications": cost.nonzero_multiplications,
+        "parameters": count_parameters(network),
+        "dense_parameters": count_parameters(dense),
+        "sparsity": sparsity(network),
+    }
+    return Measurement(figures | _latencies(network, dense, inputs), cost, correct)
+
+
+def multiplications_per_class(
+    cost: Cost, labels: torch.Tensor, class_names: tuple[str, ...]
+) -> dict[str, dict[str, float]]:
+    """Mean multiplications of the images of each true class: class name -> layer -> mean.
+
+    Args:
+        labels: (n,) the true classes of the images that `cost` is of. Classes without an image
+            are left out.
+    """
+    labels = labels.cpu()
+    return {
+        name: {
+            layer: each[labels == index].double().mean().item()
+            for layer, each in cost.per_layer.items()
+        }
+        for index, name in enumerate(class_names)
+        if (labels == index).any()
+    }
+
+
+def _latencies(
+    network: nn.Module, dense: nn.Module, inputs: torch.Tensor
+) -> dict[str, float | int | str]:
+    """Median latencies and their spread, under the names of trials.csv."""
+    measured = measure_latency({"": network, "dense_": dense}, inputs, LATENCY_BATCHES)
+    figures: dict[str, float | int | str] = {}
+    for (prefix, batch), latency in measured.items():
+        name = f"{prefix}latency_ms" + (f"_batch{batch}" if batch > 1 else "")
+        figures[name] = latency.median_ms
+        if not prefix:
+            figures[f"{name}_iqr"] = latency.iqr_ms
+            figures |= {"device": latency.device, "threads": latency.threads}
+    return figures
+
+
+def _accuracy(correct: torch.Tensor) -> float:
+    return correct.double().mean().item()
+
+
+def _correct(
+    network: nn.Module, images: Images, data: Splits, device: torch.device, precision: str
+) -> torch.Tensor:
+    logits = predict(network, images, data, device=device, precision=precision)
+    return logits.argmax(dim=1).cpu() == images.labels.cpu()

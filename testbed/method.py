@@ -1,0 +1,129 @@
+"""The one interface of every pruning method, and what a method is given to work with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from testbed.data import Splits
+from testbed.training import Report, Training, evaluate, ignore, train
+
+
+@dataclass
+class Run:
+    """What is the same for every method: seed, device, budget, and where progress goes."""
+
+    seed: int
+    device: torch.device
+    training: Training
+    """What the dense network was trained with."""
+    fine_tuning: Training
+    """The budget of every method: `epochs` over the training images, and how they are spent."""
+    report: Report = ignore
+    folder: Path | None = None
+    """A place to save and find checkpoints, if the caller keeps any."""
+    teacher: nn.Module | None = None
+    """The network that is distilled from, where `training` or `fine_tuning` ask for one."""
+    epochs_spent: int = field(default=0, init=False)
+    """Epochs of the fine-tuning budget that are used up. To be read, not written."""
+    _before_is_reported: bool = field(default=False, init=False, repr=False)
+
+    @property
+    def epochs_left(self) -> int:
+        """Epochs of the fine-tuning budget that a method may still spend."""
+        return self.fine_tuning.epochs - self.epochs_spent
+
+    def fine_tune(self, model: nn.Module, data: Splits, epochs: int | None = None) -> None:
+        """Fine-tune `model` in place with the settings that every method gets.
+
+        The first call reports `val_accuracy_before_finetuning` of what it is given, also where no
+        epoch is left to spend. Epochs are reported with numbers that go on from call to call.
+
+        Args:
+            epochs: how many of the epochs left to spend; None spends them all. Each call is one
+                whole learning rate schedule.
+
+        Raises:
+            ValueError: if `epochs` is negative or more than are left.
+        """
+        epochs = self.epochs_left if epochs is None else epochs
+        if not 0 <= epochs <= self.epochs_left:
+            raise ValueError(
+                f"Expected at most the {self.epochs_left} epochs that are left of the "
+                f"{self.fine_tuning.epochs} for fine-tuning, got {epochs}. "
+                "Ask for fewer, or give all methods more with fine_tuning.epochs."
+            )
+        if not self._before_is_reported:
+            accuracy = evaluate(
+                model,
+                data.validation,
+                data,
+                device=self.device,
+                precision=self.fine_tuning.precision,
+            )
+            self.report({"val_accuracy_before_finetuning": accuracy})
+            self._before_is_reported = True
+        self._spend(model, data, self.fine_tuning, epochs)
+
+    def train_from_scratch(self, model: nn.Module, data: Splits) -> None:
+        """Train a network that starts from random weights for as long as the others get in total.
+
+        Those are the dense network's epochs and the fine-tuning's, in one schedule, with the dense
+        network's settings.
+
+        Raises:
+            ValueError: if epochs have been spent already.
+        """
+        if self.epochs_spent:
+            raise ValueError(
+                "Training from scratch takes the whole fine-tuning budget, "
+                f"but {self.epochs_spent} of its epochs have been spent."
+            )
+        total = self.training.epochs + self.fine_tuning.epochs
+        self._spend(model, data, self.training, total, budget=self.fine_tuning.epochs)
+
+    def _spend(
+        self,
+        model: nn.Module,
+        data: Splits,
+        settings: Training,
+        epochs: int,
+        budget: int | None = None,
+    ) -> None:
+        """Train for `epochs`, which costs `budget` epochs (`epochs` themselves, if None)."""
+        spent = self.epochs_spent
+        self.epochs_spent += epochs if budget is None else budget
+
+        def report_with_running_number(values: Mapping[str, float]) -> None:
+            self.report({**values, "epoch": spent + values["epoch"]})
+
+        train(
+            model,
+            data,
+            settings.model_copy(update={"epochs": epochs}),
+            seed=self.seed + spent,  # another order of the images in each round
+            device=self.device,
+            report=report_with_running_number,
+            teacher=self.teacher,
+        )
+
+
+class PruningMethod(Protocol):
+    """Implemented by a frozen pydantic model of the method's options, with `extra="forbid"`.
+
+    A validator of options may look at pydantic's `info.context`: `{"fine_tuning": Training}` when a
+    sweep file is checked, to refuse what the budget cannot pay before anything starts.
+    """
+
+    def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
+        """Return a network of the same inputs and outputs as `model` that does less work.
+
+        Args:
+            model: a trained dense network, left unchanged.
+            data: training and validation images.
+            run: gives `fine_tune`, the seed, the device and `report`.
+        """
+        ...

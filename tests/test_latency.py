@@ -1,0 +1,62 @@
+"""Latency: contenders in turns, and figures that follow the work."""
+
+import torch
+from torch import Tensor, nn
+
+from testbed.backbones import build_backbone
+from testbed.latency import measure_latency
+
+IMAGES = torch.randn(5, 4, 8, 6, generator=torch.Generator().manual_seed(0))
+
+
+def test_contenders_are_timed_in_turns_on_the_same_images() -> None:
+    calls: list[tuple[str, Tensor]] = []
+
+    class Noting(nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def forward(self, images: Tensor) -> Tensor:
+            assert not self.training
+            assert torch.is_inference_mode_enabled()
+            assert images.is_contiguous(memory_format=torch.channels_last)
+            calls.append((self.name, images))
+            return images
+
+    networks = {"dense": Noting("dense"), "pruned": Noting("pruned")}
+    measured = measure_latency(networks, IMAGES, batch_sizes=(1, 7), seconds=0.01)
+    assert list(measured) == [("dense", 1), ("pruned", 1), ("dense", 7), ("pruned", 7)]
+    timed = [call for call in calls if len(call[1]) == 1][4:]  # two runs each to warm up
+    assert len(timed) == 2 * measured["dense", 1].runs
+    for number, (dense, pruned) in enumerate(zip(timed[::2], timed[1::2], strict=True)):
+        assert (dense[0], pruned[0]) == ("dense", "pruned")
+        assert dense[1] is pruned[1]
+        assert torch.equal(dense[1], IMAGES[number % 5 : number % 5 + 1])
+    assert {len(images) for _, images in calls} == {1, 7}
+    assert all(network.training for network in networks.values())
+
+
+def test_a_network_with_more_work_takes_longer() -> None:
+    networks = {
+        name: build_backbone("conv", (4, 8, 6), 10, channels=[width, width])
+        for name, width in (("small", 8), ("large", 512))
+    }
+    measured = measure_latency(networks, IMAGES, batch_sizes=(1,), seconds=0.05)
+    small, large = measured["small", 1], measured["large", 1]
+    assert 0 < small.median_ms < large.median_ms
+    assert small.iqr_ms >= 0
+    assert (small.device, small.threads) == ("cpu", torch.get_num_threads())
+
+
+def test_at_least_five_runs_are_made_whatever_the_time() -> None:
+    measured = measure_latency({"net": nn.Conv2d(4, 4, 1)}, IMAGES, (1,), seconds=0)
+    assert measured["net", 1].runs == 5
+
+
+def test_a_network_can_be_trained_on_after_it_was_timed() -> None:
+    network = build_backbone("conv", (4, 8, 6), 10)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    measure_latency({"net": network}, IMAGES, (2,), seconds=0)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    network(IMAGES).sum().backward()

@@ -1,0 +1,260 @@
+"""What every method in the registry keeps to. Registering a method tests it."""
+
+import copy
+import inspect
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+import testbed.data
+import testbed.method
+import tiny
+from baselines.vanilla import draw_anew
+from orchestrator.registry import METHODS, method_class
+from testbed.cost import count_multiplications
+from testbed.network_file import load_network, save_network
+
+KINDS = ["conv", "residual"]
+
+
+def prune(
+    name: str,
+    kind: str = "conv",
+    *,
+    seed: int = 0,
+    reports: list[Mapping[str, float]] | None = None,
+) -> nn.Module:
+    """The network that a method with its default options makes of a tiny one."""
+    run = tiny.run(3, seed=seed, reports=reports)
+    network: nn.Module = method_class(name)().prune(tiny.network(kind), tiny.splits(), run)
+    return network
+
+
+def images(n: int = 5) -> Tensor:
+    return torch.randn(n, 2, 8, 8, generator=torch.Generator().manual_seed(5))
+
+
+def logits(network: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return network.eval()(x)
+
+
+def state(network: nn.Module) -> dict[str, Any]:
+    """All that a method could change of a network."""
+    return {
+        "tensors": {k: v.clone() for k, v in network.state_dict().items()},
+        "modes": [m.training for m in network.modules()],
+        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in network.modules()],
+        "gradients": [
+            (p.requires_grad, p.grad is None, not p._backward_hooks) for p in network.parameters()
+        ],
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", METHODS)
+def test_the_given_network_stays_as_it_is(name: str, kind: str) -> None:
+    model = tiny.network(kind)
+    model.get_submodule("conv1").eval()
+    before = state(model)
+    method_class(name)().prune(model, tiny.splits(), tiny.run(2))
+    after = state(model)
+    for key, value in before.pop("tensors").items():
+        assert torch.equal(after["tensors"][key], value), key
+    del after["tensors"]
+    assert before == after
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", METHODS)
+def test_images_of_any_number_give_logits_that_do_not_depend_on_each_other(
+    name: str, kind: str
+) -> None:
+    network = prune(name, kind)
+    together = logits(network, images(5))
+    assert together.shape == (5, 3) and together.dtype == torch.float32
+    alone = torch.cat([logits(network, x[None]) for x in images(5)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_seed_gives_one_network_whatever_was_drawn_before(name: str) -> None:
+    networks = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        networks.append(prune(name, seed=7).state_dict())
+    assert all(torch.equal(networks[0][key], value) for key, value in networks[1].items())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_budget_is_spent_and_not_exceeded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[int] = []
+    real_train = testbed.method.train
+
+    def counting_train(model: nn.Module, data: Any, settings: Any, **others: Any) -> None:
+        trained.append(settings.epochs)
+        real_train(model, data, settings, **others)
+
+    monkeypatch.setattr(testbed.method, "train", counting_train)
+    reports: list[Mapping[str, float]] = []
+    run = tiny.run(3, reports=reports)
+    method_class(name)().prune(tiny.network(), tiny.splits(), run)
+    assert run.epochs_spent == 3 and run.epochs_left == 0
+    # From scratch the dense network's epochs are spent too; nothing else may take more.
+    budget = 5 if name == "vanilla" else 3
+    assert sum(trained) == budget
+    assert len([r for r in reports if "epoch" in r]) == budget
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_accuracy_before_fine_tuning_is_reported_once(name: str) -> None:
+    reports: list[Mapping[str, float]] = []
+    prune(name, reports=reports)
+    before = [r for r in reports if "val_accuracy_before_finetuning" in r]
+    assert len(before) == (0 if name == "vanilla" else 1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_test_image_is_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a method reached for the test images")
+
+    monkeypatch.setattr(testbed.data, "load_test_images", refuse)
+    prune(name)
+    source = inspect.getsource(sys.modules[method_class(name).__module__])
+    assert "load_test_images" not in source
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_options_are_frozen_and_unknown_ones_refused(name: str) -> None:
+    cls = method_class(name)
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        cls(no_such_option=1)
+    method = cls()
+    assert cls.model_validate(method.model_dump(mode="json")) == method
+    for option in cls.model_fields:
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(method, option, getattr(method, option))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", METHODS)
+def test_the_network_comes_back_from_a_file(name: str, kind: str, tmp_path: Path) -> None:
+    network = prune(name, kind)
+    save_network(network, tmp_path / "network.safetensors")
+    loaded = load_network(tmp_path / "network.safetensors", tiny.network(kind))
+    assert torch.equal(logits(loaded, images()), logits(network, images()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "name", [n for n in METHODS if "keep_ratio" in method_class(n).model_fields]
+)
+def test_channel_methods_run_fewer_multiplications(name: str, kind: str) -> None:
+    dense = count_multiplications(tiny.network(kind), images()).multiplications
+    assert count_multiplications(prune(name, kind), images()).multiplications < 0.8 * dense
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_module_opens_with_what_readers_need(name: str) -> None:
+    opening = inspect.getdoc(sys.modules[method_class(name).__module__]) or ""
+    assert "Its output" in opening and "multiplications" in opening
+    if name != "dense":
+        assert "Where we differ" in opening
+
+
+def test_random_channels_differ_from_seed_to_seed() -> None:
+    method = method_class("random_channels")()
+    first, second = (
+        method.prune(tiny.network(), tiny.splits(), tiny.run(0, seed=seed)) for seed in (0, 1)
+    )
+    assert not torch.equal(first.conv2.weight, second.conv2.weight)
+    rows = {tuple(row.flatten().tolist()) for row in tiny.network().conv1.weight}
+    assert all(tuple(row.flatten().tolist()) in rows for row in first.conv1.weight)
+
+
+def test_vanilla_keeps_no_trained_weight_and_no_statistics() -> None:
+    model = tiny.network()
+    for norm in (model.norm1, model.norm2):
+        norm.running_mean.fill_(3.0)
+    thin = copy.deepcopy(model)
+    draw_anew(thin, seed=1)
+    for key, value in model.state_dict().items():
+        if key.endswith(("conv1.weight", "hidden.weight", "classifier.bias", "running_mean")):
+            assert not torch.isclose(thin.state_dict()[key], value).all(), key
+    again = copy.deepcopy(model)
+    state_before = torch.random.get_rng_state()
+    draw_anew(again, seed=1)
+    assert torch.equal(state_before, torch.random.get_rng_state())
+    assert torch.equal(again.conv1.weight, thin.conv1.weight)
+
+
+def test_vanilla_names_a_module_whose_parameters_it_cannot_draw() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+    with pytest.raises(ValueError, match=r"for 1: expected a method `reset_parameters\(\)`"):
+        draw_anew(nn.Sequential(nn.ReLU(), Scaled()), seed=0)
+
+
+def test_an_unknown_method_is_answered_with_the_nearest_one() -> None:
+    with pytest.raises(ValueError, match=r"unknown method 'l1_filtre'. Did you mean 'l1_filter'"):
+        method_class("l1_filtre")
+    with pytest.raises(ValueError, match="Expected a pydantic model with a method `prune`"):
+        method_class("pathlib:Path")
+
+
+NEW_METHOD = '''
+    """Halves the weights of every conv. Its output runs as many multiplications."""
+
+    import copy
+
+    from pydantic import BaseModel, ConfigDict, Field
+    from torch import nn
+
+    from testbed.data import Splits
+    from testbed.method import Run
+
+
+    class Halved(BaseModel):
+        model_config = ConfigDict(frozen=True, extra="forbid")
+
+        factor: float = Field(default=0.5, gt=0)
+
+        def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
+            network = copy.deepcopy(model).to(run.device)
+            for module in network.modules():
+                if isinstance(module, nn.Conv2d):
+                    module.weight.data.mul_(self.factor)
+            run.fine_tune(network, data)
+            return network
+'''
+
+
+def test_a_new_method_is_one_file_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "halved_method.py").write_text(textwrap.dedent(NEW_METHOD))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(METHODS, "halved", "halved_method:Halved")
+    assert method_class("halved") is method_class("halved_method:Halved")
+    for check in (
+        lambda: test_the_given_network_stays_as_it_is("halved", "residual"),
+        lambda: test_images_of_any_number_give_logits_that_do_not_depend_on_each_other(
+            "halved", "conv"
+        ),
+        lambda: test_one_seed_gives_one_network_whatever_was_drawn_before("halved"),
+        lambda: test_the_budget_is_spent_and_not_exceeded("halved", monkeypatch),
+        lambda: test_options_are_frozen_and_unknown_ones_refused("halved"),
+        lambda: test_the_network_comes_back_from_a_file("halved", "conv", tmp_path),
+    ):
+        check()

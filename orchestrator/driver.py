@@ -34,8 +34,9 @@ if TYPE_CHECKING:  # a machine without Optuna and MLflow runs sweeps too
 
 ALL_COMPLETED, SOME_FAILED, INTERRUPTED = 0, 1, 130  # exit statuses
 
-RunJobs = Callable[[Sequence[Sequence[Job]], Callable[[], Job | None]], bool]
-"""Runs batches of jobs, then those that are asked for; False if a signal ended it."""
+Phase = Callable[[], Job | None]
+"""Gives the next job of a part of the sweep, None after its last. A phase begins when all jobs of
+the one before have ended."""
 
 
 def run_on_ray(sweep: Sweep, folder: Path, data_root: Path, address: str | None) -> int:
@@ -47,7 +48,7 @@ def run_on_ray(sweep: Sweep, folder: Path, data_root: Path, address: str | None)
     Raises:
         ValueError: if the data cannot be loaded or the cluster not be used; no folder is left then.
     """
-    from orchestrator.ray_runner import Listener, connected, run_jobs
+    from orchestrator.ray_runner import Listener, check_resources, connected, run_jobs
     from orchestrator.search import Proposer, n_tries, open_journal
     from orchestrator.tracking import Tracker
 
@@ -56,6 +57,7 @@ def run_on_ray(sweep: Sweep, folder: Path, data_root: Path, address: str | None)
     total = sum(n_tries(study, sweep.search) for study in planned)
     with ExitStack() as stack:
         stack.enter_context(connected(address))
+        check_resources(sweep.resources)
         progress = stack.enter_context(Progress(total))
         tracker = stack.enter_context(Tracker(sweep.name, folder.parent, progress.message))
         record = Record(sweep, folder, data_root, progress, tracker)
@@ -63,14 +65,14 @@ def run_on_ray(sweep: Sweep, folder: Path, data_root: Path, address: str | None)
             planned, sweep.objectives, sweep.search, open_journal(folder / "studies.journal")
         )
         record.proposer = proposer
-        run = partial(
-            run_jobs,
+        finished = run_jobs(
+            record.phases(proposer.ask),
             work=partial(do_job, workplace=record.workplace),
             listener=Listener(record.started, record.reported, record.ended, record.lost),
             resources=sweep.resources,
             shared=shared,
         )
-        return record.conduct(lambda batches, ask: run(batches, ask), proposer.ask)
+        return record.finish(finished)
 
 
 def run_in_this_process(
@@ -93,21 +95,19 @@ def run_in_this_process(
         record = Record(sweep, folder, data_root, progress)
         work = partial(do_job, workplace=record.workplace)
 
-        def run(batches: Sequence[Sequence[Job]], ask: Callable[[], Job | None]) -> bool:
-            for job in _in_turn(batches, ask):
+        waiting = iter(trials)
+        for phase in record.phases(lambda: next(waiting, None)):
+            while (job := phase()) is not None:
                 record.started(job)
                 try:
                     record.ended(job, work(job, shared, partial(record.reported, job)))
                 except KeyboardInterrupt:
                     record.lost(job, "stopped", "Stopped: the sweep was interrupted.")
-                    return False
+                    return record.finish(False)
                 except Exception as error:
                     # A dense network that cannot be trained fails its trials, not the sweep.
                     record.lost(job, "failed", f"{type(error).__name__}: {error}")
-            return True
-
-        waiting = iter(trials)
-        return record.conduct(run, lambda: next(waiting, None))
+        return record.finish(True)
 
 
 def load_shared(sweep: Sweep, data_root: Path) -> dict[str, Splits]:
@@ -148,30 +148,27 @@ class Record:
         self._progress = progress
         self._tracker = tracker
         methods = {name: method_class(name) for name in sweep.methods}
-        self._table = TrialsTable(
-            folder / "trials.csv", table_columns(methods, varied_columns(sweep))
-        )
+        self._table = TrialsTable(folder / "trials.csv", table_columns(methods))
         self._trials: dict[str, Trial] = {}
         self._reports: dict[str, list[dict[str, float]]] = defaultdict(list)
         self._accuracies: dict[str, float] = {}
         self._statuses: set[str] = set()
+        self._tests: Iterator[FrontierTest] | None = None
 
-    def conduct(self, run: RunJobs, ask: Callable[[], Trial | None]) -> int:
-        """The whole sweep: dense networks, trials, the frontier's tests, the report."""
-        self._progress.phase("dense networks")
-        finished = run(_by_depth_of_teaching(dense_networks(self._sweep)), lambda: None)
-        if finished:
-            self._progress.phase("trials")
-            finished = run([], ask)
-        if finished:
-            self._progress.phase("test images")
-            finished = run([self._frontier_tests()], lambda: None)
+    def phases(self, ask: Callable[[], Trial | None]) -> list[Phase]:
+        """Dense networks, teachers before their students; the trials; the frontier's tests."""
+        dense = _by_depth_of_teaching(dense_networks(self._sweep))
+        return [*(_one_after_another(batch) for batch in dense), ask, self._next_test]
+
+    def finish(self, whole: bool) -> int:
+        """Writes the report, of the whole sweep or of what there is; returns the exit status."""
+        if self._accuracies:
             self._table.fill_test_accuracies(self._accuracies)
         write_report(self._folder)
         if self._tracker:
             comparison = compare_methods(self._table.read(), self._sweep.objectives)
             self._tracker.finish(self._folder, comparison)
-        if not finished:
+        if not whole:
             return INTERRUPTED
         return ALL_COMPLETED if self._statuses <= {"completed"} else SOME_FAILED
 
@@ -214,12 +211,17 @@ class Record:
             self.proposer.tell(trial.trial_id, row)
         reports = self._reports.pop(trial.trial_id, [])
         if self._tracker:
-            self._tracker.trial_done(row, reports, trial_settings(trial))
+            sections = {"data", "backbone_options", "training", "fine_tuning"}
+            settings = trial.model_dump(mode="json", include=sections)
+            self._tracker.trial_done(row, reports, settings)
         self._progress.trial_done(row)
 
-    def _frontier_tests(self) -> list[Job]:
-        best = frontier(self._table.read(), self._sweep.objectives)
-        return [FrontierTest(self._trials[trial_id]) for trial_id in best["trial_id"]]
+    def _next_test(self) -> FrontierTest | None:
+        """The next of the trials on the frontier, which is known once all trials have ended."""
+        if self._tests is None:
+            best = frontier(self._table.read(), self._sweep.objectives)
+            self._tests = iter([FrontierTest(self._trials[name]) for name in best["trial_id"]])
+        return next(self._tests, None)
 
 
 def describe(job: Job) -> str:
@@ -241,9 +243,6 @@ def _by_depth_of_teaching(networks: Sequence[DenseNetwork]) -> list[list[Job]]:
     return [batches[generation] for generation in sorted(batches)]
 
 
-def _in_turn(
-    batches: Sequence[Sequence[Job]], ask: Callable[[], Job | None]
-) -> Iterator[Job]:
-    for batch in batches:
-        yield from batch
-    yield from iter(ask, None)
+def _one_after_another(jobs: Sequence[Job]) -> Phase:
+    waiting = iter(jobs)
+    return lambda: next(waiting, None)

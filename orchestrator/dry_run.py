@@ -1,6 +1,7 @@
 """What a sweep would do, as text: its dense networks, its trials, their number and their epochs."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.option_values import Range, plain_text, variables
@@ -12,7 +13,8 @@ MOST_LINES = 200  # of studies, and of dense networks
 
 def describe(sweep: Sweep) -> str:
     """The dense networks and trials of a sweep, one line each, and the totals."""
-    planned, networks = studies(sweep), dense_networks(sweep)
+    planned = [replace(study, n_trials=_n_tries(study, sweep)) for study in studies(sweep)]
+    networks = dense_networks(sweep)
     dense_epochs = sum(network.training.epochs for network in networks)
     trial_epochs = sum(study.n_trials * _most_epochs(study) for study in planned)
     objectives = ", ".join(f"{name} ({way})" for name, way in sweep.objectives.items())
@@ -36,6 +38,14 @@ def describe(sweep: Sweep) -> str:
         f"Epochs: {dense_epochs:,} for the dense networks, at most {trial_epochs:,} for trials.",
     ]
     return "\n".join(lines)
+
+
+def _n_tries(study: Study, sweep: Sweep) -> int:
+    if sweep.search.sampler != "grid":
+        return study.n_trials
+    from orchestrator.search import n_tries  # Optuna, which the other samplers' count does not need
+
+    return n_tries(study, sweep.search)
 
 
 def _most_epochs(study: Study) -> int:

@@ -19,12 +19,12 @@ from orchestrator.plan import DenseNetwork, Trial, dense_network, fine_tuning_te
 from orchestrator.registry import method_class
 from testbed.backbones import build_backbone
 from testbed.data import DataOptions, Splits
-from testbed.dense_store import DenseStore
+from testbed.dense_store import DenseRecord, DenseStore
 from testbed.machine import default_device, set_threads, tune_malloc
 from testbed.measurement import Measurement, measure, multiplications_per_class
 from testbed.method import Run
 from testbed.network_file import save_network
-from testbed.training import Report, train
+from testbed.training import Report, ignore, train
 
 
 @dataclass(frozen=True)
@@ -142,47 +142,66 @@ def known_columns(trial: Trial) -> dict[str, Any]:
 
 
 def obtain_dense(
-    network: DenseNetwork, splits: Splits, store: DenseStore, report: Report
-) -> nn.Module:
-    """The trained dense network: out of the store, or trained now and kept there."""
-    teacher = network.teacher and obtain_dense(network.teacher, splits, store, report)
+    network: DenseNetwork, splits: Splits, store: DenseStore, report: Report = ignore
+) -> tuple[nn.Module, DenseRecord]:
+    """The trained dense network, out of the store, or trained now and kept there; and its record."""
     device = default_device()
+    teacher, taught_by = None, None
+    if network.teacher:
+        teacher, record = obtain_dense(network.teacher, splits, store, report)
+        taught_by = record.key
+    spec = {
+        "images": splits.fingerprint,
+        "input_shape": splits.input_shape,
+        "classes": splits.n_classes,
+        **network.model_dump(mode="json", exclude={"teacher"}),
+        "teacher": taught_by,
+    }
 
     def build() -> nn.Module:
-        torch.manual_seed(network.seed)
-        return build_backbone(
-            network.backbone, splits.input_shape, splits.n_classes, **network.backbone_options
-        )
+        with torch.random.fork_rng():
+            torch.manual_seed(network.seed)
+            return build_backbone(
+                network.backbone, splits.input_shape, splits.n_classes, **network.backbone_options
+            )
 
-    def train_dense(model: nn.Module, keep: Report) -> None:
-        def both(values: Mapping[str, float]) -> None:
-            keep(values)
+    def train_it(model: nn.Module) -> list[dict[str, float]]:
+        history: list[dict[str, float]] = []
+
+        def keep_and_report(values: Mapping[str, float]) -> None:
+            history.append(dict(values))
             report(values)
 
         train(
-            model, splits, network.training, seed=network.seed, device=device, report=both,
+            model,
+            splits,
+            network.training,
+            seed=network.seed,
+            device=device,
+            report=keep_and_report,
             teacher=teacher,
         )
+        return history
 
-    model, _ = store.get_or_train(network.spec(splits.fingerprint), build, train_dense)
-    return model.to(device)
+    model, record = store.get_or_train(spec, build, train_it)
+    return model.to(device), record
 
 
 def _prune_and_measure(
     trial: Trial, splits: Splits, workplace: Workplace, report: Report
 ) -> TrialResult:
     store = DenseStore(workplace.dense)
-    network = dense_network(trial)
-    dense = obtain_dense(network, splits, store, report)
-    teacher = fine_tuning_teacher(trial)
+    network, teacher = dense_network(trial), fine_tuning_teacher(trial)
+    dense, record = obtain_dense(network, splits, store)
     run = Run(
         seed=trial.seed,
         device=default_device(),
-        training=trial.training,
+        training=network.training,
         fine_tuning=trial.fine_tuning,
         report=report,
         folder=workplace.folder / "checkpoints" / trial.trial_id,
-        teacher=teacher and obtain_dense(teacher, splits, store, report),
+        teacher=_network(teacher, splits, store),
+        teacher_from_scratch=_network(network.teacher, splits, store),
     )
     method = method_class(trial.method).model_validate(trial.options)
     pruned = method.prune(dense, splits, run)
@@ -192,6 +211,7 @@ def _prune_and_measure(
     return TrialResult(
         row={
             **measured.figures,
+            "dense_val_accuracy": record.history[-1]["val_accuracy"] if record.history else None,
             "classes": splits.n_classes,
             "validation_images": len(labels),
             "epochs_spent": run.epochs_spent,
@@ -199,6 +219,12 @@ def _prune_and_measure(
         per_class=multiplications_per_class(measured.cost, labels, splits.class_names),
         images=_images(measured, splits),
     )
+
+
+def _network(
+    network: DenseNetwork | None, splits: Splits, store: DenseStore
+) -> nn.Module | None:
+    return None if network is None else obtain_dense(network, splits, store)[0]
 
 
 def _images(

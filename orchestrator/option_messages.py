@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 from typing_extensions import is_typeddict
 
 from orchestrator.located_yaml import Key
-from orchestrator.option_values import plain_text
+from orchestrator.option_values import RESERVED, plain_text
 from testbed.names import unknown
 
 _OPTIONS = "options like {{name: value}}"
@@ -131,8 +131,8 @@ def _expected(error: ErrorDetails) -> str:
 
 def _advice(error: ErrorDetails, expected: str) -> str:
     value = error["input"]
-    if isinstance(value, dict) and len(value) == 1:
-        return " It takes no grid and no range." if "grid" in value else ""
+    if isinstance(value, dict) and any(name in RESERVED for name in value):
+        return " It takes no grid and no range."
     if not isinstance(value, str):
         return ""
     near = difflib.get_close_matches(value, re.findall(r"'([^']*)'", expected), n=1)

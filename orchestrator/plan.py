@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 from orchestrator.located_yaml import Key
 from orchestrator.option_values import Grid, Range, fill, plain_text, variables
-from orchestrator.sweep_checks import SHARED, resolved_backbone
-from orchestrator.sweep_file import Sweep
+from orchestrator.sweep_checks import resolved_backbone
+from orchestrator.sweep_file import SHARED, Sweep
 from testbed.data import DataOptions
 from testbed.training import Training
 
@@ -39,6 +39,14 @@ class Trial(BaseModel):
     seed: int
     phase: Literal["search", "confirmation"] = "search"
     confirms: str = ""  # the trial_id that a confirmation runs again
+
+    def option(self, path: str) -> Any:
+        """The value at a dotted path outside the method: "training.learning_rate"."""
+        sections = self.model_dump(mode="json")
+        value: Any = {**sections, "backbone": {**self.backbone_options, "name": self.backbone}}
+        for name in path.split("."):
+            value = None if value is None else value[name]  # null, in place of a mapping
+        return value
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,14 @@ class DenseNetwork(BaseModel):
     training: Training  # without distillation where the network would be its own teacher
     seed: int
     teacher: "DenseNetwork | None" = None
+
+    def spec(self, data_fingerprint: str) -> dict[str, Any]:
+        """What a `DenseStore` keeps it under. The fingerprint says all of the data that matters."""
+        return {
+            **self.model_dump(mode="json", exclude={"data", "teacher"}),
+            "data": data_fingerprint,
+            "teacher": self.teacher and self.teacher.spec(data_fingerprint),
+        }
 
 
 def dense_network(trial: Trial) -> DenseNetwork:

@@ -28,10 +28,7 @@ class Progress:
     """The progress of a sweep on a console. Use as a context manager; threads may share it."""
 
     def __init__(self, total: int, console: Console | None = None) -> None:
-        """Args:
-        total: how many trials there will be, until `phase` says otherwise.
-        console: standard output if None.
-        """
+        """Starts at nought of `total` trials; `console` is standard output if None."""
         self.console = console or Console(highlight=False)
         self._lock = threading.RLock()
         self._running: dict[str, dict[str, float]] = {}  # trial_id -> what it last reported
@@ -71,9 +68,9 @@ class Progress:
             self._running[trial_id] = {}
 
     def trial_report(self, trial_id: str, metrics: Mapping[str, float]) -> None:
-        """What a running trial says of itself."""
+        """What a running trial says of itself; ignored once it has ended."""
         with self._lock:
-            self._running.setdefault(trial_id, {}).update(metrics)
+            self._running.get(trial_id, {}).update(metrics)
 
     def trial_done(self, row: Mapping[str, Any]) -> None:
         """A trial has ended; `row` is its row of trials.csv."""

@@ -1,4 +1,4 @@
-"""Ray Tune runs the jobs of a sweep: dense networks first, then the trials that a search proposes.
+"""Ray Tune runs the jobs of a sweep, phase after phase: dense networks, trials, and what follows.
 
 Every job that starts also ends, with one call, whatever happens to it: `on_end` with what it
 returned, or `on_lost` where it raised, its worker process died or the sweep was stopped.
@@ -47,6 +47,9 @@ _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a job that asks for no GPU sees none
 }
 
+Phase = Callable[[], Job | None]
+"""A part of the run: gives a job when there is a free place for one, and None after its last."""
+
 _SILENT = logging.CRITICAL  # what goes wrong is raised or goes to on_lost
 
 
@@ -63,92 +66,79 @@ class Listener:
 
 
 def run_jobs(
-    batches: Sequence[Sequence[Job]],
-    ask: Callable[[], Job | None],
+    phases: Sequence[Phase],
     work: Work,
     listener: Listener,
     resources: Resources,
-    *,
     shared: Mapping[str, Any] | None = None,
-    address: str | None = None,
 ) -> bool:
-    """Runs jobs until none is left, and returns True; or until a signal stops it, then False.
+    """Runs all jobs and returns True; or until a signal stops it, then False.
 
     At the first SIGINT or SIGTERM running jobs are cancelled and no more are started; a second
-    SIGINT raises KeyboardInterrupt on the spot.
+    SIGINT raises KeyboardInterrupt on the spot. Ray must be `connected`.
 
     Args:
-        batches: each starts when the whole one before it has ended.
-        ask: gives a job when there is a free place for it, after the batches; None ends the run.
+        phases: each begins when all jobs of the one before have ended.
         work: does every job.
         listener: what it raises ends the run and is raised from here.
         resources: of one job. Parts of a GPU are shared.
         shared: objects that jobs read by their keys. Each node holds their tensors once; no job may
             write to them.
-        address: of a running Ray cluster. Without it one is started on this machine, with all its
-            cores, and stopped again. A Ray that this process is connected to already is used and
-            left as it is.
 
     Raises:
-        ValueError: if no node has a job's resources, or no cluster answers at the address.
+        ValueError: if no machine has a job's resources.
     """
-    with _environment(), _signals_noted() as interrupted, _cluster(address):
-        driver = _Driver(batches, ask, listener, _Slots(resources))
+    driver = _Driver(phases, listener, _Slots(resources))
+    with _signals_noted() as interrupted, tempfile.TemporaryDirectory(prefix="sweep-") as folder:
         try:
-            with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
-                tune.run(
-                    worker_class(work, shared or {}),
-                    search_alg=_TuneSearcher(driver),
-                    scheduler=_TuneScheduler(),
-                    callbacks=[_TuneCallback(driver, interrupted)],
-                    num_samples=-1,
-                    reuse_actors=True,
-                    resources_per_trial={"cpu": resources.cpus, "gpu": resources.gpus},
-                    raise_on_failed_trial=False,
-                    storage_path=folder,
-                    name="tune",
-                    verbose=0,
-                )
+            tune.run(
+                worker_class(work, shared or {}),
+                search_alg=_TuneSearcher(driver),
+                scheduler=_TuneScheduler(),
+                callbacks=[_TuneCallback(driver, interrupted)],
+                num_samples=-1,
+                reuse_actors=True,
+                resources_per_trial={"cpu": resources.cpus, "gpu": resources.gpus},
+                raise_on_failed_trial=False,
+                storage_path=folder,
+                name="tune",
+                verbose=0,
+            )
         except _InterruptedError:
             driver.stop_running()
         except tune.TuneError as error:
             raise driver.failure or error from None
-    return not interrupted.is_set()
+        return not interrupted.is_set()
 
 
 class _Driver:
     """Which job is next, which are running, and who hears of them."""
 
-    def __init__(
-        self,
-        batches: Sequence[Sequence[Job]],
-        ask: Callable[[], Job | None],
-        listener: Listener,
-        slots: "_Slots",
-    ) -> None:
+    def __init__(self, phases: Sequence[Phase], listener: Listener, slots: "_Slots") -> None:
         self.failure: Exception | None = None
-        self._batches = deque(deque(batch) for batch in batches)
-        self._ask = ask
+        self._phases = deque(phases)
+        self._phase_is_over = False  # but for the jobs that are running
         self._listener = listener
         self._slots = slots
         self._running: dict[str, Job] = {}
 
-    def suggest(self, tune_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, tune_id: str) -> dict[str, Any] | None:
         """The configuration of Tune's next trial; None where none is to start now.
 
         A search learns from every trial that ends, so it is asked when a place is free, not before.
         """
         if len(self._running) >= self._slots.number():
             return None
-        while self._batches and not self._batches[0]:
-            if self._running:
+        while self._phases:
+            if self._phase_is_over and self._running:
                 return None
-            self._batches.popleft()
-        job = self._batches[0].popleft() if self._batches else self._ask()
-        if job is None:
-            return Searcher.FINISHED
-        self._running[tune_id] = job
-        return {"job": Parcel(job)}
+            job = self._phases[0]()
+            self._phase_is_over = job is None
+            if job is not None:
+                self._running[tune_id] = job
+                return {"job": Parcel(job)}
+            self._phases.popleft()
+        return Searcher.FINISHED  # type: ignore[return-value]
 
     def started(self, tune_id: str) -> None:
         with self._keeping_failure():
@@ -180,12 +170,21 @@ class _Driver:
 
     @contextmanager
     def _keeping_failure(self) -> Iterator[None]:
-        """Tune makes a TuneError of text from what a callback raises; this keeps the error itself."""
+        """Keeps what a callback raises, of which Tune would raise the text alone."""
         try:
             yield
         except Exception as error:
             self.failure = error
             raise
+
+
+def check_resources(resources: Resources) -> None:
+    """Whether Ray, once `connected`, can run a job at all.
+
+    Raises:
+        ValueError: if no machine has the resources.
+    """
+    _Slots(resources)
 
 
 class _Slots:
@@ -199,8 +198,8 @@ class _Slots:
         self._number = self._count()
         if self._number == 0:
             raise ValueError(
-                f"Expected a machine with the {resources.cpus} CPUs and {resources.gpus:g} GPUs that "
-                "a trial asks for, but none of them has as many. Ask for less in the sweep file's "
+                f"Expected a machine with the {resources.cpus} CPUs and {resources.gpus:g} GPUs "
+                "that a trial asks for, but none has as many. Ask for less in the sweep file's "
                 "resources."
             )
 
@@ -228,7 +227,7 @@ class _TuneSearcher(Searcher):
         super().__init__()
         self._driver = driver
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
         return self._driver.suggest(trial_id)
 
     def on_trial_complete(
@@ -302,33 +301,45 @@ def _why_lost(trial: TuneTrial) -> str:
 
 
 @contextmanager
-def _cluster(address: str | None) -> Iterator[None]:
-    """A connection to Ray, and without an address a Ray to connect to."""
-    if ray.is_initialized():
-        yield
-        return
-    terminate = signal.getsignal(signal.SIGTERM)
-    try:
-        if address is None:
-            ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=_SILENT)
-        else:
-            _join(address)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, terminate)  # ray.init has put its own in the place
-        # What it prints of a dead worker, on_lost hears. There is no public switch.
-        ray._private.worker._worker_logs_enabled = False
-        yield
-    finally:
-        ray.shutdown()
-        ray._private.worker._worker_logs_enabled = True
+def connected(address: str | None) -> Iterator[None]:
+    """A connection to Ray, for `run_jobs`.
+
+    Args:
+        address: of a running cluster. Without it one is started on this machine, with all its
+            cores, and stopped again. A Ray that this process is connected to already is used and
+            left as it is.
+
+    Raises:
+        ValueError: if no cluster can be joined at the address.
+    """
+    with _environment():
+        if ray.is_initialized():
+            yield
+            return
+        terminate = signal.getsignal(signal.SIGTERM)
+        try:
+            if address is None:
+                ray.init(
+                    "local", include_dashboard=False, log_to_driver=False, logging_level=_SILENT
+                )
+            else:
+                _join(address)
+            if _in_main_thread():
+                signal.signal(signal.SIGTERM, terminate)  # ray.init has put its own in the place
+            # What it prints of a dead worker, on_lost hears. There is no public switch.
+            ray._private.worker._worker_logs_enabled = False
+            yield
+        finally:
+            ray.shutdown()
+            ray._private.worker._worker_logs_enabled = True
 
 
 def _join(address: str) -> None:
     """Connects to a running cluster."""
     if address.startswith("ray://"):
         raise ValueError(
-            f"Expected the address of a cluster that this machine belongs to, got {address!r}. Start "
-            "the sweep on one of the cluster's machines, or as a Ray job (`ray job submit`)."
+            f"Expected the address of a cluster that this machine belongs to, got {address!r}. "
+            "Start the sweep on one of the cluster's machines, or as a Ray job (`ray job submit`)."
         )
     host, _, port = address.rpartition(":")
     try:
@@ -376,7 +387,12 @@ def _signals_noted() -> Iterator[threading.Event]:
         noted.set()
 
     with ExitStack() as restored:
-        if threading.current_thread() is threading.main_thread():  # only it may set handlers
+        if _in_main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 restored.callback(signal.signal, number, signal.signal(number, note))
         yield noted
+
+
+def _in_main_thread() -> bool:
+    """Only there may Python set signal handlers."""
+    return threading.current_thread() is threading.main_thread()

@@ -28,7 +28,7 @@ REPORT_PERIOD_S = 1.0
 
 @dataclass(frozen=True)
 class Parcel:
-    """What passes through Tune unopened: it copies, flattens and prints whatever it can look into."""
+    """Passes through Tune unopened, which copies, flattens and prints what it can look into."""
 
     content: Any
 

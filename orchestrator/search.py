@@ -23,6 +23,7 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.option_values import Range
@@ -94,7 +95,7 @@ class _Asked:
                 study_name=self._study.name,
                 storage=self._storage,
                 sampler=make_sampler(self._study, self._search),
-                directions=list(self._objectives.values()),
+                directions=[StudyDirection[d.upper()] for d in self._objectives.values()],
             )
         asked = self._optuna.ask(self._distributions)
         trial = self._study.trial(asked.number, asked.params)
@@ -115,7 +116,7 @@ class _Asked:
 
 
 def open_journal(path: Path) -> JournalStorage:
-    """The file that keeps all studies of a sweep, in the format of Optuna's `JournalFileBackend`."""
+    """The file of all studies of a sweep, in the format of Optuna's `JournalFileBackend`."""
     return JournalStorage(_Journal(path))
 
 

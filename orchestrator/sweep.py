@@ -5,17 +5,31 @@ Exit status: 0 all trials completed, 1 some failed, 2 bad input, 130 interrupted
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orchestrator.sweep_file import Sweep, SweepFileError, load_sweep
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
+RunSweep = Callable[[Sweep, Path, argparse.Namespace], int]
+"""Runs a sweep that was found to be right, into a folder that does not exist yet."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    args = _parser().parse_args(arguments)
+    parser = common_parser(
+        "python -m orchestrator.sweep",
+        "Run a pruning sweep: trials on Ray, a frontier of accuracy and cost.",
+    )
+    parser.add_argument(
+        "--address", help="a running Ray cluster's; without it a local one is started and stopped"
+    )
+    return run_checked(parser.parse_args(arguments), _run_sweep)
+
+
+def run_checked(args: argparse.Namespace, run: RunSweep) -> int:
+    """Checks the sweep file and the run folder, then runs the sweep; returns the exit status."""
     try:
         sweep = load_sweep(args.sweep_file, args.overrides, args.data_root)
         folder = args.output / sweep.name
@@ -28,19 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if folder.exists():
             raise SweepFileError([_exists(folder)])
-        return run_sweep(sweep, folder, args)
-    except SweepFileError as error:
+        return run(sweep, folder, args)
+    except ValueError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
-def run_sweep(sweep: Sweep, folder: Path, args: argparse.Namespace) -> int:
-    """Runs a sweep that was found to be right, into a folder that does not exist yet."""
-    from orchestrator import ray_runner  # seconds of imports that a refused sweep does not wait for
+def _run_sweep(sweep: Sweep, folder: Path, args: argparse.Namespace) -> int:
+    from orchestrator.driver import run_on_ray  # seconds of imports, which a refusal does not need
 
-    return ray_runner.run_sweep(sweep, folder, data_root=args.data_root, address=args.address)
+    return run_on_ray(sweep, folder, args.data_root, args.address)
 
 
 def _exists(folder: Path) -> str:
@@ -50,12 +63,9 @@ def _exists(folder: Path) -> str:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m orchestrator.sweep",
-        description="Run a pruning sweep: trials on Ray, a frontier of accuracy and cost.",
-        allow_abbrev=False,
-    )
+def common_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """The arguments of every command that runs a sweep file."""
+    parser = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
     parser.add_argument("sweep_file", metavar="SWEEP.yaml", type=Path)
     parser.add_argument(
         "--set",
@@ -79,9 +89,6 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("data"),
         help="where data sets lie, and are downloaded to (default: data)",
-    )
-    parser.add_argument(
-        "--address", help="a running Ray cluster's; without it a local one is started and stopped"
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the trials that would run, and start nothing"

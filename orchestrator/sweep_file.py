@@ -4,15 +4,16 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from orchestrator.located_yaml import Document, dump_yaml, read_document, read_override
 from orchestrator.option_checks import OptionsError, check_model
-from orchestrator.option_values import as_written
+from orchestrator.option_values import as_written, variables
 
+SHARED = ("data", "backbone", "training", "fine_tuning")  # the sections that all methods share
 NOT_FOLDERS_OF_SWEEPS = ("dense", "mlflow.db", "mlruns")  # what else lies in the output folder
 
 
@@ -51,7 +52,7 @@ def _whole_or_part(gpus: float) -> float:
     return gpus
 
 
-def _at_least_two(objectives: "Objectives") -> "Objectives":
+def _at_least_two(objectives: dict[str, str]) -> dict[str, str]:
     if len(objectives) < 2:
         raise ValueError(
             "expected two objectives or more, since a frontier lies between them, "
@@ -60,8 +61,8 @@ def _at_least_two(objectives: "Objectives") -> "Objectives":
     return objectives
 
 
-class Objectives(TypedDict, total=False):
-    """What the search trades against each other."""
+class _Objectives(TypedDict, total=False):
+    """What the search may trade against each other."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
@@ -72,6 +73,10 @@ class Objectives(TypedDict, total=False):
     latency_ms: Literal["minimize"]
 
 
+if TYPE_CHECKING:
+    Objectives = dict[str, str]  # what other modules take them for
+else:
+    Objectives = Annotated[_Objectives, AfterValidator(_at_least_two)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -109,19 +114,20 @@ class Sweep(BaseModel):
     fine_tuning: dict[str, Any] = {}
     methods: dict[str, dict[str, Any]] = Field(min_length=1)
     seeds: Annotated[tuple[Seed, ...], AfterValidator(_each_once)] = (0,)
-    objectives: Annotated[Objectives, AfterValidator(_at_least_two)] = {
-        "val_accuracy": "maximize",
-        "multiplications": "minimize",
-    }
+    objectives: Objectives = {"val_accuracy": "maximize", "multiplications": "minimize"}
     search: Search = Search()
     resources: Resources = Resources()
+
+    @property
+    def varied(self) -> list[str]:
+        """The dotted paths outside the methods that have a grid or a range."""
+        shared = {section: getattr(self, section) for section in SHARED}
+        return [".".join(map(str, key)) for key, _ in variables(shared)]
 
     def dump(self) -> str:
         """The sweep as YAML, which `load_sweep` reads as an equal sweep."""
         sections = {name: as_written(value) for name, value in self}
-        plain = self.model_dump(
-            mode="json", exclude={"data", "backbone", "training", "fine_tuning", "methods"}
-        )
+        plain = self.model_dump(mode="json", exclude={*SHARED, "methods"})
         return dump_yaml({**sections, **plain})
 
 

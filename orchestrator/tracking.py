@@ -7,6 +7,7 @@ failure there is said once; the trials go on, and their results are in trials.cs
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import math
 import os
@@ -15,6 +16,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from numbers import Real
 from pathlib import Path
@@ -60,7 +62,7 @@ METRICS_PER_CALL, PARAMS_PER_CALL = 900, 100
 LONGEST_PARAM, LONGEST_TAG, LONGEST_KEY = 6000, 5000, 250
 
 FAILURES_BEFORE_GIVING_UP = 3  # in a row: a server that is down answers after minutes each time
-SECONDS_TO_FINISH = 120.0
+PATIENCE_S = 60.0  # for the next run to be written, once all trials have ended
 
 
 class Tracker:
@@ -74,14 +76,17 @@ class Tracker:
             warn: told in one sentence when MLflow fails, from another thread.
         """
         self._name = sweep_name
-        self._uri = os.environ.get("MLFLOW_TRACKING_URI") or _sqlite_uri(output)
-        self._artifacts = (output / "mlflow_artifacts" / sweep_name).resolve()
+        self._output = output.resolve()
+        self._output.mkdir(parents=True, exist_ok=True)
+        local = f"sqlite:///{self._output / 'mlflow.db'}"
+        self._uri = os.environ.get("MLFLOW_TRACKING_URI") or local
+        self._artifacts = self._output / "mlflow_artifacts" / sweep_name
         self._warn = warn
         self._started = time.time()
         self._jobs: queue.SimpleQueue[Callable[[_Experiment], None] | None]
         self._jobs = queue.SimpleQueue()
         self._said = False
-        self._lost = 0
+        self._handled = self._lost = 0  # runs
         self._thread = threading.Thread(target=self._write, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -117,20 +122,24 @@ class Tracker:
         started = self._started
         self._jobs.put(lambda experiment: experiment.write_frontier(started, folder, comparison))
 
-    def close(self, timeout: float = SECONDS_TO_FINISH) -> None:
-        """Waits until everything is written, at most `timeout` seconds."""
+    def close(self, patience_s: float = PATIENCE_S) -> None:
+        """Waits until everything is written, or nothing was for so long."""
         self._jobs.put(None)
-        self._thread.join(timeout)
+        handled = -1
+        while self._thread.is_alive() and self._handled > handled:
+            handled = self._handled
+            self._thread.join(patience_s)
         if self._thread.is_alive():
-            self._warn(f"MLflow at {self._uri} did not take everything within {timeout:.0f} s.")
+            self._warn(f"MLflow at {self._uri} took no run within {patience_s:.0f} s; giving up.")
         elif self._lost:
-            self._warn(f"MLflow at {self._uri} lacks {self._lost} runs of this sweep.")
+            self._warn(f"MLflow at {self._uri} lacks {self._lost} of this sweep's runs.")
 
     def _write(self) -> None:
         """The thread: writes what the queue holds, until it holds None."""
         failures = 0
         try:
-            experiment = _Experiment(self._name, self._uri, self._artifacts)
+            with _one_process_at_a_time(self._output):
+                experiment = _Experiment(self._name, self._uri, self._artifacts)
         except Exception as error:  # whatever MLflow raises, no trial may be lost for it
             failures = self._failed(error, FAILURES_BEFORE_GIVING_UP)
         for job in iter(self._jobs.get, None):
@@ -143,6 +152,7 @@ class Tracker:
             except Exception as error:  # as above
                 self._lost += 1
                 failures = self._failed(error, failures + 1)
+            self._handled += 1
 
     def _failed(self, error: Exception, failures: int) -> int:
         """Says the first failure, and returns how many there were in a row."""
@@ -156,9 +166,12 @@ class Tracker:
         return failures
 
 
-def _sqlite_uri(output: Path) -> str:
-    output.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{(output / 'mlflow.db').resolve()}"
+@contextmanager
+def _one_process_at_a_time(folder: Path) -> Iterator[None]:
+    """Sweeps that start together would make the database's tables twice, which MLflow fails on."""
+    with (folder / ".mlflow.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+        yield
 
 
 class _Experiment:

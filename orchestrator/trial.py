@@ -1,7 +1,38 @@
 """The command line `python -m orchestrator.trial SWEEP.yaml [--only METHOD]`: a sweep without Ray.
 
 Runs the same trials in this one process and leaves the same files behind, on a machine without Ray,
-Optuna or MLflow. Options must be grids and fixed values, as nothing searches here.
+Optuna or MLflow. Options must be values and grids, as nothing searches here.
 
 Exit status: 0 all trials completed, 1 some failed, 2 bad input, 130 interrupted.
 """
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.sweep import common_parser, run_checked
+from orchestrator.sweep_file import Sweep
+from testbed.names import unknown
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = common_parser(
+        "python -m orchestrator.trial",
+        "Run a sweep's trials in one plain process, without Ray, Optuna or MLflow.",
+    )
+    parser.add_argument("--only", metavar="METHOD", help="run the trials of this method only")
+    return run_checked(parser.parse_args(arguments), _run)
+
+
+def _run(sweep: Sweep, folder: Path, args: argparse.Namespace) -> int:
+    from orchestrator.driver import run_in_this_process
+
+    if args.only not in (None, *sweep.methods):
+        raise ValueError(f"--only: {unknown('method', args.only, sweep.methods)}")
+    return run_in_this_process(sweep, folder, args.data_root, args.only)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

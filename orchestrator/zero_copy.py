@@ -21,7 +21,7 @@ def pack(content: Any) -> Packed:
     buffers: list[pickle.PickleBuffer] = []
     stream = io.BytesIO()
     _Pickler(stream, protocol=5, buffer_callback=buffers.append).dump(content)
-    return stream.getvalue(), [np.frombuffer(buffer, dtype=np.uint8) for buffer in buffers]
+    return stream.getvalue(), [np.frombuffer(buffer.raw(), dtype=np.uint8) for buffer in buffers]
 
 
 def unpack(packed: Packed) -> Any:

@@ -7,7 +7,7 @@ from torch import nn
 
 from testbed.cost import Cost, count_multiplications, count_parameters, measure_latency, sparsity
 from testbed.data import Images, Splits, normalise
-from testbed.training import predict
+from testbed.prediction import Precision, predict
 
 LATENCY_BATCHES = (1, 128)
 
@@ -29,7 +29,7 @@ def measure(
     dense: nn.Module,
     data: Splits,
     device: torch.device,
-    precision: str = "auto",
+    precision: Precision = "auto",
 ) -> Measurement:
     """Measures accuracy, multiplications, parameters and latency of `network` and of `dense`.
 
@@ -98,7 +98,7 @@ def _accuracy(correct: torch.Tensor) -> float:
 
 
 def _correct(
-    network: nn.Module, images: Images, data: Splits, device: torch.device, precision: str
+    network: nn.Module, images: Images, data: Splits, device: torch.device, precision: Precision
 ) -> torch.Tensor:
     logits = predict(network, images, data, device=device, precision=precision)
     return logits.argmax(dim=1).cpu() == images.labels.cpu()

@@ -26,7 +26,9 @@ class Run:
     folder: Path | None = None
     """A place to save and find checkpoints, if the caller keeps any."""
     teacher: nn.Module | None = None
-    """The network that is distilled from, where `training` or `fine_tuning` ask for one."""
+    """The network that fine-tuning distils from, where `fine_tuning` asks for one."""
+    teacher_from_scratch: nn.Module | None = None
+    """The network that training from scratch distils from, where `training` asks for one."""
     epochs_spent: int = field(default=0, init=False)
     """Epochs of the fine-tuning budget that are used up. To be read, not written."""
     _before_is_reported: bool = field(default=False, init=False, repr=False)
@@ -66,7 +68,7 @@ class Run:
             )
             self.report({"val_accuracy_before_finetuning": accuracy})
             self._before_is_reported = True
-        self._spend(model, data, self.fine_tuning, epochs)
+        self._spend(model, data, self.fine_tuning, epochs, epochs, self.teacher)
 
     def train_from_scratch(self, model: nn.Module, data: Splits) -> None:
         """Train a network that starts from random weights for as long as the others get in total.
@@ -83,7 +85,8 @@ class Run:
                 f"but {self.epochs_spent} of its epochs have been spent."
             )
         total = self.training.epochs + self.fine_tuning.epochs
-        self._spend(model, data, self.training, total, budget=self.fine_tuning.epochs)
+        budget = self.fine_tuning.epochs
+        self._spend(model, data, self.training, total, budget, self.teacher_from_scratch)
 
     def _spend(
         self,
@@ -91,11 +94,12 @@ class Run:
         data: Splits,
         settings: Training,
         epochs: int,
-        budget: int | None = None,
+        budget: int,
+        teacher: nn.Module | None,
     ) -> None:
-        """Train for `epochs`, which costs `budget` epochs (`epochs` themselves, if None)."""
+        """Train for `epochs`, which costs `budget` of the epochs for fine-tuning."""
         spent = self.epochs_spent
-        self.epochs_spent += epochs if budget is None else budget
+        self.epochs_spent += budget
 
         def report_with_running_number(values: Mapping[str, float]) -> None:
             self.report({**values, "epoch": spent + values["epoch"]})
@@ -107,7 +111,7 @@ class Run:
             seed=self.seed + spent,  # another order of the images in each round
             device=self.device,
             report=report_with_running_number,
-            teacher=self.teacher,
+            teacher=teacher,
         )
 
 

@@ -1,6 +1,7 @@
 """Backbones: their sizes in closed form, their options, and that tools can read them."""
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +15,15 @@ from testbed.resnet import BasicBlock, PaddingShortcut
 
 PHOTOGRAPH = (3, 32, 32)
 DIGIT = (1, 8, 8)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Two threads that wait for each other at every tiny operation are slow on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def multiplications(network: nn.Module, shape: tuple[int, int, int] = PHOTOGRAPH) -> Counter[str]:

@@ -26,6 +26,15 @@ IMAGES = torch.randn(5, 4, 8, 6, generator=torch.Generator().manual_seed(0))
 ROWS = IMAGES.flatten(2)  # (5, 4, 48), as a sequence of 4 vectors of 48
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Two threads that wait for each other at every tiny operation are slow on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class Network(nn.Module):
     """A network written as a function of its layers and its input."""
 

@@ -1,5 +1,8 @@
 """Latency: contenders in turns, and figures that follow the work."""
 
+from collections.abc import Iterator
+
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -7,6 +10,15 @@ from testbed.backbones import build_backbone
 from testbed.latency import measure_latency
 
 IMAGES = torch.randn(5, 4, 8, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Two threads that wait for each other at every tiny operation are slow on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_contenders_are_timed_in_turns_on_the_same_images() -> None:

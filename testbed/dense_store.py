@@ -1,0 +1,164 @@
+"""Dense networks, each trained once and kept under a hash of all that made it."""
+
+import fcntl
+import hashlib
+import importlib
+import inspect
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from testbed.names import import_object, is_reference
+from testbed.tensor_file import DamagedFileError, read_tensors, write_tensors
+
+Spec = Mapping[str, Any]
+History = list[dict[str, float]]
+
+# What shapes a dense network beside its images, which the spec has a fingerprint of.
+CODE = (
+    "augmentation.py",
+    "backbones.py",
+    "data.py",
+    "machine.py",
+    "prediction.py",
+    "resnet.py",
+    "training.py",
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DenseRecord:
+    """How a dense network came to be."""
+
+    key: str
+    path: Path
+    history: History
+    """What the training reported, an epoch an entry."""
+    duration_s: float
+    """Of the training, whenever that was."""
+    found: bool
+    """Whether it was there already."""
+
+
+class DenseStore:
+    """A folder of dense networks, for any number of processes at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @staticmethod
+    def key(spec: Spec) -> str:
+        """The hash of a spec, and of the code that makes a network of it.
+
+        The code is the testbed's, torch's version, and each module that the spec names as
+        `package.module:object` (but not what that module imports).
+
+        Args:
+            spec: JSON-able; the order of keys does not matter. Of a teacher, holds the key.
+
+        Raises:
+            ValueError: if a `package.module:object` cannot be imported.
+        """
+        made_by = {"spec": spec, "code": _testbed_code(), "modules": _modules_code(spec)}
+        return hashlib.sha256(_canonical(made_by).encode()).hexdigest()
+
+    def get_or_train(
+        self, spec: Spec, build: Callable[[], nn.Module], train: Callable[[nn.Module], History]
+    ) -> tuple[nn.Module, DenseRecord]:
+        """The network of `spec`, trained if there is none yet; on the CPU, in eval mode.
+
+        Of several processes that want the same network one trains it, while the others wait; if it
+        is killed, the next takes over. A damaged file is made again, with a warning in the log.
+
+        Args:
+            build: makes the untrained network; seeds its own weights.
+            train: trains it in place and returns its history.
+        """
+        key = self.key(spec)
+        path = self.folder / f"{key}.safetensors"
+        with suppress(FileNotFoundError, DamagedFileError):
+            return _load(path, key, spec, build, found=True)
+        with _locked(self.folder / f"{key}.lock"):
+            try:  # another process may have made it while we waited
+                return _load(path, key, spec, build, found=True)
+            except FileNotFoundError:
+                pass
+            except DamagedFileError as error:
+                log.warning("%s The network is trained again.", error)
+            for leftover in self.folder.glob(f".{path.name}.*.tmp"):  # of a killed process
+                leftover.unlink()
+            network = build()
+            started = time.monotonic()
+            history = train(network)
+            texts = {
+                "spec": _canonical(spec),
+                "history": json.dumps(history),
+                "duration_s": json.dumps(time.monotonic() - started),
+            }
+            write_tensors(path, network.state_dict(), texts)
+            return _load(path, key, spec, build, found=False)
+
+
+def _load(
+    path: Path, key: str, spec: Spec, build: Callable[[], nn.Module], found: bool
+) -> tuple[nn.Module, DenseRecord]:
+    tensors, texts = read_tensors(path)
+    if texts.get("spec") != _canonical(spec):
+        raise DamagedFileError(f"{path} is damaged (it holds another network than its name says).")
+    network = build()
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise DamagedFileError(f"{path} does not fit its network ({error}).") from error
+    history, duration_s = json.loads(texts["history"]), json.loads(texts["duration_s"])
+    return network.eval(), DenseRecord(key, path, history, duration_s, found)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Only one process at a time; the kernel lets the next one in however this one ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+        # Only once the network is there: who waits for this file, or makes a new one of the same
+        # name, then finds the network and has nothing to do.
+        path.unlink(missing_ok=True)
+
+
+@cache
+def _testbed_code() -> list[str]:
+    folder = Path(__file__).parent
+    return [torch.__version__, *(_hash((folder / name).read_bytes()) for name in CODE)]
+
+
+def _modules_code(spec: Any) -> dict[str, str]:
+    """The source, hashed, of every module of the user's that is named anywhere in `spec`."""
+    if isinstance(spec, Mapping):
+        spec = list(spec.values())
+    if isinstance(spec, list | tuple):
+        return {name: code for part in spec for name, code in _modules_code(part).items()}
+    if not (isinstance(spec, str) and is_reference(spec)):
+        return {}
+    import_object(spec)  # for its error messages
+    name = spec.partition(":")[0]
+    return {name: _hash(inspect.getsource(importlib.import_module(name)).encode())}
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, allow_nan=False)
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,307 @@
+"""MLflow holds what trials.csv holds, and its failures cost no trial."""
+
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+import pandas as pd
+import pytest
+
+from orchestrator.tracking import Tracker
+from orchestrator.trials_table import TrialsTable, table_columns
+
+# What MLflow 3.17 does with SQLAlchemy 2.1; pytest makes warnings errors, a user never sees it.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+
+FIRST_SWEEP = """
+import sys
+from pathlib import Path
+from orchestrator.tracking import Tracker
+with Tracker("first", Path(sys.argv[1]), print):
+    pass
+"""
+
+
+@pytest.fixture(scope="module")
+def first_sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A new database, which takes seconds to make, and what making it printed."""
+    output = tmp_path_factory.mktemp("runs")
+    command = [sys.executable, "-c", FIRST_SWEEP, str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return output, done.stdout + done.stderr
+
+
+@pytest.fixture
+def output(first_sweep: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for runs, with an empty database."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(first_sweep[0] / "mlflow.db", tmp_path)
+    return tmp_path
+
+
+@contextmanager
+def tracked(output: Path, sweep: str = "sweep") -> Iterator[Tracker]:
+    """A tracker that must have nothing to complain of."""
+    said: list[str] = []
+    with Tracker(sweep, output, said.append) as tracker:
+        yield tracker
+    assert said == []
+
+
+def runs(output: Path, sweep: str) -> dict[str, Any]:
+    """Run name -> MLflow's run."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{output / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(sweep)
+    assert experiment is not None
+    assert experiment.lifecycle_stage == "active"
+    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+
+
+def history(output: Path, run: Any, metric: str) -> list[tuple[int, float]]:
+    """(step, value) of all that was logged under a metric's name, in order."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{output / 'mlflow.db'}")
+    logged = client.get_metric_history(run.info.run_id, metric)
+    return [(entry.step, entry.value) for entry in logged]
+
+
+def row(trial_id: str, **columns: Any) -> dict[str, Any]:
+    usual = {
+        "trial_id": trial_id,
+        "phase": "search",
+        "method": "l1_filter",
+        "backbone": "conv",
+        "depth": 4,
+        "seed": 0,
+        "status": "completed",
+        "val_accuracy": 0.75,
+        "multiplications": 8e6,
+        "parameters": 1000,
+        "duration_s": 2.5,
+        "error": None,
+        "cell": "depth=4",
+        "started_at": "2026-11-21T10:00:00.000+00:00",
+        "l1_filter.keep_ratio": 0.5,
+    }
+    return {**usual, **columns}
+
+
+def test_making_the_database_prints_nothing(first_sweep: tuple[Path, str]) -> None:
+    output, printed = first_sweep
+    assert (output / "mlflow.db").exists()
+    assert printed == ""
+
+
+def test_a_trial_is_one_flat_run_with_everything_about_it(output: Path) -> None:
+    reports = [
+        {"val_accuracy_before_finetuning": 0.3},
+        {"epoch": 1, "val_accuracy": 0.5, "train_loss": 2.0, "timestamp": 1_795_000_000.0},
+        {"epoch": 2, "val_accuracy": 0.7, "train_loss": float("nan")},
+        {"round": 1, "sparsity": 0.4},
+        {"round": 2, "sparsity": 0.6},
+    ]
+    settings = {"training": {"epochs": 5, "distillation": {"weight": 0.5}}, "data": {}}
+    with tracked(output) as tracker:
+        tracker.trial_done(row("t0"), reports, settings)
+    (run,) = runs(output, "sweep").values()
+    assert run.info.run_name == "t0"
+    assert run.info.status == "FINISHED"
+    assert run.info.start_time == 1_795_255_200_000
+    assert run.info.end_time == run.info.start_time + 2500
+    assert run.data.params == {
+        "method": "l1_filter",
+        "backbone": "conv",
+        "depth": "4",
+        "seed": "0",
+        "l1_filter.keep_ratio": "0.5",
+        "training.epochs": "5",
+        "training.distillation.weight": "0.5",
+    }
+    tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
+    assert tags == {
+        "status": "completed",
+        "method": "l1_filter",
+        "cell": "depth=4",
+        "phase": "search",
+    }
+    assert "mlflow.parentRunId" not in run.data.tags
+    assert run.data.metrics == {
+        "val_accuracy": 0.75,
+        "val_accuracy_before_finetuning": 0.3,
+        "train_loss": 2.0,
+        "sparsity": 0.6,
+        "multiplications": 8e6,
+        "parameters": 1000,
+        "duration_s": 2.5,
+    }
+    assert history(output, run, "val_accuracy") == [(1, 0.5), (2, 0.7), (2, 0.75)]
+    assert history(output, run, "train_loss") == [(1, 2.0)]
+    assert history(output, run, "sparsity") == [(1, 0.4), (2, 0.6)]
+
+
+def test_runs_end_as_their_trials_did(output: Path) -> None:
+    with tracked(output) as tracker:
+        tracker.trial_done(row("ok"), [], {})
+        error = "ValueError: " + 10_000 * "x"
+        tracker.trial_done(row("bad", status="failed", error=error, val_accuracy=None), [], {})
+        tracker.trial_done(row("cut", status="stopped"), [], {})
+    found = runs(output, "sweep")
+    assert {name: run.info.status for name, run in found.items()} == {
+        "ok": "FINISHED",
+        "bad": "FAILED",
+        "cut": "KILLED",
+    }
+    assert found["bad"].data.tags["error"].startswith("ValueError: xxx")
+    assert "val_accuracy" not in found["bad"].data.metrics
+
+
+def test_more_than_fits_into_one_call_is_written_all_the_same(output: Path) -> None:
+    reports = [{"epoch": epoch, "val_accuracy": epoch / 2500} for epoch in range(2500)]
+    options = {f"l1_filter.option_{number}": number for number in range(250)}
+    with tracked(output) as tracker:
+        tracker.trial_done(row("t0", **options), reports, {"long": 10_000 * "x"})
+    (run,) = runs(output, "sweep").values()
+    assert len(history(output, run, "val_accuracy")) == 2501
+    assert set(options) < set(run.data.params)
+    assert len(run.data.params["long"]) == 6000
+
+
+def test_the_experiment_of_that_name_is_used_again_and_taken_out_of_the_bin(output: Path) -> None:
+    from mlflow import MlflowClient
+
+    with tracked(output) as tracker:
+        tracker.trial_done(row("t0"), [], {})
+    with tracked(output) as tracker:
+        tracker.trial_done(row("t1"), [], {})
+    assert set(runs(output, "sweep")) == {"t0", "t1"}
+    client = MlflowClient(tracking_uri=f"sqlite:///{output / 'mlflow.db'}")
+    (run, _) = runs(output, "sweep").values()
+    client.delete_experiment(run.info.experiment_id)
+    with tracked(output) as tracker:
+        tracker.trial_done(row("t2"), [], {})
+    assert "t2" in runs(output, "sweep")
+
+
+def test_the_frontier_is_a_run_with_the_report_and_the_hypervolumes(output: Path) -> None:
+    folder = output / "sweep"
+    folder.mkdir()
+    for name in ("frontier.csv", "report.html", "report.md", "frontier.png"):
+        (folder / name).write_text(name)
+    table = TrialsTable(folder / "trials.csv", [*table_columns({}), "l1_filter.keep_ratio"])
+    comparison = pd.DataFrame(
+        {
+            "cell": ["depth=4", "depth=8"],
+            "method": ["l1_filter", "my_package.methods:Mine"],
+            "tries": [10, 10],
+            "hypervolume": [0.5, 0.25],
+            "val_accuracy_at_25": [0.6, float("nan")],
+        }
+    )
+    with tracked(output) as tracker:
+        for trial in (row("t0"), row("t1")):
+            table.append(trial)
+            tracker.trial_done(trial, [], {})
+        table.fill_test_accuracies({"t0": 0.625})
+        tracker.finish(folder, comparison)
+    found = runs(output, "sweep")
+    assert set(found) == {"t0", "t1", "frontier"}
+    assert found["t0"].data.metrics["test_accuracy"] == 0.625
+    assert "test_accuracy" not in found["t1"].data.metrics
+    assert found["frontier"].data.metrics == {
+        "tries/l1_filter/depth 4": 10,
+        "tries/my_package.methods:Mine/depth 8": 10,
+        "hypervolume/l1_filter/depth 4": 0.5,
+        "hypervolume/my_package.methods:Mine/depth 8": 0.25,
+        "val_accuracy_at_25/l1_filter/depth 4": 0.6,
+    }
+    artifacts = Path(url2pathname(urlparse(found["frontier"].info.artifact_uri).path))
+    assert artifacts.is_relative_to(output / "mlflow_artifacts" / "sweep")
+    assert {path.name for path in artifacts.iterdir()} == {
+        "frontier.csv",
+        "report.html",
+        "report.md",
+        "frontier.png",
+    }
+
+
+def test_a_database_that_cannot_be_opened_is_said_once_and_costs_no_trial(output: Path) -> None:
+    (output / "mlflow.db").write_text("this is no database" * 100)
+    said: list[str] = []
+    with Tracker("sweep", output, said.append) as tracker:
+        for number in range(5):
+            tracker.trial_done(row(f"t{number}"), [], {})
+    first, last = said
+    assert "MLflow at sqlite:///" in first
+    assert "The trials go on" in first
+    assert "\n" not in first
+    assert "lacks 5 of this sweep's runs" in last
+
+
+def test_one_run_that_fails_does_not_stop_the_others(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    create_run = MlflowClient.create_run
+
+    def fail_for_t1(self: MlflowClient, *args: Any, **options: Any) -> Any:
+        if options["run_name"] == "t1":
+            raise ConnectionError("the server is away")
+        return create_run(self, *args, **options)
+
+    monkeypatch.setattr(MlflowClient, "create_run", fail_for_t1)
+    said: list[str] = []
+    with Tracker("sweep", output, said.append) as tracker:
+        for number in range(3):
+            tracker.trial_done(row(f"t{number}"), [], {})
+    assert set(runs(output, "sweep")) == {"t0", "t2"}
+    assert "ConnectionError: the server is away" in said[0]
+    assert "lacks 1 of" in said[1]
+
+
+def test_the_tracking_uri_of_the_environment_is_used(
+    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.move(output / "mlflow.db", elsewhere)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{elsewhere / 'mlflow.db'}")
+    with tracked(output) as tracker:
+        tracker.trial_done(row("t0"), [], {})
+    assert set(runs(elsewhere, "sweep")) == {"t0"}
+    assert not (output / "mlflow.db").exists()
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    answer = threading.Event()
+    monkeypatch.setattr(MlflowClient, "create_run", lambda *_, **__: answer.wait())
+    said: list[str] = []
+    tracker = Tracker("sweep", output, said.append)
+    tracker.trial_done(row("t0"), [], {})
+    tracker.close(patience_s=2)
+    assert "took no run within 2 s; giving up" in said[0]
+    answer.set()
+    tracker.close()
+
+
+def test_sweeps_that_start_together_share_one_new_database(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FIRST_SWEEP, str(tmp_path)]
+    sweeps = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for _ in range(2)
+    ]
+    assert [sweep.communicate()[0] for sweep in sweeps] == [b"", b""]

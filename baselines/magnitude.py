@@ -8,8 +8,9 @@ left alone.
 Where we differ from the paper: the deviation may be that of the whole network's weights, as in the
 report. In later rounds it is taken over all weights, zeros included, as the report's algorithm 1
 does: it falls as weights go, and later rounds take few more; over the surviving weights alone it
-would rise and take most of them. A layer that would lose every weight keeps its largest one, as every layer of a
-channel method keeps a channel: a search over thresholds then meets a poor network, not an error.
+would rise and take most of them. A layer that would lose every weight keeps its largest one, as
+every layer of a channel method keeps a channel: a search over thresholds then meets a poor network,
+not an error.
 Without `masked_update` zeroed weights may grow again while retraining (the report retrains its
 other two methods so); the network is then pruned once more at the end, or no zero would be left.
 

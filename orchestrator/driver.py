@@ -6,14 +6,23 @@ trials one after another with none of the three. Both leave the same folder behi
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.frontier import compare_methods, frontier
-from orchestrator.jobs import FrontierTest, Job, TrialResult, Workplace, do_job, known_columns, splits_key
+from orchestrator.jobs import (
+    FrontierTest,
+    Job,
+    TrialResult,
+    Workplace,
+    do_job,
+    known_columns,
+    splits_key,
+)
 from orchestrator.plan import DenseNetwork, Trial, dense_networks, plain_trials, studies
 from orchestrator.progress import Progress
 from orchestrator.registry import method_class
@@ -33,6 +42,8 @@ if TYPE_CHECKING:  # a machine without Optuna and MLflow runs sweeps too
     from orchestrator.tracking import Tracker
 
 ALL_COMPLETED, SOME_FAILED, INTERRUPTED = 0, 1, 130  # exit statuses
+
+AnyJob = TypeVar("AnyJob", DenseNetwork, Trial, FrontierTest)
 
 Phase = Callable[[], Job | None]
 """Gives the next job of a part of the sweep, None after its last. A phase begins when all jobs of
@@ -66,7 +77,7 @@ def run_on_ray(sweep: Sweep, folder: Path, data_root: Path, address: str | None)
         )
         record.proposer = proposer
         finished = run_jobs(
-            record.phases(proposer.ask),
+            record.phases(proposer.ask, total),
             work=partial(do_job, workplace=record.workplace),
             listener=Listener(record.started, record.reported, record.ended, record.lost),
             resources=sweep.resources,
@@ -96,7 +107,7 @@ def run_in_this_process(
         work = partial(do_job, workplace=record.workplace)
 
         waiting = iter(trials)
-        for phase in record.phases(lambda: next(waiting, None)):
+        for phase in record.phases(lambda: next(waiting, None), len(trials)):
             while (job := phase()) is not None:
                 record.started(job)
                 try:
@@ -153,12 +164,20 @@ class Record:
         self._reports: dict[str, list[dict[str, float]]] = defaultdict(list)
         self._accuracies: dict[str, float] = {}
         self._statuses: set[str] = set()
-        self._tests: Iterator[FrontierTest] | None = None
+        self._tests: Callable[[], FrontierTest | None] | None = None
+        self._started: dict[str, datetime] = {}
 
-    def phases(self, ask: Callable[[], Trial | None]) -> list[Phase]:
-        """Dense networks, teachers before their students; the trials; the frontier's tests."""
-        dense = _by_depth_of_teaching(dense_networks(self._sweep))
-        return [*(_one_after_another(batch) for batch in dense), ask, self._next_test]
+    def phases(self, ask: Callable[[], Trial | None], total: int) -> list[Phase]:
+        """Dense networks, teachers before their students; the trials; the frontier's tests.
+
+        Args:
+            ask: gives the trials, of which there are `total`.
+        """
+        dense = [
+            self._phase("Dense networks", batch)
+            for batch in _by_generation(dense_networks(self._sweep))
+        ]
+        return [*dense, self._announced("Trials", total, ask), self._next_test]
 
     def finish(self, whole: bool) -> int:
         """Writes the report, of the whole sweep or of what there is; returns the exit status."""
@@ -173,28 +192,37 @@ class Record:
         return ALL_COMPLETED if self._statuses <= {"completed"} else SOME_FAILED
 
     def started(self, job: Job) -> None:
-        if isinstance(job, Trial):
-            self._progress.trial_started(job.trial_id)
+        self._started[describe(job)] = datetime.now(UTC)
+        self._progress.trial_started(describe(job))
 
     def reported(self, job: Job, values: Mapping[str, float]) -> None:
         if isinstance(job, Trial):
             self._reports[job.trial_id].append({**values, "timestamp": time.time()})
-            self._progress.trial_report(job.trial_id, values)
+        self._progress.trial_report(describe(job), values)
 
     def ended(self, job: Job, result: Any) -> None:
         """A job is done; `result` is what it returned."""
         if isinstance(job, Trial):
             self._keep(job, result)
-        elif isinstance(job, FrontierTest):
+            return
+        line = describe(job)
+        if isinstance(job, FrontierTest):
             self._accuracies[job.trial.trial_id] = result
+            line += f"  test {result:.3f}"
+        self._progress.other_done(describe(job), "completed", line)
 
     def lost(self, job: Job, status: str, error: str) -> None:
         """A job came to nothing; `status` is failed or stopped."""
         if isinstance(job, Trial):
-            row = known_columns(job) | {"status": status, "error": error, "duration_s": 0.0}
-            self._keep(job, TrialResult(row))
-        else:
-            self._progress.message(f"{describe(job)}: {status}: {error.splitlines()[0]}")
+            started = self._started[job.trial_id]
+            lasted = (datetime.now(UTC) - started).total_seconds()
+            outcome = {"status": status, "error": error, "duration_s": lasted}
+            self._keep(job, TrialResult(known_columns(job, started) | outcome))
+            return
+        # The trials that need a dense network which failed try again, and their rows say why not.
+        text = f"{describe(job)}  {status}: {error.splitlines()[0]}"
+        self._progress.other_done(describe(job), status, text)
+        self._statuses.add(status)
 
     def _keep(self, trial: Trial, result: TrialResult) -> None:
         row = result.row
@@ -220,29 +248,45 @@ class Record:
         """The next of the trials on the frontier, which is known once all trials have ended."""
         if self._tests is None:
             best = frontier(self._table.read(), self._sweep.objectives)
-            self._tests = iter([FrontierTest(self._trials[name]) for name in best["trial_id"]])
-        return next(self._tests, None)
+            tests = [FrontierTest(self._trials[trial_id]) for trial_id in best["trial_id"]]
+            self._tests = self._phase("Test images, for the frontier", tests)
+        return self._tests()
+
+    def _phase(self, text: str, jobs: Sequence[AnyJob]) -> Callable[[], AnyJob | None]:
+        waiting = iter(jobs)
+        return self._announced(text, len(jobs), lambda: next(waiting, None))
+
+    def _announced(
+        self, text: str, total: int, phase: Callable[[], AnyJob | None]
+    ) -> Callable[[], AnyJob | None]:
+        """The same phase, which tells the progress display when it begins."""
+        begun = False
+
+        def begin_and_ask() -> AnyJob | None:
+            nonlocal begun
+            if not begun:
+                begun = True
+                self._progress.phase(text, total)
+            return phase()
+
+        return begin_and_ask
 
 
 def describe(job: Job) -> str:
-    """A job in a few words."""
+    """A job's name: a trial's is its id."""
     if isinstance(job, DenseNetwork):
-        options = " ".join(f"{name}={value}" for name, value in job.backbone_options.items())
-        return f"dense network {job.backbone} {options} seed={job.seed}"
-    return job.trial_id if isinstance(job, Trial) else f"test of {job.trial.trial_id}"
+        given = {k: v for k, v in job.backbone_options.items() if v is not None}
+        options = " ".join(f"{name}={value}" for name, value in given.items())
+        return f"{job.backbone} {options} seed={job.seed}"
+    return job.trial_id if isinstance(job, Trial) else f"{job.trial.trial_id} on test images"
 
 
-def _by_depth_of_teaching(networks: Sequence[DenseNetwork]) -> list[list[Job]]:
+def _by_generation(networks: Sequence[DenseNetwork]) -> list[list[DenseNetwork]]:
     """Batches in which no network waits for a teacher in its own batch."""
-    batches: dict[int, list[Job]] = defaultdict(list)
+    batches: dict[int, list[DenseNetwork]] = defaultdict(list)
     for network in networks:
         generation, teacher = 0, network.teacher
         while teacher:
             generation, teacher = generation + 1, teacher.teacher
         batches[generation].append(network)
     return [batches[generation] for generation in sorted(batches)]
-
-
-def _one_after_another(jobs: Sequence[Job]) -> Phase:
-    waiting = iter(jobs)
-    return lambda: next(waiting, None)

@@ -3,11 +3,12 @@
 A job runs in any process: a worker of Ray's, or the only one there is.
 """
 
-import time
+import hashlib
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,8 @@ def do_job(
 
 def run_trial(trial: Trial, splits: Splits, workplace: Workplace, report: Report) -> TrialResult:
     """Runs one trial to its end. Its own errors end in its row, with status `failed`."""
-    started = time.perf_counter()
-    row = known_columns(trial)
+    started = datetime.now(UTC)
+    row = known_columns(trial, started)
     reported: dict[str, float] = {}
 
     def keep_and_report(values: Mapping[str, float]) -> None:
@@ -116,11 +117,11 @@ def run_trial(trial: Trial, splits: Splits, workplace: Workplace, report: Report
             + "".join(traceback.format_exception(error)),
         }
         result = TrialResult(row)
-    row["duration_s"] = time.perf_counter() - started
+    row["duration_s"] = (datetime.now(UTC) - started).total_seconds()
     return TrialResult(row, result.per_class, result.images)
 
 
-def known_columns(trial: Trial) -> dict[str, Any]:
+def known_columns(trial: Trial, started: datetime) -> dict[str, Any]:
     """The columns of a row that are known before the trial runs."""
     return {
         "trial_id": trial.trial_id,
@@ -135,16 +136,26 @@ def known_columns(trial: Trial) -> dict[str, Any]:
         "cell": trial.cell,
         "study": trial.study,
         "fine_tuning_epochs": trial.fine_tuning.epochs,
-        "started_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "started_at": started.isoformat(timespec="milliseconds"),
         "torch_version": torch.__version__,
+        "code_version": code_version(),
         **{f"{trial.method}.{name}": value for name, value in trial.options.items()},
     }
+
+
+@cache
+def code_version() -> str:
+    """A hash of this project's own sources, which says more than a commit that may be changed."""
+    project = Path(__file__).parents[1]
+    rooms = ("baselines", "orchestrator", "rnp", "testbed")
+    sources = sorted(path for room in rooms for path in (project / room).glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
 
 
 def obtain_dense(
     network: DenseNetwork, splits: Splits, store: DenseStore, report: Report = ignore
 ) -> tuple[nn.Module, DenseRecord]:
-    """The trained dense network, out of the store, or trained now and kept there; and its record."""
+    """The trained dense network, from the store or trained now and kept there, and its record."""
     device = default_device()
     teacher, taught_by = None, None
     if network.teacher:
@@ -221,9 +232,7 @@ def _prune_and_measure(
     )
 
 
-def _network(
-    network: DenseNetwork | None, splits: Splits, store: DenseStore
-) -> nn.Module | None:
+def _network(network: DenseNetwork | None, splits: Splits, store: DenseStore) -> nn.Module | None:
     return None if network is None else obtain_dense(network, splits, store)[0]
 
 

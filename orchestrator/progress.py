@@ -72,18 +72,28 @@ class Progress:
         with self._lock:
             self._running.get(trial_id, {}).update(metrics)
 
+    def other_done(self, name: str, status: str, text: str) -> None:
+        """What is no trial has ended: a dense network, a test; `text` is its line."""
+        with self._lock:
+            self._running.pop(name, None)
+            self._ended[status] += 1
+        if not self.console.is_terminal or status != "completed":
+            self._print_done(text)
+
     def trial_done(self, row: Mapping[str, Any]) -> None:
         """A trial has ended; `row` is its row of trials.csv."""
         with self._lock:
             self._running.pop(row["trial_id"], None)
             self._ended[row["status"]] += 1
-            done = self._ended.total()
             if row["status"] == "completed":
                 self._tries[row["method"]] += 1
                 self._keep_best(row)
         if not self.console.is_terminal or row["status"] != "completed":
-            width = len(str(self._total))
-            self._print(rf"\[{done:{width}}/{self._total}] {escape(describe(row))}")
+            self._print_done(describe(row))
+
+    def _print_done(self, text: str) -> None:
+        width = len(str(self._total))
+        self._print(rf"\[{self._ended.total():{width}}/{self._total}] {escape(text)}")
 
     def _keep_best(self, row: Mapping[str, Any]) -> None:
         best = self._best.setdefault(row["method"], {})

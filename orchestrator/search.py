@@ -123,18 +123,19 @@ def open_journal(path: Path) -> JournalStorage:
 class _Journal(JournalFileBackend):
     """Optuna's journal file without its lock and without waiting for the disk at every line.
 
-    A trial writes about six lines; with both, they cost 7 ms where this costs 1. A sweep has one
+    A trial of two options writes five lines: 7 ms with both, 1 ms like this. A sweep has one
     driver, which needs no lock, and what the system was given outlives the driver, if not the
     machine.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
-        self._file = path.open("ab", buffering=0)
+        self._path = path
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
-        self._file.write("".join(lines).encode())
+        with self._path.open("ab", buffering=0) as file:
+            file.write("".join(lines).encode())
 
 
 def n_tries(study: Study, search: Search) -> int:

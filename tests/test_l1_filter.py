@@ -3,12 +3,12 @@
 import math
 
 import pytest
+import tiny
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-import tiny
 from baselines import L1Filter
 from baselines.rounds import epochs_per_round
 from testbed.cost import count_multiplications

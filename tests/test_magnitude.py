@@ -4,10 +4,10 @@ import copy
 import math
 
 import pytest
+import tiny
 import torch
 from torch import nn
 
-import tiny
 from baselines import Magnitude
 from baselines.magnitude import small_weights
 from testbed.cost import count_multiplications, sparsity

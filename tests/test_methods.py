@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 import testbed.data
 import testbed.method
-import tiny
 from baselines.vanilla import draw_anew
 from orchestrator.registry import METHODS, method_class
 from testbed.cost import count_multiplications

@@ -1,0 +1,75 @@
+"""Jobs for the tests of the Ray runner: (name of a function here, *its arguments)."""
+
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from testbed.training import Report
+
+Job = tuple[Any, ...]
+Spell = tuple[int, float, float]
+"""Which process did a job, and when it began and ended."""
+
+
+def do(job: Job, shared: Mapping[str, Any], report: Report) -> Any:
+    name, *arguments = job
+    if name == "count":
+        return count(report, *arguments)
+    if name == "read":
+        return read(shared)
+    return globals()[name](*arguments)
+
+
+def give(value: Any) -> Any:
+    return value
+
+
+def sleep(seconds: float, number: int = 0) -> Spell:
+    began = time.time()
+    time.sleep(seconds)
+    return os.getpid(), began, time.time()
+
+
+def count(report: Report, n: int, period_s: float) -> None:
+    for number in range(n):
+        report({"number": number})
+        time.sleep(period_s)
+
+
+def fail() -> None:
+    raise ValueError("no such luck")
+
+
+def leave() -> None:
+    sys.exit(3)
+
+
+def exit_at_once() -> None:
+    os._exit(3)
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def give_unpicklable() -> Any:
+    return (value for value in ())
+
+
+def read(shared: Mapping[str, Any]) -> tuple[int, int, int]:
+    """The process, the sum of the shared tensor, and by how many bytes reading it made it grow."""
+    torch_is_warm = shared["small"]["pixels"].sum()  # its first sum takes memory of its own
+    before = _own_bytes()
+    total = int(shared["large"]["pixels"].sum()) + 0 * int(torch_is_warm)
+    return os.getpid(), total, _own_bytes() - before
+
+
+def _own_bytes() -> int:
+    """Memory that this process shares with no other (Linux)."""
+    rollup = Path("/proc/self/smaps_rollup").read_text()
+    return 1024 * sum(map(int, re.findall(r"^Private_\w+: +(\d+) kB", rollup, re.MULTILINE)))

@@ -1,0 +1,285 @@
+"""The Ray runner, on a real Ray of two workers."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import ray_jobs
+import torch
+from ray_jobs import Job
+
+from orchestrator import ray_runner
+from orchestrator.ray_runner import Listener, Phase, check_resources, connected, run_jobs
+from orchestrator.sweep_file import Resources
+
+
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for workers to find ray_jobs
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
+
+
+@dataclass
+class Heard:
+    """What a listener was told."""
+
+    started: list[Job] = field(default_factory=list)
+    reports: list[tuple[float, Mapping[str, float]]] = field(default_factory=list)  # with the time
+    ended: dict[Job, Any] = field(default_factory=dict)
+    lost: dict[Job, tuple[str, str]] = field(default_factory=dict)
+
+    def listener(self) -> Listener:
+        return Listener(self.started.append, self._report, self._end, self._lose)
+
+    def processes(self) -> set[int]:
+        return {result[0] for result in self.ended.values()}
+
+    def _report(self, job: Job, values: Mapping[str, float]) -> None:
+        self.reports.append((time.time(), values))
+
+    def _end(self, job: Job, result: Any) -> None:
+        assert job not in {**self.ended, **self.lost}
+        self.ended[job] = result
+
+    def _lose(self, job: Job, status: str, error: str) -> None:
+        assert job not in {**self.ended, **self.lost}
+        self.lost[job] = (status, error)
+
+
+def phase(*jobs: Job) -> Phase:
+    waiting = iter(jobs)
+    return lambda: next(waiting, None)
+
+
+def run(
+    phases: Sequence[Phase], heard: Heard | None = None, shared: Mapping[str, Any] | None = None
+) -> Heard:
+    heard = heard or Heard()
+    with connected(None):
+        assert run_jobs(phases, ray_jobs.do, heard.listener(), Resources(), shared)
+    return heard
+
+
+def until(done: Callable[[], bool], job: Callable[[int], Job], seconds: float = 60) -> Phase:
+    """Gives job after job until it is done, or the time is over."""
+    given = 0
+    give_up = time.time() + seconds
+
+    def ask() -> Job | None:
+        nonlocal given
+        given += 1
+        return None if done() or time.time() > give_up else job(given)
+
+    return ask
+
+
+def test_every_job_ends_with_one_call_whatever_happens_to_it(two_workers: None) -> None:
+    names = ("fail", "leave", "exit_at_once", "give_unpicklable", "kill")
+
+    heard = run([phase(("give", 1), *((name,) for name in names), ("give", 2))])
+
+    errors = {job[0]: error.splitlines()[0] for job, (_, error) in heard.lost.items()}
+    died = "The worker process died: killed, out of memory, or crashed."
+    assert heard.ended == {("give", 1): 1, ("give", 2): 2}
+    assert errors == {
+        "fail": "ValueError: no such luck",
+        "leave": "SystemExit: 3",
+        "exit_at_once": died,
+        "kill": died,
+        "give_unpicklable": "TypeError: cannot pickle 'generator' object",
+    }
+    assert ", in fail\n" in heard.lost["fail",][1]
+    assert {status for status, _ in heard.lost.values()} == {"failed"}
+    assert set(heard.started) == {*heard.ended, *heard.lost}
+
+
+def test_reports_come_while_the_job_runs_and_some_at_a_time(two_workers: None) -> None:
+    heard = run([phase(("count", 25, 0.1))])
+
+    times = [at for at, _ in heard.reports]
+    parcels = 1 + sum(later - earlier > 0.5 for earlier, later in zip(times, times[1:]))
+    assert [values for _, values in heard.reports] == [{"number": n} for n in range(25)]
+    assert 2 <= parcels <= 4, "one a second, and one at the end"
+
+
+def test_a_phase_begins_when_the_one_before_has_ended(two_workers: None) -> None:
+    first = [("sleep", 0.5), ("sleep", 0.1), ("sleep", 0.2)]
+    second = [("sleep", 0.11), ("sleep", 0.12)]
+
+    heard = run([phase(*first), phase(), phase(*second)])
+
+    assert min(heard.ended[job][1] for job in second) >= max(heard.ended[job][2] for job in first)
+
+
+def test_no_worker_is_left_out_although_jobs_are_short(two_workers: None) -> None:
+    """Tune's own scheduler would give all of them to the worker that is up first."""
+    heard = Heard()
+
+    def both_work() -> bool:
+        return len(heard.processes()) == 2
+
+    run([until(both_work, lambda number: ("sleep", 0.05, number))], heard)
+
+    assert both_work()
+
+
+def test_a_search_is_asked_only_when_a_place_is_free(two_workers: None) -> None:
+    heard = Heard()
+    running: list[int] = []
+
+    def ask() -> Job | None:
+        running.append(len(running) - len(heard.ended))
+        return ("sleep", 0.05, len(running)) if len(running) <= 20 else None
+
+    run([ask], heard)
+
+    assert max(running) == 1, "when another was asked for; two run at a time"
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
+def test_processes_read_one_copy_of_what_is_shared(two_workers: None) -> None:
+    n_bytes = 64 * 2**20
+    shared = {
+        name: {"pixels": torch.ones(n, dtype=torch.uint8)}
+        for name, n in (("small", 2**20), ("large", n_bytes))
+    }
+    heard = Heard()
+
+    def both_have_read() -> bool:
+        return len(heard.processes()) == 2
+
+    run([until(both_have_read, lambda number: ("read", number))], heard, shared)
+
+    assert both_have_read()
+    assert {total for _, total, _ in heard.ended.values()} == {n_bytes}
+    assert max(growth for _, _, growth in heard.ended.values()) < n_bytes / 8
+
+
+def test_what_the_listener_raises_is_raised_as_it_is(two_workers: None) -> None:
+    def full(job: Job, result: Any) -> None:
+        raise OSError("no space left on device")
+
+    heard = Heard().listener()
+    listener = Listener(heard.on_start, heard.on_report, full, heard.on_lost)
+
+    with connected(None), pytest.raises(OSError, match="no space left"):
+        run_jobs([phase(("give", 1))], ray_jobs.do, listener, Resources())
+
+
+def test_resources_that_no_machine_has_are_refused(two_workers: None) -> None:
+    with pytest.raises(ValueError, match="the 3 CPUs and 0 GPUs that a trial asks for"):
+        check_resources(Resources(cpus=3))
+    with pytest.raises(ValueError, match="the 1 CPUs and 0.5 GPUs"):
+        check_resources(Resources(gpus=0.5))
+
+
+def test_a_cluster_that_is_not_there_is_said_at_once() -> None:
+    started = time.monotonic()
+    with pytest.raises(ValueError, match=r"Cannot join .*127.0.0.1:1.*Start one with `ray start"):
+        ray_runner._join("127.0.0.1:1")
+    with pytest.raises(ValueError, match="ray job submit"):
+        ray_runner._join("ray://127.0.0.1:10001")
+    assert time.monotonic() - started < 10
+
+
+def test_settings_of_the_user_stand_and_ours_go_again(
+    two_workers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "60")
+    monkeypatch.delenv("TUNE_PRINT_ALL_TRIAL_ERRORS", raising=False)
+
+    with connected(None):
+        assert os.environ["TUNE_GLOBAL_CHECKPOINT_S"] == "60"
+        assert os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] == "0"
+    assert "TUNE_PRINT_ALL_TRIAL_ERRORS" not in os.environ
+
+
+SWEEP = """
+import sys, time
+from orchestrator.ray_runner import Listener, connected, run_jobs
+from orchestrator.sweep_file import Resources
+import my_package.work
+
+def say(*what):
+    print(*what, flush=True)
+
+ends = []
+with connected(None):
+    jobs = iter([("short",), ("long",)])
+    listener = Listener(
+        on_start=lambda job: None,
+        on_report=lambda job, values: say("report", *job),
+        on_end=lambda job, result: say("ended", *job, result),
+        on_lost=lambda job, status, error: say("lost", *job, status, error),
+    )
+    whole = run_jobs([lambda: next(jobs, None)], my_package.work.do, listener, Resources())
+say("whole", whole)
+sys.exit(0 if whole else 130)
+"""
+WORK = """
+import time
+
+def do(job, shared, report):
+    if job == ("short",):
+        return __name__
+    while True:
+        report({"alive": 1})
+        time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("to_all", [signal.SIGINT, None], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_stops_the_sweep_and_leaves_nothing_behind(
+    tmp_path: Path, to_all: signal.Signals | None
+) -> None:
+    """Also: workers import from where the sweep started, and only our own words are printed."""
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "work.py").write_text(WORK)
+    environment = {**os.environ, "HOME": str(tmp_path / "home"), "PYTHONPATH": "."}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", SWEEP],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    with driver:
+        assert driver.stdout
+        lines = []
+        for line in driver.stdout:
+            lines.append(line.strip())
+            if line == "report long\n" and "interrupted" not in lines:
+                lines.append("interrupted")
+                if to_all:  # as a terminal does
+                    os.killpg(driver.pid, to_all)
+                else:
+                    driver.terminate()
+    words = [line for line in lines if line != "report long"]
+    assert words == [
+        "ended short my_package.work",
+        "interrupted",
+        "lost long stopped Stopped: the sweep was interrupted.",
+        "whole False",
+    ]
+    assert driver.returncode == 130
+    assert _processes_of_session(driver.pid) == []
+    assert not (tmp_path / "home" / "ray_results").exists()
+
+
+def _processes_of_session(session: int) -> list[str]:
+    table = subprocess.run(["ps", "-eo", "sid,args"], capture_output=True, text=True, check=True)
+    rows = (line.split(None, 1) for line in table.stdout.splitlines()[1:])
+    return [args for sid, args in rows if int(sid) == session]

@@ -47,6 +47,20 @@ def non_dominated(trials: pd.DataFrame, objectives: Mapping[str, str]) -> np.nda
     return moocore.is_nondominated(points, maximise=maximise, keep_weakly=True)
 
 
+def on_frontier_within(
+    trials: pd.DataFrame, group: list[str], objectives: Mapping[str, str]
+) -> pd.Series:
+    """For each row, a number in every objective, whether it is on the frontier of its group.
+
+    Args:
+        group: rows that are equal in these columns compete with each other.
+    """
+    marks = pd.Series(False, index=trials.index)
+    for _, rows in trials.groupby(group, sort=False, dropna=False):
+        marks[rows.index] = non_dominated(rows, objectives)
+    return marks
+
+
 def frontier(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
     """The rows on the frontier of their method and cell, cheapest first.
 
@@ -54,8 +68,8 @@ def frontier(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFram
     whatever method and cell.
     """
     candidates = eligible(trials, objectives)
-    own = _within(candidates, ["cell", "method"], objectives)
-    overall = _within(candidates, ["dataset"], objectives)
+    own = on_frontier_within(candidates, ["cell", "method"], objectives)
+    overall = on_frontier_within(candidates, ["dataset"], objectives)
     rows = candidates.assign(on_overall_frontier=overall)[own]
     order = ["cell", "method", *(name for name in objectives if name in DENSE_COST), "trial_id"]
     return rows.sort_values(order, ignore_index=True)
@@ -124,14 +138,6 @@ def best_within(trials: pd.DataFrame, budget: float) -> pd.Series | None:
         return None
     order = affordable.sort_values(["val_accuracy", "multiplications"], ascending=[False, True])
     return order.iloc[0]
-
-
-def _within(candidates: pd.DataFrame, group: list[str], objectives: Mapping[str, str]) -> pd.Series:
-    """For each row whether it is on the frontier of its own group."""
-    marks = pd.Series(False, index=candidates.index)
-    for _, rows in candidates.groupby(group, sort=False, dropna=False):
-        marks[rows.index] = non_dominated(rows, objectives)
-    return marks
 
 
 def _as_share(trials: pd.DataFrame, objective: str) -> np.ndarray:

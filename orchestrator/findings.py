@@ -1,0 +1,224 @@
+"""What a sweep found, in sentences: the answer first, then what to be careful about.
+
+Every sentence is made from trials.csv and sweep.yaml alone.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from orchestrator.frontier import best_within, eligible
+from orchestrator.notation import accuracy, millions, percent
+from orchestrator.trials_table import read_trials
+
+CONTROLS = {
+    "dense": "the network that everything is measured against",
+    "random_channels": "the control that a method must beat before its frontier says anything",
+    "vanilla": "the same smaller network trained from scratch for as long",
+}
+HALF = 0.5
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A run folder as it is read: the sweep file as resolved, and a row for every trial."""
+
+    sweep: Mapping[str, Any]
+    trials: pd.DataFrame
+
+    @staticmethod
+    def read(folder: Path) -> SweepResult:
+        """Raises FileNotFoundError if `folder` is no run folder."""
+        sweep = yaml.safe_load((folder / "sweep.yaml").read_text(encoding="utf-8"))
+        return SweepResult(sweep, read_trials(folder / "trials.csv"))
+
+    @property
+    def objectives(self) -> dict[str, str]:
+        return self.sweep["objectives"]
+
+    @cached_property
+    def searched(self) -> pd.DataFrame:
+        """The trials of the search, in the order in which they ended."""
+        return self.trials[self.trials["phase"] == "search"]
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """In the sweep file's order."""
+        return list(dict.fromkeys([*self.sweep["methods"], *self.trials["method"]]))
+
+    @cached_property
+    def cells(self) -> list[str]:
+        """The settings of the shared grid that have trials, depth=8 before depth=12."""
+        return sorted(self.searched["cell"].unique(), key=_natural)
+
+
+def answer(result: SweepResult) -> str:
+    """Which method is best at half of the dense network's multiplications, in a sentence or two."""
+    winners = {
+        cell: _winners(result.searched[result.searched["cell"] == cell]) for cell in result.cells
+    }
+    won = {cell: rows for cell, rows in winners.items() if rows}
+    if eligible(result.searched, result.objectives).empty:
+        return "No trial completed, so there is no frontier."
+    if not won:
+        return "No trial that completed needs half of the dense network's multiplications or less."
+    if len(result.cells) == 1:
+        (rows,) = won.values()
+        return _answer_for_one_cell(result, rows)
+    return _answer_for_many_cells(result, won)
+
+
+def _winners(trials: pd.DataFrame) -> list[pd.Series]:
+    """Each method's best trial at half the cost, of the methods whose best is the best of all."""
+    found = [best_within(rows, HALF) for _, rows in trials.groupby("method", sort=False)]
+    best = [row for row in found if row is not None]
+    top = max((row["val_accuracy"] for row in best), default=math.nan)
+    return [row for row in best if row["val_accuracy"] == top]
+
+
+def _answer_for_one_cell(result: SweepResult, winners: list[pd.Series]) -> str:
+    best = min(winners, key=lambda row: row["multiplications"])
+    names = _listed(row["method"] for row in winners)
+    lead = f"{names} {'share' if len(winners) > 1 else 'gives'} the best validation accuracy"
+    sentences = [
+        f"At half of the dense network's multiplications or less, {lead}: "
+        f"{accuracy(best['val_accuracy'])} at {millions(best['multiplications'])} "
+        f"({percent(best['multiplications'] / best['dense_multiplications'])} of dense), "
+        f"{_against_dense(best)}."
+    ]
+    random = result.searched[result.searched["method"] == "random_channels"]
+    control = best_within(random, HALF)
+    if control is not None:
+        sentences.append(
+            "That is the control, which removes channels at random: no method beats it."
+            if names == "random_channels"
+            else f"Random channels, the control, give {accuracy(control['val_accuracy'])}."
+        )
+    return " ".join(sentences)
+
+
+def _against_dense(row: pd.Series) -> str:
+    points = 100 * (row["val_accuracy"] - row["dense_val_accuracy"])
+    if not math.isfinite(points):
+        return "with no dense accuracy to compare it with"
+    if abs(points) < 0.05:
+        return "as good as the dense network"
+    word = "below" if points < 0 else "above"
+    return (
+        f"{abs(points):.1f} points {word} the dense network's {accuracy(row['dense_val_accuracy'])}"
+    )
+
+
+def _answer_for_many_cells(result: SweepResult, won: Mapping[str, list[pd.Series]]) -> str:
+    counts = Counter(row["method"] for rows in won.values() for row in rows)
+    ranked = [f"{method} in {count}" for method, count in counts.most_common()]
+    best = max((row for rows in won.values() for row in rows), key=lambda row: row["val_accuracy"])
+    return (
+        "At half of the dense network's multiplications or less, the best validation accuracy "
+        f"comes from {_listed(ranked)} of the {len(result.cells)} settings. "
+        f"The highest of all is {accuracy(best['val_accuracy'])}, from {best['method']} at "
+        f"{best['cell']} with {millions(best['multiplications'])}, {_against_dense(best)}."
+    )
+
+
+def cautions(result: SweepResult) -> list[str]:
+    """What a reader must know before trusting the comparison."""
+    found = [
+        f"{name} is not in this sweep: {why}."
+        for name, why in CONTROLS.items()
+        if name not in result.sweep["methods"]
+    ]
+    failed = int((result.trials["status"] == "failed").sum())
+    if failed:
+        found.append(f"{failed} of {len(result.trials)} trials failed and are on no frontier.")
+    tries = Counter(result.searched["method"])
+    if len(set(tries.values())) > 1:
+        counts = _listed(f"{name} {tries[name]}" for name in result.methods if tries[name])
+        found.append(f"The methods did not get the same number of tries: {counts}.")
+    if result.searched["seed"].nunique() == 1:
+        found.append(
+            "One seed: how much of a difference between methods is luck cannot be read from this "
+            "sweep."
+        )
+    if (noise := _noise(result.searched)) is not None:
+        found.append(noise)
+    machines = result.searched[["device", "threads"]].dropna().drop_duplicates()
+    if len(machines) > 1:
+        kinds = _listed(f"{device}, {threads} threads" for device, threads in machines.to_numpy())
+        found.append(f"Latencies were measured on different machines: {kinds}.")
+    return found
+
+
+def _noise(trials: pd.DataFrame) -> str | None:
+    """How far apart accuracies must be, from the number of validation images."""
+    images = trials["validation_images"].min()
+    best = trials["val_accuracy"].max()
+    if pd.isna(images) or pd.isna(best):
+        return None
+    error = 100 * math.sqrt(best * (1 - best) / int(images))
+    return (
+        f"Accuracies are over {int(images):,} validation images: at {accuracy(best)} one standard "
+        f"error is {error:.1f} points, and methods closer than about {2 * error:.1f} points are "
+        "not told apart."
+    )
+
+
+def zeros_kept(result: SweepResult) -> str | None:
+    """What methods that zero weights in place still multiply; None without such methods."""
+    completed = result.searched[result.searched["status"] == "completed"]
+    sentences = []
+    for method in result.methods:
+        rows = completed[completed["method"] == method]
+        held = rows[rows["nonzero_multiplications"] < 0.9 * rows["multiplications"]]
+        if held.empty:
+            continue
+        run = (held["multiplications"] / held["dense_multiplications"]).median()
+        nonzero = (held["nonzero_multiplications"] / held["dense_multiplications"]).median()
+        ratio = (held["latency_ms"] / held["dense_latency_ms"]).median()
+        latency = f" and took {ratio:.2f} times its latency" if math.isfinite(ratio) else ""
+        sentences.append(
+            f"{method} leaves its zeros in place and removes no channel: its median trial has "
+            f"{percent(nonzero)} of the dense network's multiplications by weights that are not "
+            f"zero, but ran {percent(run)} of them{latency}."
+        )
+    if not sentences:
+        return None
+    return " ".join([*sentences, "Only hardware that skips zeros would gain from them."])
+
+
+def latency_against_cost(result: SweepResult) -> str | None:
+    """Whether fewer multiplications were faster. None where no latency was measured."""
+    completed = result.searched[result.searched["status"] == "completed"]
+    cheap = completed[completed["multiplications"] <= HALF * completed["dense_multiplications"]]
+    ratios = (cheap["latency_ms"] / cheap["dense_latency_ms"]).dropna()
+    if ratios.empty:
+        return None
+    slower = int((ratios > 1).sum())
+    return (
+        f"The {len(ratios)} trials at half of the dense multiplications or less took "
+        f"{ratios.median():.2f} times the dense network's latency at batch 1 in the median "
+        f"({ratios.min():.2f} to {ratios.max():.2f}); "
+        + (f"{slower} of them were slower than it." if slower else "none was slower than it.")
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    """a, b and c"""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _natural(name: str) -> list[tuple[bool, float, str]]:
+    """Sorts the numbers inside names as numbers."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", name)
+    return [(False, float(p), "") if p[:1].isdigit() else (True, 0.0, p) for p in parts]

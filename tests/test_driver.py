@@ -1,0 +1,167 @@
+"""Whole sweeps, small: with Ray, Optuna and MLflow, and without."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from orchestrator.sweep import main as sweep_main
+from orchestrator.trial import main as trial_main
+from orchestrator.trials_table import read_trials
+
+PROJECT = Path(__file__).parents[1]
+SMALL = """
+data: {name: digits, train_images: 300, validation_share: 0.3}
+backbone: {name: conv, depth: 4, width: 0.25}
+training: {epochs: 2, batch_size: 64}
+fine_tuning: {epochs: 1, learning_rate: 0.01}
+"""
+LEFT_BEHIND = {
+    "sweep.yaml", "trials.csv", "frontier.csv", "multiplications_per_class.csv",
+    "report.html", "report.md", "frontier.png",
+}  # fmt: skip
+
+
+def write(folder: Path, name: str, rest: str) -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(SMALL + rest)
+    return path
+
+
+def arguments(sweep: Path, folder: Path) -> list[str]:
+    return [str(sweep), "--output", str(folder / "runs")]
+
+
+METHODS = """
+methods:
+  dense: {}
+  vanilla: {keep_ratio: {grid: [0.25, 0.5]}}
+  l1_filter: {keep_ratio: 0.5}
+  magnitude: {threshold: 1.0}
+"""
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of METHODS in one process."""
+    folder = tmp_path_factory.mktemp("plain")
+    assert trial_main(arguments(write(folder, "small", METHODS), folder)) == 0
+    return folder / "runs" / "small"
+
+
+def test_a_sweep_leaves_all_its_files_behind(plain: Path) -> None:
+    assert {path.name for path in plain.iterdir()} >= LEFT_BEHIND
+    assert not (plain / "images").exists()  # no method here decides per image
+
+
+def test_only_trials_on_the_frontier_meet_the_test_images(plain: Path) -> None:
+    rows = read_trials(plain / "trials.csv").set_index("trial_id")
+    on_frontier = read_trials(plain / "frontier.csv")["trial_id"]
+    assert set(rows.index[rows["test_accuracy"].notna()]) == set(on_frontier)
+
+
+def test_classes_weighted_by_their_images_cost_what_the_row_says(plain: Path) -> None:
+    rows = read_trials(plain / "trials.csv").set_index("trial_id")
+    layers = pd.read_csv(plain / "multiplications_per_class.csv")
+    totals = layers.groupby(["trial_id", "class"])["multiplications"].sum()
+    for trial_id, row in rows.iterrows():  # no method here decides per image: all cost the same
+        assert totals[trial_id].unique() == pytest.approx(row["multiplications"])
+
+
+def test_ray_gives_the_same_figures_as_one_process(plain: Path, tmp_path: Path) -> None:
+    assert sweep_main(arguments(write(tmp_path, "small", METHODS), tmp_path)) == 0
+    measured = [
+        "trial_id", "status", "train_accuracy", "val_accuracy", "test_accuracy", "multiplications",
+        "nonzero_multiplications", "parameters", "val_accuracy_before_finetuning", "epochs_spent",
+    ]  # fmt: skip
+    tables = [
+        read_trials(folder / "trials.csv").sort_values("trial_id", ignore_index=True)[measured]
+        for folder in (plain, tmp_path / "runs" / "small")
+    ]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_mlflow_holds_each_trial_once_and_the_frontier(tmp_path: Path) -> None:
+    searched = "methods: {dense: {}, l1_filter: {keep_ratio: {uniform: [0.2, 0.9]}}}\n"
+    sweep = write(tmp_path, "searched", searched + "search: {trials: 3}\n")
+    assert sweep_main(arguments(sweep, tmp_path)) == 0
+    rows = read_trials(tmp_path / "runs" / "searched" / "trials.csv").set_index("trial_id")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("searched")
+    assert experiment is not None
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {*rows.index, "frontier"}
+    assert len(rows) == 4
+    for trial_id, row in rows.iterrows():
+        assert runs[trial_id].data.metrics["val_accuracy"] == row["val_accuracy"]
+    assert rows["l1_filter.keep_ratio"].nunique() == 3
+
+
+FAILING = """
+methods:
+  dense: {}
+  tests.tiny_methods:Raises: {}
+"""
+
+
+def test_a_failed_trial_is_a_row_and_exit_status_1(tmp_path: Path) -> None:
+    assert trial_main(arguments(write(tmp_path, "failing", FAILING), tmp_path)) == 1
+    rows = read_trials(tmp_path / "runs" / "failing" / "trials.csv").set_index("method")
+    assert rows.loc["dense", "status"] == "completed"
+    failed = rows.loc["tests.tiny_methods:Raises"]
+    assert failed["status"] == "failed"
+    assert failed["error"].startswith("RuntimeError: as it was asked to")
+    assert "as it was asked to" in (tmp_path / "runs" / "failing" / "report.md").read_text()
+
+
+def test_a_run_folder_is_never_overwritten(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in plain.rglob("*")}
+    sweep = write(tmp_path, "small", METHODS)
+    assert trial_main([str(sweep), "--output", str(plain.parent)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in plain.rglob("*")} == before
+
+
+def test_ranges_need_a_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ranges = "methods: {l1_filter: {keep_ratio: {uniform: [0.2, 0.9]}}}\n"
+    assert trial_main(arguments(write(tmp_path, "ranges", ranges), tmp_path)) == 2
+    assert "methods.l1_filter.keep_ratio" in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "ranges").exists()
+
+
+SLOW = """
+methods:
+  dense: {}
+  tests.tiny_methods:Sleeps: {seconds: 60.0}
+"""
+
+
+def test_an_interrupted_sweep_writes_what_it_has_and_exits_130(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "orchestrator.sweep"]
+    sweep = write(tmp_path, "slow", SLOW)
+    process = subprocess.Popen(
+        [*command, *arguments(sweep, tmp_path)], cwd=PROJECT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    folder = tmp_path / "runs" / "slow"
+    try:
+        end = time.monotonic() + 120
+        while not (folder / "asleep").exists() and time.monotonic() < end:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, output
+    rows = read_trials(folder / "trials.csv").set_index("method")
+    assert rows.loc["tests.tiny_methods:Sleeps", "status"] == "stopped"
+    assert (folder / "report.md").exists()
+    assert "Traceback" not in output

@@ -1,0 +1,437 @@
+"""The sweep file: what is accepted, what it means, and the exact words and lines of every refusal."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.option_values import Grid, Range
+from orchestrator.sweep_checks import MOST_TRIALS
+from orchestrator.sweep_file import Resources, Search, Sweep, SweepFileError, load_sweep
+
+SWEEPS = Path(__file__).parent.parent / "sweeps"
+MINIMAL = """\
+data: {name: digits}
+backbone: {name: conv}
+training: {epochs: 3}
+methods: {dense: {}}
+"""
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sweep]:
+    """Loads a text as my.yaml in the working folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def load_text(text: str | bytes, *overrides: str, data_root: Path | None = None) -> Sweep:
+        Path("my.yaml").write_bytes(text.encode() if isinstance(text, str) else text)
+        return load_sweep(Path("my.yaml"), overrides, data_root)
+
+    return load_text
+
+
+@pytest.fixture
+def problems(load: Callable[..., Sweep]) -> Callable[..., list[str]]:
+    """The problems of a text as my.yaml."""
+
+    def refused(*arguments: Any, **keywords: Any) -> list[str]:
+        with pytest.raises(SweepFileError) as caught:
+            load(*arguments, **keywords)
+        return caught.value.problems
+
+    return refused
+
+
+def test_the_shown_sweep_is_read_as_it_is_written() -> None:
+    sweep = load_sweep(SWEEPS / "cifar_depth.yaml")
+    assert sweep.name == "cifar_depth"
+    assert sweep.backbone["depth"] == Grid((4, 6, 8))
+    assert sweep.backbone["dropout"] == Grid((0.0, 0.1))
+    assert sweep.methods["vanilla"]["keep_ratio"] == Grid((0.25, 0.5, 0.75))
+    assert sweep.methods["magnitude"]["threshold"] == Range("uniform", 0.25, 2.0)
+    assert sweep.varied == ["backbone.depth", "backbone.dropout"]
+
+
+def test_defaults_are_filled_in(load: Callable[..., Sweep]) -> None:
+    sweep = load(MINIMAL)
+    assert sweep.name == "my"
+    assert sweep.seeds == (0,)
+    assert sweep.objectives == {"val_accuracy": "maximize", "multiplications": "minimize"}
+    assert sweep.search == Search(sampler="tpe", trials=10, seed=0)
+    assert sweep.resources == Resources(cpus=1, gpus=0)
+    assert sweep.data["validation_share"] == 0.1
+    assert sweep.backbone["hidden"] == 512
+    assert sweep.training["batch_size"] == 256
+
+
+def test_fine_tuning_inherits_what_it_does_not_set(load: Callable[..., Sweep]) -> None:
+    text = MINIMAL + "fine_tuning: {learning_rate: 0.02}\n"
+    sweep = load(text, "training.batch_size=64", "training.momentum={grid: [0.8, 0.9]}")
+    assert sweep.fine_tuning["learning_rate"] == 0.02
+    assert sweep.fine_tuning["batch_size"] == 64
+    assert sweep.fine_tuning["epochs"] == 3
+    assert "momentum" not in sweep.fine_tuning  # it varies with training's, trial by trial
+
+
+@pytest.mark.parametrize("name", ["cifar_depth.yaml", "digits_quick.yaml"])
+def test_a_dump_loads_as_an_equal_sweep(name: str, tmp_path: Path) -> None:
+    overrides = [
+        "training.weight_decay={log_uniform: [1e-5, 1e-3]}",
+        "fine_tuning.distillation={teacher: {depth: {grid: [6, 8]}}, weight: {uniform: [0, 1]}}",
+        "methods.magnitude.masked_update={choice: [true, false]}",
+        "data.classes={grid: [all, ['1', '2e5']]}",
+        "search.seed=5",
+    ]
+    sweep = load_sweep(SWEEPS / name, overrides)
+    dumped = tmp_path / "another.yaml"
+    dumped.write_text(sweep.dump())
+    assert load_sweep(dumped) == sweep
+
+
+def test_null_stands_for_what_is_not_given(load: Callable[..., Sweep]) -> None:
+    text = "name:\nsearch:\n" + MINIMAL.replace("dense: {}", "dense: , l1_filter: null")
+    sweep = load(text)
+    assert sweep.name == "my"
+    assert sweep.methods["dense"] == {}
+    assert sweep.methods["l1_filter"]["keep_ratio"] == 0.5
+
+
+def test_every_mistake_is_reported_at_once_on_its_line(
+    problems: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    text = """\
+name: my sweep
+data: {name: digts, validation_share: 1.5}
+backbone:
+  name: conv
+  depth: {grid: [4,
+                 5]}
+  dropot: 0.1
+  batch_norm: yes
+training:
+  epochs: 2.5
+  batch_size: '64'
+  schedule: one_cyle
+fine_tuning: {epochs: {int: [3, 1]}}
+methods:
+  l1_flter: {}
+  l1_filter:
+    keep_ratio: {uniform: [0.2, 1.5]}
+  magnitude: {threshold: 0}
+  dense: 5
+seeds: [0, 1, 0]
+objectives:
+  val_accuracy: minimize
+  multiplication: minimize
+search: {sampler: tpee, trials: 0}
+resources: {cpus: 0, gpus: 1.5}
+serch: {}
+"""
+    assert problems(text, "training.momentum=1", data_root=tmp_path) == [
+        "my.yaml:1: name: expected the name of a folder, of at most 100 letters, digits, '_', '-' "
+        "and '.', got 'my sweep'. Give another with name: in the file, or with --set name=...",
+        "my.yaml:2: data.validation_share: expected less than 1, got 1.5.",
+        "my.yaml:2: unknown data set 'digts'. Did you mean 'digits'? Known: cifar10, cifar100, "
+        "digits, lfw3. Or name a .npz file, a folder with one sub-folder of images per class, or "
+        "a function as package.module:function.",
+        "my.yaml:6: backbone.depth: expected 4, 6 or 8, got 5.",
+        "my.yaml:7: backbone: unknown option 'dropot'. Did you mean 'dropout'? Known: batch_norm, "
+        "channels, depth, dropout, hidden, pool_after, width.",
+        "my.yaml:8: backbone.batch_norm: expected true or false, got 'yes'. Write true.",
+        "my.yaml:10: training.epochs: expected a whole number, got 2.5.",
+        "my.yaml:11: training.batch_size: expected a whole number, got '64'. Remove the quotes.",
+        "my.yaml:12: training.schedule: expected 'one_cycle' or 'cosine', got 'one_cyle'. "
+        "Did you mean 'one_cycle'?",
+        "my.yaml:13: fine_tuning.epochs: int goes from low to high, got 3 to 1.",
+        "my.yaml:15: unknown method 'l1_flter'. Did you mean 'l1_filter'? Known: "
+        f"{_known_methods()}. Or package.module:Class.",
+        "my.yaml:17: methods.l1_filter.keep_ratio: expected at most 1, got 1.5.",
+        "my.yaml:18: methods.magnitude.threshold: expected more than 0, got 0.",
+        "my.yaml:19: methods.dense: expected options like {name: value}, got 5.",
+        "my.yaml:20: seeds: expected each seed once, got twice or more: 0.",
+        "my.yaml:22: objectives.val_accuracy: expected 'maximize', got 'minimize'. "
+        "Did you mean 'maximize'?",
+        "my.yaml:23: objectives: unknown option 'multiplication'. Did you mean "
+        "'multiplications'? Known: latency_ms, multiplications, nonzero_multiplications, "
+        "parameters, val_accuracy.",
+        "my.yaml:24: search.sampler: expected 'tpe', 'nsga2', 'random' or 'grid', got 'tpee'. "
+        "Did you mean 'tpe'?",
+        "my.yaml:24: search.trials: expected at least 1, got 0.",
+        "my.yaml:25: resources.cpus: expected at least 1, got 0.",
+        "my.yaml:25: resources.gpus: expected a part of one GPU or whole GPUs, got 1.5.",
+        "my.yaml:26: unknown section 'serch'. Did you mean 'search'? Known: backbone, data, "
+        "fine_tuning, methods, name, objectives, resources, search, seeds, training.",
+        "--set training.momentum=1: training.momentum: expected less than 1, got 1.",
+    ]
+
+
+def _known_methods() -> str:
+    from orchestrator.registry import METHODS
+
+    return ", ".join(sorted(METHODS))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("data: {}", "data: the option 'name' is missing."),
+        ("data: digits", "data: expected options like {name: value}, got 'digits'."),
+        (
+            "data: {name: digits, train_images: al}",
+            "data.train_images: expected a whole number or 'all', got 'al'. Did you mean 'all'?",
+        ),
+        (
+            "data: {name: digits, train_images: {int: [100, 200]}}",
+            "data.train_images: data are not searched. Give a value or a grid.",
+        ),
+        ("backbone: {depth: 4}", "backbone.name: expected the name of one, got none."),
+        (
+            "backbone: {name: conv, depth: {grid: [4, 6, 4]}}",
+            "the grid of depth has 4 twice. Keep one.",
+        ),
+        (
+            "backbone: {name: conv, depth: {grid: []}}",
+            "backbone.depth: a grid takes a list of at least one value, as in {grid: [4, 6, 8]}.",
+        ),
+        (
+            "backbone: {name: conv, depth: {grid: [4], note: 3}}",
+            "backbone.depth: grid stands alone, got also note.",
+        ),
+        (
+            "backbone: {name: conv, depth: {grid: [{grid: [4]}]}}",
+            "backbone.depth: a grid's values are plain, with no grid or range in them.",
+        ),
+        (
+            "backbone: {name: conv, width: {log_uniform: [0, 1]}}",
+            "backbone.width: log_uniform needs ends above 0, got 0.0 to 1.0.",
+        ),
+        (
+            "backbone: {name: conv, hidden: {int: [8, 9.5]}}",
+            "backbone.hidden: int takes two whole numbers, as in {int: [low, high]}.",
+        ),
+        (
+            "backbone: {name: conv, hidden: {uniform: [8, 16]}}",
+            "backbone.hidden: expected a whole number, got 8.0.",
+        ),
+        (
+            "backbone: {name: conv, hidden: {choice: [8, 8]}}",
+            "backbone.hidden: a choice names each value once.",
+        ),
+        ("training: {epochs: true}", "training.epochs: expected a whole number, got true."),
+        ("training: {epochs: .inf}", "training.epochs: expected a finite number, got .inf."),
+        ("training: {epochs: 2024-01-01}", "training.epochs: expected a whole number, got "),
+        (
+            "training: {epochs: 1, distillation: {temperature: 2}}",
+            "training.distillation: the option 'teacher' is missing.",
+        ),
+        (
+            "training: {epochs: 1, distillation: {teacher: {depth: 5}}}",
+            "training.distillation.teacher: backbone.depth: expected 4, 6 or 8, got 5.",
+        ),
+        ("methods: {}", "methods: expected 1 or more values, got {}."),
+        (
+            "methods: {magnitude: {rounds: 4}}",
+            "methods.magnitude.rounds: 4 rounds of prune and retrain need an epoch each, but "
+            "fine_tuning.epochs is 3. Ask for at most 3 rounds, or for more epochs.",
+        ),
+        (
+            "methods: {no.such.module:Method: {}}",
+            "Cannot import 'no.such.module:Method': there is no module 'no'. Start Python where "
+            "that package lies, or install it.",
+        ),
+        ("seeds: []", "seeds: expected at least one seed, got none."),
+        ("seeds: [-1]", "seeds.0: expected at least 0, got -1."),
+        (
+            "objectives: {val_accuracy: maximize}",
+            "objectives: expected two objectives or more, since a frontier lies between them, "
+            "got val_accuracy.",
+        ),
+        (
+            "name: dense",
+            "name: 'dense' is what another thing in the output folder is called. "
+            "Give another with name: in the file, or with --set name=...",
+        ),
+        (
+            "search: {trials: {int: [1, 3]}}",
+            "search.trials: expected a whole number, got {int: [1, 3]}. "
+            "It takes no grid and no range.",
+        ),
+    ],
+)
+def test_a_mistake_has_its_message(
+    line: str, message: str, problems: Callable[..., list[str]]
+) -> None:
+    section = line.partition(":")[0]
+    lines = [other for other in MINIMAL.splitlines() if not other.startswith(section + ":")]
+    found = problems("\n".join([*lines, line]))
+    assert found[0].startswith(f"my.yaml:{len(lines) + 1}: {message}")
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "my.yaml:1: expected sections like {name: value}, got an empty file."),
+        ("- 1\n", "my.yaml:1: expected sections like {name: value}, got [1]."),
+        ("a: b: c\n", "my.yaml:1: not valid YAML: mapping values are not allowed here."),
+        ("a:\n\tb: 1\n", "my.yaml:2: not valid YAML: a tab. Indent with spaces."),
+        (b"a: 1\nb: \xff\n", "my.yaml:2: not UTF-8 text. Save the file as UTF-8."),
+        ("a: *b\n", "my.yaml:1: not valid YAML: found undefined alias 'b'."),
+        ("a: 1\n---\nb: 2\n", "my.yaml:2: not valid YAML: expected a single document in the"),
+        ("a: &a [*a]\n", "my.yaml:1: not valid YAML: more than 20 levels or 200,000 values."),
+        ("[" * 2000, "my.yaml:1: not valid YAML: more than 20 levels or 200,000 values."),
+        (
+            "a0: &a0 [1]\n"
+            + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10)),
+            "my.yaml:1: not valid YAML: more than 20 levels or 200,000 values.",
+        ),
+        ("a: \x01\n", "my.yaml:1: not valid YAML: the character '\\x01' cannot stand in YAML."),
+    ],
+)
+def test_what_is_not_a_yaml_mapping_is_refused(
+    text: str | bytes, problem: str, problems: Callable[..., list[str]]
+) -> None:
+    [found] = problems(text)
+    assert found.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("addition", "problem"),
+    [
+        ("seeds: [1]\nseeds: [2]\n", "my.yaml:6: seeds is given twice, first in line 5. Keep one."),
+        ("seeds: !!python/name:os.system\n", "my.yaml:5: seeds: the tag "),
+        ("search: {seed: 99999999999999999999}\n", "my.yaml:5: search.seed: 9999999999999999999"),
+        ("? [a]\n: b\n", "my.yaml:1: a key is plain text, not a list or a mapping."),
+        ('name: "a\\0b"\n', "my.yaml:5: name: the text 'a\\x00b' holds characters that do not"),
+    ],
+)
+def test_yaml_that_no_option_could_mean_is_refused(
+    addition: str, problem: str, problems: Callable[..., list[str]]
+) -> None:
+    assert problems(MINIMAL + addition)[0].startswith(problem)
+
+
+def test_a_file_that_is_not_there_or_is_a_folder_is_refused(tmp_path: Path) -> None:
+    for path, reason in (
+        (tmp_path / "none.yaml", "there is no such file."),
+        (tmp_path, "a folder, where a file is expected."),
+    ):
+        with pytest.raises(SweepFileError) as caught:
+            load_sweep(path)
+        assert caught.value.problems == [f"{path}: {reason}"]
+
+
+def test_numbers_are_read_as_yaml_1_2_has_them(load: Callable[..., Sweep]) -> None:
+    sweep = load(MINIMAL, "training.learning_rate=1e-3", "training.batch_size=1_000")
+    assert sweep.training["learning_rate"] == 1e-3
+    assert sweep.training["batch_size"] == 1000
+
+
+def test_anchors_and_merges_are_followed(load: Callable[..., Sweep]) -> None:
+    text = MINIMAL.replace("training: {", "training: &all {learning_rate: 0.3, ")
+    sweep = load(text + "fine_tuning: {<<: *all, epochs: 1}\n")
+    assert sweep.fine_tuning["learning_rate"] == 0.3
+    assert sweep.fine_tuning["epochs"] == 1
+
+
+def test_classes_may_be_named_by_numbers(load: Callable[..., Sweep]) -> None:
+    assert load(MINIMAL, "data.classes=[3, 5]").data["classes"] == ["3", "5"]
+
+
+def test_set_changes_values_and_makes_the_mappings_around_them(load: Callable[..., Sweep]) -> None:
+    sweep = load(
+        MINIMAL,
+        "name=other",
+        "backbone.depth={grid: [4]}",
+        "methods.l1_filter.keep_ratio=0.3",
+        "fine_tuning.epochs=1",
+        "fine_tuning.epochs=2",
+    )
+    assert sweep.name == "other"
+    assert sweep.backbone["depth"] == Grid((4,))
+    assert sweep.methods["l1_filter"]["keep_ratio"] == 0.3
+    assert sweep.fine_tuning["epochs"] == 2
+
+
+def test_set_mends_a_mistake_in_the_file(load: Callable[..., Sweep]) -> None:
+    text = MINIMAL.replace("epochs: 3", "epochs: .nan")
+    assert load(text, "training.epochs=1").training["epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("backbone.depth=5", "--set backbone.depth=5: backbone.depth: expected 4, 6 or 8, got 5."),
+        ("depth", "--set depth: expected key.path=value, as in backbone.depth=4."),
+        ("=3", "--set =3: expected key.path=value, as in backbone.depth=4."),
+        ("data.name.x=3", "--set data.name.x=3: data.name is a value and holds no options."),
+        ("seeds=[1", "--set seeds=[1: not valid YAML: while parsing a flow sequence"),
+        ("training.epochs=.nan", "--set training.epochs=.nan: training.epochs: expected a finite"),
+        ("methods.dnse={}", "--set methods.dnse={}: unknown method 'dnse'. Did you mean 'dense'?"),
+    ],
+)
+def test_a_mistake_in_set_is_reported_as_such(
+    override: str, problem: str, problems: Callable[..., list[str]]
+) -> None:
+    [found] = problems(MINIMAL, override)
+    assert found.startswith(problem)
+
+
+def test_every_fine_tuning_of_a_grid_is_held_against_the_methods(
+    problems: Callable[..., list[str]],
+) -> None:
+    text = MINIMAL.replace("dense: {}", "magnitude: {rounds: {grid: [2, 3]}}")
+    assert problems(text, "fine_tuning.epochs={grid: [3, 2]}") == [
+        "my.yaml:4: methods.magnitude.rounds: 3 rounds of prune and retrain need an epoch each, "
+        "but fine_tuning.epochs is 2. Ask for at most 2 rounds, or for more epochs."
+    ]
+
+
+def test_values_that_a_model_refuses_together_are_found(problems: Callable[..., list[str]]) -> None:
+    overrides = ["backbone.depth={grid: [6, 4]}", "backbone.pool_after={grid: [[4], [6]]}"]
+    [found] = problems(MINIMAL, *overrides)
+    assert "pool_after takes different convs from 1 to 4, got (6,)" in found
+
+
+def test_too_many_trials_are_refused_with_their_number(problems: Callable[..., list[str]]) -> None:
+    hundred = f"{{grid: {[value / 1000 for value in range(1, 101)]}}}"
+    overrides = [f"training.{name}={hundred}" for name in ("learning_rate", "weight_decay")]
+    [found] = problems(MINIMAL, *overrides, f"training.momentum={hundred}")
+    assert found == (
+        f"my.yaml:1: the grids, seeds and tries make 1,000,000 trials, more than the "
+        f"{MOST_TRIALS:,} of one sweep. Take values out of the grids, or make it several sweeps."
+    )
+
+
+def test_data_are_checked_on_their_line(problems: Callable[..., list[str]], tmp_path: Path) -> None:
+    text = MINIMAL.replace("{name: digits}", "\n  name: digits\n  classes: {grid: [5, 12]}")
+    assert problems(text, data_root=tmp_path) == [
+        "my.yaml:3: data.classes: expected at most the 10 classes of 'digits', got 12."
+    ]
+
+
+def test_a_users_own_method_and_backbone_are_checked_too(
+    load: Callable[..., Sweep],
+    problems: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "users_own.py").write_text(
+        "from pydantic import BaseModel\n"
+        "class Halve(BaseModel, extra='forbid'):\n"
+        "    share: float = 0.5\n"
+        "    def prune(self, model, data, run): ...\n"
+        "def small_net(input_shape, n_classes, layers=2): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    text = MINIMAL.replace("conv", "users_own:small_net, layers: {grid: [2, 3]}")
+    sweep = load(text, "methods.users_own:Halve.share={uniform: [0.1, 0.9]}")
+    assert sweep.methods["users_own:Halve"] == {"share": Range("uniform", 0.1, 0.9)}
+    assert sweep.backbone["layers"] == Grid((2, 3))
+    assert problems(text, "backbone.layrs=1", "methods.users_own:Halve.shar=1") == [
+        "--set backbone.layrs=1: unknown option of users_own:small_net 'layrs'. "
+        "Did you mean 'layers'? Known: layers.",
+        "--set methods.users_own:Halve.shar=1: methods.users_own:Halve: unknown option 'shar'. "
+        "Did you mean 'share'? Known: share.",
+    ]

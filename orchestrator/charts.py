@@ -8,8 +8,7 @@ dark and print, and plain colours in the PNG.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,20 +17,35 @@ import pandas as pd
 import vl_convert
 
 from orchestrator.findings import SweepResult
-from orchestrator.frontier import eligible, non_dominated
+from orchestrator.frontier import DENSE_COST, eligible, on_frontier_within
+from orchestrator.notation import accuracy, millions, milliseconds, percent
 
-COSTS = {  # each axis, its title, and the column of the dense network's own cost
-    "multiplications": ("Multiplications per image (millions)", "dense_multiplications"),
-    "nonzero_multiplications": (
-        "Multiplications per image by non-zero weights (millions)",
-        "dense_multiplications",
-    ),
-    "parameters": ("Parameters (millions)", "dense_parameters"),
-    "latency_ms": ("Latency of one image (ms)", "dense_latency_ms"),
+COSTS = {
+    "multiplications": "Multiplications per image (millions)",
+    "nonzero_multiplications": "Multiplications per image by weights that are not zero (millions)",
+    "parameters": "Parameters (millions)",
+    "latency_ms": "Latency of one image (ms)",
 }
 IN_MILLIONS = ("multiplications", "nonzero_multiplications", "parameters")
-SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "triangle-right")
+STAR = (
+    "M0,-1.6L0.36,-0.49L1.52,-0.49L0.58,0.19L0.94,1.29L0,0.61"
+    "L-0.94,1.29L-0.58,0.19L-1.52,-0.49L-0.36,-0.49Z"
+)
+MOST_CELLS_IN_PICTURE = 12
+TOOLTIP = [
+    alt.Tooltip("trial_id:N", title="trial"),
+    alt.Tooltip("method:N"),
+    alt.Tooltip("settings:N"),
+    alt.Tooltip("cell:N"),
+    alt.Tooltip("val_accuracy:Q", title="validation accuracy", format=".3f"),
+    alt.Tooltip("tested:N", title="test accuracy"),
+    alt.Tooltip("work:N", title="multiplications"),
+    alt.Tooltip("latency:N"),
+]
+
+Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -80,18 +94,25 @@ def chart_data(result: SweepResult) -> list[dict[str, Any]]:
     method and cell, and `overall_COST` of its data set. A figure that was not measured is absent.
     """
     completed = eligible(result.searched, {"val_accuracy": "maximize"})
-    frame = completed[["trial_id", "method", "cell", "val_accuracy", "test_accuracy", *COSTS]]
-    frame = frame.assign(
-        share=completed["multiplications"] / completed["dense_multiplications"],
-        settings=[settings_of(row) for _, row in completed.iterrows()],
-    )
-    for cost in COSTS:
+    frame = completed[["trial_id", "method", "cell", "val_accuracy", "dense_val_accuracy"]].copy()
+    frame["settings"] = [settings_of(row) for _, row in completed.iterrows()]
+    frame["tested"] = completed["test_accuracy"].map(accuracy)
+    frame["work"] = [
+        f"{millions(cost)} ({percent(cost / dense)} of dense)"
+        for cost, dense in completed[["multiplications", "dense_multiplications"]].to_numpy()
+    ]
+    frame["latency"] = [
+        f"{milliseconds(own)} (dense {milliseconds(dense)})"
+        for own, dense in completed[["latency_ms", "dense_latency_ms"]].to_numpy()
+    ]
+    for cost, dense in DENSE_COST.items():
         pair = {"val_accuracy": "maximize", cost: "minimize"}
         measured = eligible(completed, pair)
+        unit = 1e6 if cost in IN_MILLIONS else 1
+        frame[cost] = completed[cost] / unit
+        frame[f"dense_{cost}"] = completed[dense] / unit
         frame[f"on_{cost}"] = on_frontier_within(measured, ["cell", "method"], pair)
         frame[f"overall_{cost}"] = on_frontier_within(measured, ["dataset"], pair)
-        if cost in IN_MILLIONS:
-            frame[cost] = frame[cost] / 1e6
     records = json.loads(frame.to_json(orient="records", double_precision=6))
     return [{name: value for name, value in r.items() if value is not None} for r in records]
 
@@ -100,9 +121,9 @@ def settings_of(row: pd.Series) -> str:
     """The options of a trial's method: keep_ratio 0.52, rounds 3"""
     prefix = f"{row['method']}."
     options = {
-        name.removeprefix(prefix): value
-        for name, value in row.items()
-        if str(name).startswith(prefix) and not pd.isna(value)
+        name.removeprefix(prefix): row[name]
+        for name in map(str, row.index)
+        if name.startswith(prefix) and not pd.isna(row[name])
     }
     return ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
@@ -114,56 +135,179 @@ def frontier_chart(
     result: SweepResult,
     records: Sequence[Record],
     cost: str,
-    palette: Palette,
     cell: str | None,
-    size: tuple[int | Literal["container"], int] = ("container", 340),
-) -> alt.LayerChart:
+    palette: Palette,
+    legend: alt.Legend,
+) -> alt.LayerChart | alt.FacetChart:
     """Validation accuracy against one cost; frontiers as steps, beaten trials faint.
 
     Args:
         records: of `chart_data`; the chart takes only the ranges of its axes from them.
         cell: the cell whose trials are drawn, with a frontier for each method; None draws all
             cells, with the one frontier over everything.
-        size: width and height in pixels; "container" is as wide as the page has room.
     """
-    drawn = [r for r in records if cost in r and cell in (None, r["cell"])]
-    dense = _dense_networks(result, cost, cell)
-    x = alt.X(f"{cost}:Q", title=COSTS[cost][0], scale=_cost_scale(drawn, dense, cost))
-    y = alt.Y("val_accuracy:Q", title="Validation accuracy", scale=_accuracy_scale(records, cost))
+    drawn = [record for record in records if cost in record and cell in (None, record["cell"])]
+    accuracies = alt.Scale(domain=_accuracies_shown(records, cost))
+    x = alt.X(f"{cost}:Q", title=COSTS[cost], scale=_cost_scale(drawn, cost, cell))
+    y = alt.Y("val_accuracy:Q", title="Validation accuracy", scale=accuracies)
     colours, shapes = _marks(result.methods, palette)
-    legend = alt.Legend(title=None, orient="top", columns=alt.ExprRef("max(2, floor(width / 140))"))
     colour = alt.Color("method:N", legend=legend).scale(domain=result.methods, range=colours)
     shape = alt.Shape("method:N", legend=legend).scale(domain=result.methods, range=shapes)
-    chosen = alt.selection_point(fields=["method"], bind="legend", name=f"chosen_{cost}")
 
     here = f"isValid(datum.{cost})" + (f" && datum.cell === {json.dumps(cell)}" if cell else "")
     on_frontier = f"datum.{'on' if cell else 'overall'}_{cost}"
-    trials = alt.Chart(alt.NamedData("trials")).transform_filter(here)
-    points = trials.transform_calculate(
-        tested="isValid(datum.test_accuracy) ? format(datum.test_accuracy, '.3f') : 'not tested'"
-    ).encode(x=x, y=y, color=colour, shape=shape, tooltip=_tooltip(drawn))
-    beaten = points.transform_filter(f"!{on_frontier}").encode(
-        opacity=alt.when(chosen).then(alt.value(0.35)).otherwise(alt.value(0.05))
+    trials = alt.Chart(alt.NamedData("trials")).transform_filter(here).encode(x=x, y=y)
+    points = trials.encode(color=colour, shape=shape, tooltip=TOOLTIP)
+    steps = trials.transform_filter(on_frontier)
+    return alt.layer(
+        *_reference(result, cell, y, palette),
+        points.transform_filter(f"!{on_frontier}").mark_point(
+            size=30, filled=True, clip=True, opacity=0.4
+        ),
+        (steps.encode(color=colour) if cell else steps).mark_line(
+            interpolate="step-after", strokeWidth=2, color=palette.ink
+        ),
+        points.transform_filter(on_frontier).mark_point(
+            size=90, filled=True, opacity=1, stroke=palette.surface, strokeWidth=1
+        ),
     )
-    unbeaten = points.transform_filter(on_frontier).encode(
-        opacity=alt.when(chosen).then(alt.value(1)).otherwise(alt.value(0.1))
-    )
-    steps = trials.transform_filter(on_frontier).encode(x=x, y=y)
-    if cell:  # one frontier for each method, in its colour
-        steps = steps.encode(
-            color=colour,
-            opacity=alt.when(chosen).then(alt.value(0.9)).otherwise(alt.value(0.1)),
+
+
+def page_spec(
+    result: SweepResult, records: Sequence[Record], cost: str, cell: str | None
+) -> dict[str, Any]:
+    """The chart for an HTML page: as wide as there is room, coloured by the page's CSS."""
+    columns = alt.ExprRef("max(2, floor(width / 140))")
+    legend = alt.Legend(title=None, orient="top", columns=columns)
+    chart = frontier_chart(result, records, cost, cell, CSS, legend)
+    spec = chart.properties(width="container", height=340).to_dict(validate=False)
+    del spec["$schema"]  # an address; the page must name none
+    return {**spec, "background": None, "config": _config(CSS)}
+
+
+def picture(result: SweepResult, records: Sequence[Record], cost: str) -> bytes:
+    """The frontiers as a PNG: one panel for each cell, or of all together where they are many."""
+    cells: list[str | None] = [*result.cells]
+    if not 0 < len(cells) <= MOST_CELLS_IN_PICTURE:
+        cells = [None]
+    columns = 1 if len(cells) == 1 else 2 if len(cells) in (2, 4) else 3
+    width, height = (760, 400) if columns == 1 else (330, 230)
+    legend = alt.Legend(title=None, orient="top", columns=6 if columns == 1 else 10)
+    panels = [
+        frontier_chart(result, records, cost, cell, LIGHT, legend).properties(
+            width=width, height=height, **({} if columns == 1 else {"title": cell})
         )
-    reference = alt.Chart(dense).encode(y=y)
-    chart = alt.layer(
-        reference.mark_rule(strokeDash=[4, 3], color=palette.muted, clip=True),
-        reference.mark_text(align="left", dx=4, dy=-7, color=palette.muted, clip=True).encode(
+        for cell in cells
+    ]
+    lines = "each method's frontier" if cells[0] else "the frontier over all settings"
+    drawn = f"Lines: {lines}. Faint: trials that others beat."
+    title = alt.TitleParams(
+        f"{result.sweep['name']}: validation accuracy against {cost.removesuffix('_ms')}",
+        subtitle=drawn if records else "No trial completed.",
+    )
+    spec = alt.concat(*panels, columns=columns).properties(title=title).to_dict(validate=False)
+    spec |= {"config": _config(LIGHT), "background": LIGHT.surface, "padding": 16}
+    spec["datasets"] = {**spec.get("datasets", {}), "trials": list(records)}
+    return vl_convert.vegalite_to_png(json.dumps(spec), scale=2)
+
+
+def below_chart(records: Sequence[Record], cost: str) -> int:
+    """How many trials lie below the accuracies that the charts of this cost show."""
+    lowest, _ = _accuracies_shown(records, cost)
+    return sum(record["val_accuracy"] < lowest for record in records if cost in record)
+
+
+def _accuracies_shown(records: Sequence[Record], cost: str) -> tuple[float, float]:
+    """From the worst trial on any frontier to the best of all, with a margin.
+
+    A trial that pruning ruined would otherwise squeeze all that matters into a strip.
+    """
+    marks = (f"on_{cost}", f"overall_{cost}")
+    shown = [r["val_accuracy"] for r in records if any(r.get(mark) for mark in marks)]
+    dense = [r["dense_val_accuracy"] for r in records if "dense_val_accuracy" in r]
+    if not shown:
+        return 0.0, 1.0
+    low, high = min(shown + dense), max(shown + dense)
+    margin = 0.06 * (high - low) or 0.02
+    return low - margin, high + margin
+
+
+def _cost_scale(drawn: Sequence[Record], cost: str, cell: str | None) -> alt.Scale:
+    """From 0 to the dearest network; logarithmic where cells are an order of size apart."""
+    dense = [record[f"dense_{cost}"] for record in drawn if f"dense_{cost}" in record]
+    costs = [record[cost] for record in drawn] + dense
+    if not costs:
+        return alt.Scale(domain=[0, 1])
+    if cell is None and dense and max(dense) > 4 * min(dense) and min(costs) > 0:
+        return alt.Scale(type="log", domain=[0.8 * min(costs), 1.2 * max(costs)])
+    return alt.Scale(domain=[0, 1.03 * max(costs)])
+
+
+def _reference(
+    result: SweepResult, cell: str | None, y: alt.Y, palette: Palette
+) -> list[alt.Chart]:
+    """The dense network's accuracy as a dashed line; over several cells it would be several."""
+    trials = result.searched[result.searched["cell"] == cell]
+    value = trials.groupby("seed")["dense_val_accuracy"].first().mean()
+    if pd.isna(value):
+        return []
+    label = f"dense network {accuracy(value)}"
+    lines = alt.Chart(pd.DataFrame({"val_accuracy": [value], "label": [label]})).encode(y=y)
+    return [
+        lines.mark_rule(strokeDash=[4, 3], color=palette.muted),
+        lines.mark_text(align="left", dx=4, dy=-7, color=palette.muted).encode(
             x=alt.value(0), text="label:N"
         ),
-        beaten.mark_point(size=30, filled=True, clip=True),
-        steps.mark_line(interpolate="step-after", strokeWidth=2, color=palette.ink, clip=True),
-        unbeaten.mark_point(size=90, filled=True, stroke=palette.surface, strokeWidth=1)
-        .add_params(chosen),
-    )
-    width, height = size
-    return chart.properties(width=width, height=height)
+    ]
+
+
+def _marks(methods: Sequence[str], palette: Palette) -> tuple[list[str], list[str]]:
+    """Colours and shapes, in the methods' order; the two controls have their own."""
+    own = {"dense": (palette.ink, STAR), "random_channels": (palette.control, "cross")}
+    others = [method for method in methods if method not in own]
+    marks = own | {
+        method: (palette.methods[place % len(palette.methods)], SHAPES[place % len(SHAPES)])
+        for place, method in enumerate(others)
+    }
+    return [marks[method][0] for method in methods], [marks[method][1] for method in methods]
+
+
+def _config(palette: Palette) -> dict[str, Any]:
+    """Quiet axes, so that the marks speak."""
+    return {
+        "font": FONT,
+        "axis": {
+            "labelColor": palette.muted,
+            "titleColor": palette.ink,
+            "titleFontWeight": "normal",
+            "titlePadding": 8,
+            "gridColor": palette.grid,
+            "domain": False,
+            "ticks": False,
+            "labelPadding": 6,
+            "labelFontSize": 11,
+            "titleFontSize": 12,
+            "tickCount": {"expr": "6"},
+        },
+        "axisX": {"grid": False, "domain": True, "domainColor": palette.grid},
+        "legend": {
+            "labelColor": palette.ink,
+            "labelFontSize": 12,
+            "symbolSize": 80,
+            "symbolOpacity": 1,
+            "symbolStrokeWidth": 0,
+            "columnPadding": 16,
+        },
+        "title": {
+            "color": palette.ink,
+            "subtitleColor": palette.muted,
+            "anchor": "start",
+            "fontSize": 14,
+            "fontWeight": 600,
+            "subtitleFontSize": 12,
+            "subtitlePadding": 6,
+            "offset": 8,
+        },
+        "view": {"stroke": None},
+        "text": {"fontSize": 11},
+    }

@@ -35,15 +35,15 @@ def describe(sweep: Sweep) -> str:
         "",
         f"{_count(sum(study.n_trials for study in planned), 'trial')} in "
         f"{_count(len(planned), 'study', 'studies')}, {_count(len(networks), 'dense network')}. "
-        f"Epochs: {dense_epochs:,} for the dense networks, at most {trial_epochs:,} for trials.",
+        f"Epochs: {dense_epochs:,} for dense networks, at most {trial_epochs:,} for trials.",
     ]
     return "\n".join(lines)
 
 
 def _n_tries(study: Study, sweep: Sweep) -> int:
-    if sweep.search.sampler != "grid":
+    if sweep.search.sampler != "grid" or study.n_trials == 1:
         return study.n_trials
-    from orchestrator.search import n_tries  # Optuna, which the other samplers' count does not need
+    from orchestrator.search import n_tries  # imports Optuna, which only this needs here
 
     return n_tries(study, sweep.search)
 

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from orchestrator.frontier import best_within, eligible
+from orchestrator.frontier import best_within
 from orchestrator.notation import accuracy, millions, percent
 from orchestrator.trials_table import read_trials
 
@@ -62,20 +62,21 @@ class SweepResult:
         return sorted(self.searched["cell"].unique(), key=_natural)
 
 
-def answer(result: SweepResult) -> str:
-    """Which method is best at half of the dense network's multiplications, in a sentence or two."""
-    winners = {
-        cell: _winners(result.searched[result.searched["cell"] == cell]) for cell in result.cells
+def answer(result: SweepResult) -> tuple[str, str]:
+    """Which method is best at half of the dense network's multiplications: a headline, and more."""
+    if not (result.searched["status"] == "completed").any():
+        return "No trial completed, so there is no frontier.", ""
+    won = {
+        cell: winners
+        for cell in result.cells
+        if (winners := _winners(result.searched[result.searched["cell"] == cell]))
     }
-    won = {cell: rows for cell, rows in winners.items() if rows}
-    if eligible(result.searched, result.objectives).empty:
-        return "No trial completed, so there is no frontier."
     if not won:
-        return "No trial that completed needs half of the dense network's multiplications or less."
-    if len(result.cells) == 1:
-        (rows,) = won.values()
-        return _answer_for_one_cell(result, rows)
-    return _answer_for_many_cells(result, won)
+        return "No trial needs half of the dense network's multiplications or less.", ""
+    if len(result.cells) > 1:
+        return _answer_for_many_cells(result, won)
+    (winners,) = won.values()
+    return _answer_for_one_cell(result, winners)
 
 
 def _winners(trials: pd.DataFrame) -> list[pd.Series]:
@@ -83,52 +84,59 @@ def _winners(trials: pd.DataFrame) -> list[pd.Series]:
     found = [best_within(rows, HALF) for _, rows in trials.groupby("method", sort=False)]
     best = [row for row in found if row is not None]
     top = max((row["val_accuracy"] for row in best), default=math.nan)
-    return [row for row in best if row["val_accuracy"] == top]
+    return sorted(
+        (row for row in best if row["val_accuracy"] == top),
+        key=lambda row: row["multiplications"],
+    )
 
 
-def _answer_for_one_cell(result: SweepResult, winners: list[pd.Series]) -> str:
-    best = min(winners, key=lambda row: row["multiplications"])
-    names = _listed(row["method"] for row in winners)
-    lead = f"{names} {'share' if len(winners) > 1 else 'gives'} the best validation accuracy"
-    sentences = [
-        f"At half of the dense network's multiplications or less, {lead}: "
-        f"{accuracy(best['val_accuracy'])} at {millions(best['multiplications'])} "
-        f"({percent(best['multiplications'] / best['dense_multiplications'])} of dense), "
-        f"{_against_dense(best)}."
-    ]
-    random = result.searched[result.searched["method"] == "random_channels"]
-    control = best_within(random, HALF)
+def _answer_for_one_cell(result: SweepResult, winners: list[pd.Series]) -> tuple[str, str]:
+    best = winners[0]
+    names = [row["method"] for row in winners]
+    headline = (
+        f"{_listed(names)} {'are' if len(names) > 1 else 'is'} the most accurate at half of the "
+        f"dense network's multiplications: {_against_dense(best)}."
+    )
+    share = percent(best["multiplications"] / best["dense_multiplications"])
+    more = [f"That trial needs {millions(best['multiplications'])} multiplications, {share}."]
+    control = best_within(result.searched[result.searched["method"] == "random_channels"], HALF)
     if control is not None:
-        sentences.append(
-            "That is the control, which removes channels at random: no method beats it."
-            if names == "random_channels"
-            else f"Random channels, the control, give {accuracy(control['val_accuracy'])}."
-        )
-    return " ".join(sentences)
+        more.append(_against_control(best, control, names))
+    return headline, " ".join(more)
 
 
 def _against_dense(row: pd.Series) -> str:
-    points = 100 * (row["val_accuracy"] - row["dense_val_accuracy"])
-    if not math.isfinite(points):
-        return "with no dense accuracy to compare it with"
-    if abs(points) < 0.05:
-        return "as good as the dense network"
-    word = "below" if points < 0 else "above"
-    return (
-        f"{abs(points):.1f} points {word} the dense network's {accuracy(row['dense_val_accuracy'])}"
-    )
+    own, dense = accuracy(row["val_accuracy"]), accuracy(row["dense_val_accuracy"])
+    return f"validation accuracy {own}, the dense network's {dense}"
 
 
-def _answer_for_many_cells(result: SweepResult, won: Mapping[str, list[pd.Series]]) -> str:
-    counts = Counter(row["method"] for rows in won.values() for row in rows)
+def _against_control(best: pd.Series, control: pd.Series, names: list[str]) -> str:
+    if "random_channels" in names:
+        return "Removing channels at random, the control, is not beaten by any method."
+    ahead = 100 * (best["val_accuracy"] - control["val_accuracy"])
+    sentence = f"The control, random channels, reaches {accuracy(control['val_accuracy'])} there"
+    error = _standard_error(best["val_accuracy"], best["validation_images"])
+    if ahead < 2 * error:
+        images = int(best["validation_images"])
+        return f"{sentence}, too close for {images:,} validation images to tell them apart."
+    return f"{sentence}, {ahead:.1f} points less."
+
+
+def _answer_for_many_cells(
+    result: SweepResult, won: Mapping[str, list[pd.Series]]
+) -> tuple[str, str]:
+    counts = Counter(row["method"] for winners in won.values() for row in winners)
     ranked = [f"{method} in {count}" for method, count in counts.most_common()]
-    best = max((row for rows in won.values() for row in rows), key=lambda row: row["val_accuracy"])
-    return (
-        "At half of the dense network's multiplications or less, the best validation accuracy "
-        f"comes from {_listed(ranked)} of the {len(result.cells)} settings. "
-        f"The highest of all is {accuracy(best['val_accuracy'])}, from {best['method']} at "
-        f"{best['cell']} with {millions(best['multiplications'])}, {_against_dense(best)}."
+    best = max((winners[0] for winners in won.values()), key=lambda row: row["val_accuracy"])
+    headline = (
+        "Most accurate at half of the dense network's multiplications: "
+        f"{_listed(ranked)} of {len(result.cells)} settings."
     )
+    more = (
+        f"The best of all is {best['method']} at {best['cell']} with "
+        f"{millions(best['multiplications'])} multiplications: {_against_dense(best)}."
+    )
+    return headline, more
 
 
 def cautions(result: SweepResult) -> list[str]:
@@ -161,16 +169,22 @@ def cautions(result: SweepResult) -> list[str]:
 
 def _noise(trials: pd.DataFrame) -> str | None:
     """How far apart accuracies must be, from the number of validation images."""
-    images = trials["validation_images"].min()
-    best = trials["val_accuracy"].max()
-    if pd.isna(images) or pd.isna(best):
+    images, best = trials["validation_images"].min(), trials["val_accuracy"].max()
+    error = _standard_error(best, images)
+    if not math.isfinite(error):
         return None
-    error = 100 * math.sqrt(best * (1 - best) / int(images))
     return (
-        f"Accuracies are over {int(images):,} validation images: at {accuracy(best)} one standard "
+        f"Accuracies are over {images:,} validation images: at {accuracy(best)} one standard "
         f"error is {error:.1f} points, and methods closer than about {2 * error:.1f} points are "
         "not told apart."
     )
+
+
+def _standard_error(accuracy: float, images: float) -> float:
+    """Of an accuracy over so many images, in points; NaN where either is missing."""
+    if pd.isna(accuracy) or pd.isna(images):
+        return math.nan
+    return 100 * math.sqrt(accuracy * (1 - accuracy) / images)
 
 
 def zeros_kept(result: SweepResult) -> str | None:

@@ -83,6 +83,7 @@ def compare_methods(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.D
     of the dense network's multiplications, missing where no trial is that cheap.
     """
     searched = trials[trials["phase"] == "search"]
+    budgets = {f"val_accuracy_at_{100 * budget:.0f}": budget for budget in BUDGETS}
     rows = []
     for (cell, method), group in searched.groupby(["cell", "method"], sort=False, dropna=False):
         rows.append(
@@ -92,13 +93,11 @@ def compare_methods(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.D
                 "tries": len(group),
                 "completed": int((group["status"] == "completed").sum()),
                 "hypervolume": hypervolume(group, objectives),
-                **{
-                    f"val_accuracy_at_{100 * budget:.0f}": accuracy_within(group, budget)
-                    for budget in BUDGETS
-                },
+                **{name: accuracy_within(group, budget) for name, budget in budgets.items()},
             }
         )
-    return pd.DataFrame(rows)
+    columns = ["cell", "method", "tries", "completed", "hypervolume", *budgets]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def hypervolume(trials: pd.DataFrame, objectives: Mapping[str, str]) -> float:

@@ -157,17 +157,7 @@ def obtain_dense(
 ) -> tuple[nn.Module, DenseRecord]:
     """The trained dense network, from the store or trained now and kept there, and its record."""
     device = default_device()
-    teacher, taught_by = None, None
-    if network.teacher:
-        teacher, record = obtain_dense(network.teacher, splits, store, report)
-        taught_by = record.key
-    spec = {
-        "images": splits.fingerprint,
-        "input_shape": splits.input_shape,
-        "classes": splits.n_classes,
-        **network.model_dump(mode="json", exclude={"teacher"}),
-        "teacher": taught_by,
-    }
+    teacher = _network(network.teacher, splits, store)
 
     def build() -> nn.Module:
         with torch.random.fork_rng():
@@ -194,7 +184,7 @@ def obtain_dense(
         )
         return history
 
-    model, record = store.get_or_train(spec, build, train_it)
+    model, record = store.get_or_train(network.spec(splits.fingerprint), build, train_it)
     return model.to(device), record
 
 

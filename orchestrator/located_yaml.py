@@ -16,7 +16,7 @@ import yaml
 
 Key = tuple[str | int, ...]  # ("backbone", "depth"): where a value lies in the document
 
-MOST_VALUES = 200_000  # aliases of aliases can make a small file hold billions
+MOST_VALUES = 20_000  # aliases of aliases can make a small file hold billions
 DEEPEST = 20
 
 _INT = re.compile(r"[-+]?[0-9][0-9_]*$")

@@ -6,11 +6,8 @@ MISSING = "–"  # noqa: RUF001 - a dash in a table
 
 
 def millions(count: float) -> str:
-    """7.93 M: three figures, or all that stand before the point."""
-    if not math.isfinite(count):
-        return MISSING
-    amount = count / 1e6
-    return f"{amount:,.0f} M" if amount >= 100 else f"{amount:.3g} M"
+    """7.90 M"""
+    return f"{_three_figures(count / 1e6)} M" if math.isfinite(count) else MISSING
 
 
 def percent(share: float) -> str:
@@ -27,7 +24,7 @@ def accuracy(fraction: float) -> str:
 
 def milliseconds(value: float) -> str:
     """1.53 ms"""
-    return f"{value:.3g} ms" if math.isfinite(value) else MISSING
+    return f"{_three_figures(value)} ms" if math.isfinite(value) else MISSING
 
 
 def duration(seconds: float) -> str:
@@ -40,3 +37,10 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def _three_figures(value: float) -> str:
+    """1.53, 15.3, 0.0153; from 100 on all that stand before the point."""
+    if value == 0 or abs(value) >= 99.95:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}"

@@ -11,7 +11,6 @@ from typing_extensions import is_typeddict
 
 from orchestrator.located_yaml import Key
 from orchestrator.option_values import RESERVED, plain_text
-from testbed.names import unknown
 
 _OPTIONS = "options like {{name: value}}"
 _EXPECTED = {
@@ -105,6 +104,9 @@ def _message(errors: Sequence[ErrorDetails], key: Key, model: type[BaseModel], o
         ".".join(map(str, keys if owner == "" else (owner, *keys))) for keys in (key, key[:-1])
     )
     if kind == "extra_forbidden":
+        # Not above: `testbed` imports torch, and YAML that cannot be read is refused without it.
+        from testbed.names import unknown
+
         message = unknown(
             "option" if outer else "section", str(key[-1]), _fields_at(model, key[:-1])
         )

@@ -89,7 +89,11 @@ def run_jobs(
         ValueError: if no machine has a job's resources.
     """
     driver = _Driver(phases, listener, _Slots(resources))
-    with _signals_noted() as interrupted, tempfile.TemporaryDirectory(prefix="sweep-") as folder:
+    with (
+        _signals_noted() as interrupted,
+        _silence(),
+        tempfile.TemporaryDirectory(prefix="sweep-") as folder,
+    ):
         try:
             tune.run(
                 worker_class(work, shared or {}),
@@ -295,9 +299,11 @@ def _why_lost(trial: TuneTrial) -> str:
     if path is None or not Path(path).exists():
         return "The worker failed, and Tune kept no reason."
     error = pickle.loads(Path(path).read_bytes())
+    if isinstance(error, RayActorError) and error.actor_init_failed:
+        return f"The worker process could not start: {str(error).strip().splitlines()[-1]}\n{error}"
     if isinstance(error, RayActorError):
         return f"The worker process died: killed, out of memory, or crashed.\n{error}"
-    return error_text(error)
+    return error_text(getattr(error, "cause", error))  # a RayTaskError's is what the worker raised
 
 
 @contextmanager
@@ -326,12 +332,9 @@ def connected(address: str | None) -> Iterator[None]:
                 _join(address)
             if _in_main_thread():
                 signal.signal(signal.SIGTERM, terminate)  # ray.init has put its own in the place
-            # What it prints of a dead worker, on_lost hears. There is no public switch.
-            ray._private.worker._worker_logs_enabled = False
             yield
         finally:
             ray.shutdown()
-            ray._private.worker._worker_logs_enabled = True
 
 
 def _join(address: str) -> None:
@@ -374,6 +377,20 @@ def _environment() -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Ray and Tune say nothing: the listener hears of all that happens."""
+    logger = logging.getLogger("ray")
+    level = logger.level
+    logger.setLevel(_SILENT)
+    ray._private.worker._worker_logs_enabled = False  # of workers that died; no public switch
+    try:
+        yield
+    finally:
+        ray._private.worker._worker_logs_enabled = True
+        logger.setLevel(level)
 
 
 @contextmanager

@@ -1,7 +1,125 @@
-"""Not written yet."""
+"""The report of a sweep, made from its run folder at any time.
 
+    python -m orchestrator.report runs/NAME
+
+reads sweep.yaml and trials.csv and writes frontier.csv, report.html (one file that opens offline),
+report.md and frontier.png beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import jinja2
+import vl_convert
+
+from orchestrator import findings, tables
+from orchestrator.charts import DARK, LIGHT, below_chart, chart_data, page_spec, picture
+from orchestrator.frontier import compare_methods, frontier
+from orchestrator.trials_table import write_atomically, write_table
+
+COST_CHARTS = ("nonzero_multiplications", "latency_ms")  # beside the one of the answer
 
 
 def write_report(folder: Path) -> None:
-    """Placeholder until the report lands."""
+    """Writes the four files of the report, each at once.
+
+    Raises:
+        FileNotFoundError: if the folder holds no sweep.yaml and trials.csv.
+    """
+    result = findings.SweepResult.read(folder)
+    records = chart_data(result)
+    cost = main_cost(result)
+    points = frontier(result.trials, result.objectives)
+    facts = _facts(result, points, records, cost, folder)
+    write_table(points, folder / "frontier.csv")
+    write_atomically(folder / "frontier.png", picture(result, records, cost))
+    write_atomically(folder / "report.md", _render("report.md.jinja", facts))
+    page = {"light": asdict(LIGHT), "dark": asdict(DARK), "trials": records}
+    page |= {"scripts": vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")}
+    write_atomically(folder / "report.html", _render("report.html.jinja", facts | page))
+
+
+def main_cost(result: findings.SweepResult) -> str:
+    """The first cost among the objectives, which the frontier chart has on its x axis."""
+    return next(name for name in result.objectives if name != "val_accuracy")
+
+
+def _facts(
+    result: findings.SweepResult,
+    points: Any,
+    records: Sequence[Any],
+    cost: str,
+    folder: Path,
+) -> dict[str, Any]:
+    """What both templates show."""
+    headline, more = findings.answer(result)
+    comparison = compare_methods(result.trials, result.objectives)
+    cells: list[str | None] = [*result.cells] or [None]
+    charts = {
+        name: [(cell, page_spec(result, records, name, cell)) for cell in cells]
+        for name in (cost, *COST_CHARTS)
+        if any(name in record for record in records)
+    }
+    return {
+        "name": result.sweep["name"],
+        "folder": folder.name,
+        "headline": headline,
+        "more": more,
+        "key_figures": tables.key_figures(result),
+        "cautions": findings.cautions(result),
+        "zeros_kept": findings.zeros_kept(result),
+        "latency": findings.latency_against_cost(result),
+        "cost": cost,
+        "charts": charts,
+        "overall_chart": page_spec(result, records, cost, None) if len(cells) > 1 else None,
+        "below": {name: below_chart(records, name) for name in charts},
+        "overall": tables.frontier_table(result, points[points["on_overall_frontier"]]),
+        "frontiers": tables.frontier_table(result, points),
+        "comparison": tables.comparison_table(result, comparison),
+        "effort": tables.effort_table(result),
+        "failures": tables.failures(result),
+        "provenance": tables.provenance(result),
+        "sweep_file": (folder / "sweep.yaml").read_text(encoding="utf-8"),
+        "tested": bool(points["test_accuracy"].notna().any()),
+    }
+
+
+def _render(template: str, facts: dict[str, Any]) -> bytes:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("orchestrator", "."),
+        autoescape=jinja2.select_autoescape(["html.jinja"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["cell"] = _markdown_cell
+    return environment.get_template(template).render(facts).encode()
+
+
+def _markdown_cell(text: str) -> str:
+    """Text that stays inside its cell and is taken as it is written."""
+    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", text.replace("\n", " "))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.report", description=__doc__)
+    parser.add_argument("folder", type=Path, help="a run folder, such as runs/digits_quick")
+    folder = parser.parse_args(arguments).folder
+    try:
+        write_report(folder)
+    except FileNotFoundError as error:
+        print(f"{folder} is no run folder: it has no {Path(error.filename).name}.", file=sys.stderr)
+        return 2
+    print(folder / "report.html")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

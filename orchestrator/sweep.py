@@ -48,6 +48,9 @@ def run_checked(args: argparse.Namespace, run: RunSweep) -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output, `head` say, has seen enough
+        sys.stdout = None  # type: ignore[assignment]  # or Python would try to write the rest
+        return 0
 
 
 def _run_sweep(sweep: Sweep, folder: Path, args: argparse.Namespace) -> int:

@@ -107,8 +107,10 @@ def resolved_backbone(options: Mapping[str, Any]) -> Options:
     try:
         check_backbone(name, rest)
     except ValueError as error:
-        blamed = next((option for option in rest if repr(option) in str(error)), "name")
-        raise OptionsError([((blamed,), str(error))]) from error
+        message = str(error)
+        named = [option for option in rest if repr(option) in message]
+        blamed = min(named, key=lambda option: message.index(repr(option)), default="name")
+        raise OptionsError([((blamed,), message)]) from error
     return dict(options)
 
 

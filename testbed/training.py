@@ -76,7 +76,7 @@ class Training(BaseModel):
         default=0.0, ge=0, lt=1, description="Probability taken from the label and spread evenly."
     )
     schedule: Schedule = Field(
-        default="one_cycle", description="Learning rate: up, then down to 0; cosine: only down."
+        default="one_cycle", description="Of the rate; one_cycle: straight up, straight down to 0."
     )
     precision: Precision = Field(
         default="auto", description="Of the matrix products; auto: the machine's fastest."
@@ -87,11 +87,10 @@ class Training(BaseModel):
 
     def learning_rate_at(self, progress: float) -> float:
         """The rate at `progress`, from 0 (start) to 1 (end of the training)."""
-        if self.schedule == "one_cycle":
-            if progress < WARM_UP:
-                return self.learning_rate * progress / WARM_UP
-            progress = (progress - WARM_UP) / (1 - WARM_UP)
-        return self.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+        if self.schedule == "cosine":
+            return self.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+        rising, falling = progress / WARM_UP, (1 - progress) / (1 - WARM_UP)
+        return self.learning_rate * min(rising, falling)
 
 
 class DivergedError(RuntimeError):

@@ -1,6 +1,6 @@
 """A process that wants one dense network: `python dense_store_process.py STORE SECONDS LOG`.
 
-Training takes SECONDS. Each training that starts writes a line to LOG, and each that ends another.
+Training takes SECONDS. What happens is written to LOG, a word a line.
 """
 
 import sys
@@ -32,6 +32,7 @@ def main(store: str, seconds: str, log: str) -> None:
         note("ended")
         return [{"epoch": 1}]
 
+    note("wants")
     network, record = DenseStore(Path(store)).get_or_train(SPEC, build, train)
     assert (network.get_parameter("weight") == 1).all()
     note("found" if record.found else "made")

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import signal
 import subprocess
 import sys
 import time
@@ -194,42 +193,62 @@ def test_a_training_that_fails_leaves_nothing_to_be_found(tmp_path: Path) -> Non
     assert training.trainings == 1 and not record.found
 
 
-def _process(store: Path, seconds: float, log: Path) -> subprocess.Popen[bytes]:
-    script = str(dense_store_process.__file__)
-    return subprocess.Popen([sys.executable, script, str(store), str(seconds), str(log)])
+class Processes:
+    """Real processes that want the same network of a store, and what they say in a log."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store, self.log = folder / "store", folder / "log"
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, seconds: float) -> subprocess.Popen[bytes]:
+        script = str(dense_store_process.__file__)
+        arguments = [str(self.store), str(seconds), str(self.log)]
+        self.started.append(subprocess.Popen([sys.executable, script, *arguments]))
+        return self.started[-1]
+
+    def words(self) -> list[str]:
+        return self.log.read_text().split() if self.log.exists() else []
+
+    def wait_for(self, word: str, times: int = 1) -> None:
+        deadline = time.monotonic() + 120
+        while self.words().count(word) < times:
+            assert time.monotonic() < deadline, f"waited in vain for {word!r}: {self.words()}"
+            time.sleep(0.02)
 
 
-def _wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "waited a minute in vain"
-        time.sleep(0.02)
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    these = Processes(tmp_path)
+    yield these
+    for process in these.started:
+        process.kill()
+        process.wait()
 
 
-def test_of_processes_that_want_the_same_network_one_trains_it(tmp_path: Path) -> None:
-    log, store = tmp_path / "log", tmp_path / "store"
-    processes = [_process(store, 0.5, log) for _ in range(3)]
-    assert [process.wait(60) for process in processes] == [0, 0, 0]
-    lines = log.read_text().split()
-    assert sorted(lines) == ["ended", "found", "found", "made", "started"]
-    assert [path.suffix for path in store.iterdir()] == [".safetensors"]
+def test_of_processes_that_want_the_same_network_one_trains_it(processes: Processes) -> None:
+    for process in [processes.start(0.5) for _ in range(3)]:
+        assert process.wait(120) == 0
+    told = sorted(word for word in processes.words() if word != "wants")
+    assert told == ["ended", "found", "found", "made", "started"]
+    assert [path.suffix for path in processes.store.iterdir()] == [".safetensors"]
 
 
-def test_when_a_process_is_killed_while_it_trains_the_next_takes_over(tmp_path: Path) -> None:
-    log, store = tmp_path / "log", tmp_path / "store"
-    first = _process(store, 600, log)
-    _wait_for(log.exists)
+def test_when_a_process_is_killed_while_it_trains_the_next_takes_over(
+    processes: Processes,
+) -> None:
+    first = processes.start(600)
+    processes.wait_for("started")
     key = DenseStore.key(dense_store_process.SPEC)
-    leftover = store / f".{key}.safetensors.0.tmp"  # as if it had been writing already
+    leftover = processes.store / f".{key}.safetensors.0.tmp"  # as if it had begun to write
     leftover.write_bytes(b"half")
-    second = _process(store, 0, log)
+    second = processes.start(0)
+    processes.wait_for("wants", times=2)
     time.sleep(0.5)
-    assert second.poll() is None and not list(store.glob("*.safetensors"))
-    first.send_signal(signal.SIGKILL)
-    assert first.wait(60) == -signal.SIGKILL
-    assert second.wait(60) == 0
-    assert log.read_text().split() == ["started", "started", "ended", "made"]
-    assert [path.name for path in store.iterdir()] == [f"{key}.safetensors"]
+    assert processes.words() == ["wants", "started", "wants"]
+    first.kill()
+    assert second.wait(120) == 0
+    assert processes.words() == ["wants", "started", "wants", "started", "ended", "made"]
+    assert [path.name for path in processes.store.iterdir()] == [f"{key}.safetensors"]
 
 
 def test_nothing_is_ever_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.notation import duration, millions, percent
+from orchestrator.notation import duration, millions, milliseconds, percent
 from orchestrator.progress import Progress
 
 
@@ -45,8 +45,8 @@ def test_a_log_gets_one_plain_line_for_each_trial() -> None:
         progress.trial_done(row())
         progress.trial_done(row("l1_filter-depth4-s0-004", duration_s=200.0))
     assert written(log) == (
-        "[ 1/40] l1_filter-depth4-s0-003  val 0.912  7.9 M multiplications (29 % of dense)  12 s\n"
-        "[ 2/40] l1_filter-depth4-s0-004  val 0.912  7.9 M multiplications (29 % of dense)  "
+        "[ 1/40] l1_filter-depth4-s0-003  val 0.912  7.90 M multiplications (29 % of dense)  12 s\n"
+        "[ 2/40] l1_filter-depth4-s0-004  val 0.912  7.90 M multiplications (29 % of dense)  "
         "3 min 20 s\n"
     )
 
@@ -168,6 +168,9 @@ def test_threads_may_share_it() -> None:
         (millions(288_018_432), "288 M"),
         (millions(15_500_000_000), "15,500 M"),
         (millions(99_960_000), "100 M"),
+        (millions(8_600_000), "8.60 M"),
+        (millions(0), "0 M"),
+        (milliseconds(0.01532), "0.0153 ms"),
         (percent(0.294), "29 %"),
         (percent(0.0042), "0.4 %"),
         (percent(0), "0 %"),

@@ -1,10 +1,11 @@
-"""The sweep file: what is accepted, what it means, and the exact words and lines of every refusal."""
+"""The sweep file: what is accepted, what it means, and every refusal's words and line."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sweep_files import SWEEP
 
 from orchestrator.option_values import Grid, Range
 from orchestrator.sweep_checks import MOST_TRIALS
@@ -74,19 +75,25 @@ def test_fine_tuning_inherits_what_it_does_not_set(load: Callable[..., Sweep]) -
     assert "momentum" not in sweep.fine_tuning  # it varies with training's, trial by trial
 
 
-@pytest.mark.parametrize("name", ["cifar_depth.yaml", "digits_quick.yaml"])
-def test_a_dump_loads_as_an_equal_sweep(name: str, tmp_path: Path) -> None:
-    overrides = [
-        "training.weight_decay={log_uniform: [1e-5, 1e-3]}",
-        "fine_tuning.distillation={teacher: {depth: {grid: [6, 8]}}, weight: {uniform: [0, 1]}}",
-        "methods.magnitude.masked_update={choice: [true, false]}",
-        "data.classes={grid: [all, ['1', '2e5']]}",
-        "search.seed=5",
-    ]
-    sweep = load_sweep(SWEEPS / name, overrides)
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_dump_of_each_of_our_sweeps_loads_as_an_equal_sweep(path: Path, tmp_path: Path) -> None:
+    sweep = load_sweep(path)
     dumped = tmp_path / "another.yaml"
     dumped.write_text(sweep.dump())
     assert load_sweep(dumped) == sweep
+
+
+def test_a_dump_keeps_grids_ranges_and_text_that_looks_like_numbers(
+    load: Callable[..., Sweep],
+) -> None:
+    sweep = load(
+        SWEEP,
+        "training.weight_decay={log_uniform: [1e-5, 1e-3]}",
+        "fine_tuning.distillation={teacher: {depth: {grid: [6, 8]}}, weight: {uniform: [0, 1]}}",
+        "methods.magnitude.masked_update={choice: [true, false]}",
+        "data.classes={grid: [all, ['1', '2e5', 'yes']]}",
+    )
+    assert load(sweep.dump()) == sweep
 
 
 def test_null_stands_for_what_is_not_given(load: Callable[..., Sweep]) -> None:
@@ -211,8 +218,8 @@ def _known_methods() -> str:
             "backbone.hidden: int takes two whole numbers, as in {int: [low, high]}.",
         ),
         (
-            "backbone: {name: conv, hidden: {uniform: [8, 16]}}",
-            "backbone.hidden: expected a whole number, got 8.0.",
+            "backbone: {name: conv, hidden: {choice: [8, 8.5]}}",
+            "backbone.hidden: expected a whole number, got 8.5.",
         ),
         (
             "backbone: {name: conv, hidden: {choice: [8, 8]}}",
@@ -279,12 +286,12 @@ def test_a_mistake_has_its_message(
         (b"a: 1\nb: \xff\n", "my.yaml:2: not UTF-8 text. Save the file as UTF-8."),
         ("a: *b\n", "my.yaml:1: not valid YAML: found undefined alias 'b'."),
         ("a: 1\n---\nb: 2\n", "my.yaml:2: not valid YAML: expected a single document in the"),
-        ("a: &a [*a]\n", "my.yaml:1: not valid YAML: more than 20 levels or 200,000 values."),
-        ("[" * 2000, "my.yaml:1: not valid YAML: more than 20 levels or 200,000 values."),
+        ("a: &a [*a]\n", "my.yaml:1: not valid YAML: more than 20 levels or 20,000 values."),
+        ("[" * 600, "my.yaml:1: not valid YAML: more than 20 levels or 20,000 values."),
         (
             "a0: &a0 [1]\n"
             + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10)),
-            "my.yaml:1: not valid YAML: more than 20 levels or 200,000 values.",
+            "my.yaml:1: not valid YAML: more than 20 levels or 20,000 values.",
         ),
         ("a: \x01\n", "my.yaml:1: not valid YAML: the character '\\x01' cannot stand in YAML."),
     ],

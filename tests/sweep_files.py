@@ -1,4 +1,4 @@
-"""Sweep files with a few random changes: what a tired user, a script or a cut-off copy leaves."""
+"""A sweep file for the tests, and what a tired user, a script or a cut-off copy makes of it."""
 
 import copy
 import datetime
@@ -7,6 +7,23 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import yaml
+
+SWEEP = """\
+data: {name: digits, train_images: all, classes: all, validation_share: 0.1}
+backbone: {name: conv, depth: {grid: [4, 6, 8]}, dropout: {grid: [0.0, 0.1]}, batch_norm: true}
+training: {epochs: 20, batch_size: 256, learning_rate: 0.2, label_smoothing: 0.1}
+fine_tuning: {epochs: 5, learning_rate: 0.02}
+methods:
+  dense: {}
+  vanilla: {keep_ratio: {grid: [0.25, 0.5, 0.75]}}
+  random_channels: {keep_ratio: {uniform: [0.2, 0.95]}}
+  l1_filter: {keep_ratio: {uniform: [0.2, 0.95]}}
+  magnitude: {threshold: {uniform: [0.25, 2.0]}, scope: global, rounds: 3}
+seeds: [0]
+objectives: {val_accuracy: maximize, multiplications: minimize}
+search: {sampler: tpe, trials: 10, seed: 0}
+resources: {cpus: 1, gpus: 0}
+"""
 
 ODD_VALUES: tuple[Any, ...] = (
     None,

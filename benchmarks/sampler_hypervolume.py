@@ -1,0 +1,168 @@
+"""Which sampler finds the better frontier in few tries, on a surface that was recorded once.
+
+    python -m benchmarks.sampler_hypervolume
+    python -m benchmarks.sampler_hypervolume --record     # trains 729 networks: minutes
+
+The surface is what real trials gave on a grid of three options (`benchmarks/surfaces/`); between
+the grid's points it is interpolated. Every sampler of the search gets 20 tries with each of 20
+seeds, asked and told as in a sweep. The ratio is that of the mean hypervolumes (as in the report:
+of accuracy above chance, and multiplications as a share of the dense network's).
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from optuna.storages import InMemoryStorage
+
+from benchmarks.side_by_side import Goal, Result, arguments, show
+from orchestrator.frontier import hypervolume
+from orchestrator.jobs import TrialResult, Workplace, do_job, splits_key
+from orchestrator.plan import Study, Trial, dense_networks, studies
+from orchestrator.search import Proposer
+from orchestrator.sweep_file import Search, Sweep, load_sweep
+from testbed.data import load_splits
+
+SWEEP_FILE = Path(__file__).parent / "surfaces" / "digits_l1.yaml"
+SURFACE = SWEEP_FILE.with_suffix(".csv")
+SAMPLERS = ("tpe", "nsga2", "random", "grid")
+N_TRIES, N_SEEDS = 20, 20
+FIGURES = ["val_accuracy", "multiplications"]  # empty where the training diverged
+CONSTANTS = ["dense_multiplications", "classes"]
+
+
+class Surface:
+    """The rows that trials of one study would have, from those that were recorded."""
+
+    def __init__(self, study: Study, recorded: pd.DataFrame) -> None:
+        self.study = study
+        self._constants = {name: recorded[name].dropna().iloc[0] for name in CONSTANTS}
+        options = list(study.ranges)
+        self._axes = [np.log(np.unique(recorded[name])) for name in options]
+        in_order = recorded.sort_values(options)[FIGURES]
+        self._values = in_order.to_numpy().reshape(*map(len, self._axes), len(FIGURES))
+
+    def row(self, trial: Trial) -> dict[str, Any]:
+        """The row of this trial; failed where one of the recorded trials around it failed."""
+        point = [math.log(option(trial, name)) for name in self.study.ranges]
+        figures = dict(zip(FIGURES, interpolate(self._axes, self._values, point), strict=True))
+        failed = any(map(math.isnan, figures.values()))
+        status = {"status": "failed" if failed else "completed", "phase": "search"}
+        return {**status, **self._constants, **figures}
+
+
+def interpolate(
+    axes: Sequence[np.ndarray], values: np.ndarray, point: Sequence[float]
+) -> list[float]:
+    """Linear in each of the options in turn.
+
+    Args:
+        axes: of each option its recorded values, rising.
+        values: (values of option 1, values of option 2, ..., figures)
+        point: of each option the value asked for.
+    """
+    for axis, at in zip(axes, point, strict=True):
+        left = min(max(int(np.searchsorted(axis, at)) - 1, 0), len(axis) - 2)
+        share = min(max((at - axis[left]) / (axis[left + 1] - axis[left]), 0.0), 1.0)
+        values = (1 - share) * values[left] + share * values[left + 1]
+    return list(values.tolist())
+
+
+def option(trial: Trial, name: str) -> float:
+    """The value of the option with this dotted path in a sweep file."""
+    section, *path = name.split(".")
+    if section == "methods":
+        return float(trial.options[path[1]])
+    return float(getattr(getattr(trial, section), path[0]))
+
+
+def search_hypervolume(surface: Surface, sweep: Sweep, sampler: str, seed: int) -> float:
+    """The hypervolume of what one search finds."""
+    search = Search(sampler=sampler, trials=N_TRIES, seed=seed)
+    study = replace(surface.study, n_trials=N_TRIES)
+    proposer = Proposer([study], sweep.objectives, search, InMemoryStorage())
+    rows = []
+    for trial in iter(proposer.ask, None):
+        rows.append(surface.row(trial))
+        proposer.tell(trial.trial_id, rows[-1])
+    return hypervolume(pd.DataFrame(rows), sweep.objectives)
+
+
+def compare() -> Result:
+    """All samplers on the recorded surface."""
+    sweep = load_sweep(SWEEP_FILE)
+    surface = Surface(studies(sweep)[0], pd.read_csv(SURFACE))
+    found = {
+        sampler: [search_hypervolume(surface, sweep, sampler, seed) for seed in range(N_SEEDS)]
+        for sampler in SAMPLERS
+    }
+    random = found["random"]
+    notes = {}
+    for sampler, volumes in found.items():
+        wins = sum(ours > theirs for ours, theirs in zip(volumes, random, strict=True))
+        mean, deviation = statistics.mean(volumes), statistics.stdev(volumes)
+        notes[sampler] = (
+            f"hypervolume {mean:.4f} ± {deviation:.4f}, above random's with {wins} of {N_SEEDS} "
+            f"seeds of {N_TRIES} tries"
+        )
+    ratios = {
+        f"{sampler} over random": statistics.mean(volumes) / statistics.mean(random)
+        for sampler, volumes in found.items()
+        if sampler != "random"
+    }
+    default = Search().sampler
+    goals = {f"{default} over random": Goal(at_least=1.0)}
+    return Result("sampler_hypervolume", ratios, goals, notes)
+
+
+def record() -> None:
+    """Runs the trials of the grid, on all cores, and keeps what came out."""
+    from orchestrator.ray_runner import Listener, Phase, connected, run_jobs
+
+    sweep = load_sweep(SWEEP_FILE)
+    [study] = studies(sweep)
+    proposer = Proposer([study], sweep.objectives, sweep.search, InMemoryStorage())
+    rows: list[dict[str, Any]] = []
+
+    def ended(job: Any, result: TrialResult | None) -> None:
+        if isinstance(job, Trial) and result:
+            options = {name: option(job, name) for name in study.ranges}
+            rows.append(options | {name: result.row.get(name) for name in FIGURES + CONSTANTS})
+            proposer.tell(job.trial_id, result.row)
+
+    def lost(job: Any, status: str, error: str) -> None:
+        raise RuntimeError(error)
+
+    dense = iter(dense_networks(sweep))
+    phases: list[Phase] = [lambda: next(dense, None), proposer.ask]
+    listener = Listener(lambda job: None, lambda job, values: None, ended, lost)
+    with TemporaryDirectory() as name, connected(None):
+        folder = Path(name)
+        workplace = Workplace(folder, folder / "dense", folder, sweep.resources.cpus)
+        trial = study.trial(0, {name: r.low for name, r in study.ranges.items()})
+        shared = {splits_key(trial.data, study.seed): load_splits(trial.data, folder, study.seed)}
+        work = partial(do_job, workplace=workplace)
+        whole = run_jobs(phases, work, listener, sweep.resources, shared)
+    if whole:
+        table = pd.DataFrame(rows).sort_values(list(study.ranges))
+        table.to_csv(SURFACE, index=False, float_format="%.10g")
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--record", action="store_true", help="record the surface anew, first")
+    args = parser.parse_args()
+    if args.record:
+        record()
+    show(compare(), args.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""What comes of a sweep's jobs is kept: tables, progress, MLflow, the search, the report."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from orchestrator.frontier import compare_methods, frontier
+from orchestrator.jobs import FrontierTest, Job, TrialResult, Workplace, known_columns
+from orchestrator.plan import DenseNetwork, Trial, dense_networks
+from orchestrator.progress import Progress
+from orchestrator.registry import method_class
+from orchestrator.report import write_report
+from orchestrator.sweep_file import Sweep
+from orchestrator.trials_table import (
+    TrialsTable,
+    append_multiplications_per_class,
+    table_columns,
+    write_atomically,
+    write_images,
+)
+
+if TYPE_CHECKING:  # a machine without Optuna and MLflow runs sweeps too
+    from orchestrator.search import Proposer
+    from orchestrator.tracking import Tracker
+
+ALL_COMPLETED, SOME_FAILED, INTERRUPTED = 0, 1, 130  # exit statuses
+
+AnyJob = TypeVar("AnyJob", DenseNetwork, Trial, FrontierTest)
+
+Phase = Callable[[], Job | None]
+"""Gives the next job of a part of the sweep, None after its last. A phase begins when all jobs of
+the one before have ended."""
+
+
+class Record:
+    """One sweep's run folder, from its start to its report, and all who hear of its trials."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        folder: Path,
+        data_root: Path,
+        progress: Progress,
+        tracker: "Tracker | None" = None,
+    ) -> None:
+        """Makes the run folder, which must not exist: nothing a user made is overwritten."""
+        folder.mkdir(parents=True)
+        write_atomically(folder / "sweep.yaml", sweep.dump().encode())
+        self.workplace = Workplace(
+            folder=folder.resolve(),
+            dense=(folder.parent / "dense").resolve(),
+            data_root=data_root.resolve(),
+            threads=sweep.resources.cpus,
+        )
+        self.proposer: Proposer | None = None
+        self._sweep = sweep
+        self._folder = folder
+        self._progress = progress
+        self._tracker = tracker
+        methods = {name: method_class(name) for name in sweep.methods}
+        self._table = TrialsTable(folder / "trials.csv", table_columns(methods, sweep.varied))
+        self._trials: dict[str, Trial] = {}
+        self._reports: dict[str, list[dict[str, float]]] = defaultdict(list)
+        self._accuracies: dict[str, float] = {}
+        self._statuses: set[str] = set()
+        self._tests: Callable[[], FrontierTest | None] | None = None
+        self._started: dict[str, datetime] = {}
+
+    def phases(self, ask: Callable[[], Trial | None], total: int) -> list[Phase]:
+        """Dense networks, teachers before their students; the trials; the frontier's tests.
+
+        Args:
+            ask: gives the trials, of which there are `total`.
+        """
+        dense = [
+            self._phase("Dense networks", batch)
+            for batch in _by_generation(dense_networks(self._sweep))
+        ]
+        return [*dense, self._announced("Trials", total, ask), self._next_test]
+
+    def finish(self, whole: bool) -> int:
+        """Writes the report, of the whole sweep or of what there is; returns the exit status."""
+        if self._accuracies:
+            self._table.fill_test_accuracies(self._accuracies)
+        write_report(self._folder)
+        if self._tracker:
+            comparison = compare_methods(self._table.read(), self._sweep.objectives)
+            self._tracker.finish(self._folder, comparison)
+        if not whole:
+            return INTERRUPTED
+        return ALL_COMPLETED if self._statuses <= {"completed"} else SOME_FAILED
+
+    def started(self, job: Job) -> None:
+        self._started[describe(job)] = datetime.now(UTC)
+        self._progress.trial_started(describe(job))
+
+    def reported(self, job: Job, values: Mapping[str, float]) -> None:
+        if isinstance(job, Trial):
+            self._reports[job.trial_id].append({**values, "timestamp": time.time()})
+        self._progress.trial_report(describe(job), values)
+
+    def ended(self, job: Job, result: Any) -> None:
+        """A job is done; `result` is what it returned."""
+        if isinstance(job, Trial):
+            self._keep(job, result)
+            return
+        line = describe(job)
+        if isinstance(job, FrontierTest):
+            self._accuracies[job.trial.trial_id] = result
+            line += f"  test {result:.3f}"
+        self._progress.other_done(describe(job), "completed", line)
+
+    def lost(self, job: Job, status: str, error: str) -> None:
+        """A job came to nothing; `status` is failed or stopped."""
+        if isinstance(job, Trial):
+            started = self._started[job.trial_id]
+            lasted = (datetime.now(UTC) - started).total_seconds()
+            outcome = {"status": status, "error": error, "duration_s": lasted}
+            self._keep(job, TrialResult(known_columns(job, started) | outcome))
+            return
+        # The trials that need a dense network which failed try again, and their rows say why not.
+        text = f"{describe(job)}  {status}: {error.splitlines()[0]}"
+        self._progress.other_done(describe(job), status, text)
+        self._statuses.add(status)
+
+    def _keep(self, trial: Trial, result: TrialResult) -> None:
+        row = result.row | {path: trial.option(path) for path in self._sweep.varied}
+        self._trials[trial.trial_id] = trial
+        self._statuses.add(row["status"])
+        self._table.append(row)
+        if result.per_class:
+            append_multiplications_per_class(
+                self._folder / "multiplications_per_class.csv", trial.trial_id, result.per_class
+            )
+        if result.images:
+            write_images(self._folder, trial.trial_id, *result.images)
+        if self.proposer:
+            self.proposer.tell(trial.trial_id, row)
+        reports = self._reports.pop(trial.trial_id, [])
+        if self._tracker:
+            sections = {"data", "backbone_options", "training", "fine_tuning"}
+            settings = trial.model_dump(mode="json", include=sections)
+            self._tracker.trial_done(row, reports, settings)
+        self._progress.trial_done(row)
+
+    def _next_test(self) -> FrontierTest | None:
+        """The next of the trials on the frontier, which is known once all trials have ended."""
+        if self._tests is None:
+            best = frontier(self._table.read(), self._sweep.objectives)
+            tests = [FrontierTest(self._trials[trial_id]) for trial_id in best["trial_id"]]
+            self._tests = self._phase("Test images, for the frontier", tests)
+        return self._tests()
+
+    def _phase(self, text: str, jobs: Sequence[AnyJob]) -> Callable[[], AnyJob | None]:
+        waiting = iter(jobs)
+        return self._announced(text, len(jobs), lambda: next(waiting, None))
+
+    def _announced(
+        self, text: str, total: int, phase: Callable[[], AnyJob | None]
+    ) -> Callable[[], AnyJob | None]:
+        """The same phase, which tells the progress display when it begins."""
+        begun = False
+
+        def begin_and_ask() -> AnyJob | None:
+            nonlocal begun
+            if not begun:
+                begun = True
+                self._progress.phase(text, total)
+            return phase()
+
+        return begin_and_ask
+
+
+def describe(job: Job) -> str:
+    """A job's name: a trial's is its id."""
+    if isinstance(job, DenseNetwork):
+        given = {k: v for k, v in job.backbone_options.items() if v is not None}
+        options = " ".join(f"{name}={value}" for name, value in given.items())
+        return f"{job.backbone} {options} seed={job.seed}"
+    return job.trial_id if isinstance(job, Trial) else f"{job.trial.trial_id} on test images"
+
+
+def _by_generation(networks: Sequence[DenseNetwork]) -> list[list[DenseNetwork]]:
+    """Batches in which no network waits for a teacher in its own batch."""
+    batches: dict[int, list[DenseNetwork]] = defaultdict(list)
+    for network in networks:
+        generation, teacher = 0, network.teacher
+        while teacher:
+            generation, teacher = generation + 1, teacher.teacher
+        batches[generation].append(network)
+    return [batches[generation] for generation in sorted(batches)]

@@ -22,16 +22,22 @@ from orchestrator.notation import accuracy, millions, milliseconds, percent
 
 COSTS = {
     "multiplications": "Multiplications per image (millions)",
-    "nonzero_multiplications": "Multiplications per image by weights that are not zero (millions)",
+    "nonzero_multiplications": "Non-zero multiplications per image (millions)",
     "parameters": "Parameters (millions)",
     "latency_ms": "Latency of one image (ms)",
 }
 IN_MILLIONS = ("multiplications", "nonzero_multiplications", "parameters")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
-SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "triangle-right")
-STAR = (
-    "M0,-1.6L0.36,-0.49L1.52,-0.49L0.58,0.19L0.94,1.29L0,0.61"
-    "L-0.94,1.29L-0.58,0.19L-1.52,-0.49L-0.36,-0.49Z"
+# SVG paths about the origin, for charts and for the page's own legend.
+STAR = "M0,-1.6L.36,-.49 1.52,-.49 .58,.19 .94,1.29 0,.61 -.94,1.29 -.58,.19 -1.52,-.49 -.36,-.49Z"
+CROSS = "M-.4,-1.1H.4V-.4H1.1V.4H.4V1.1H-.4V.4H-1.1V-.4H-.4Z"
+SHAPES = (
+    "M1,0A1,1,0,1,1,-1,0A1,1,0,1,1,1,0Z",  # circle
+    "M-.9,-.9H.9V.9H-.9Z",  # square
+    "M0,-1.15L1.15,.9H-1.15Z",  # triangle
+    "M0,-1.3L1.1,0 0,1.3 -1.1,0Z",  # diamond
+    "M0,1.15L1.15,-.9H-1.15Z",  # triangle, pointing down
+    "M1.15,0L-.9,1.15V-1.15Z",  # and to the right
 )
 MOST_CELLS_IN_PICTURE = 12
 TOOLTIP = [
@@ -44,6 +50,9 @@ TOOLTIP = [
     alt.Tooltip("work:N", title="multiplications"),
     alt.Tooltip("latency:N"),
 ]
+
+# The method that the reader points out on the page; the others fade.
+CHOSEN = alt.param(name="chosen", value="")
 
 Record = Mapping[str, Any]
 
@@ -95,7 +104,7 @@ def chart_data(result: SweepResult) -> list[dict[str, Any]]:
     """
     completed = eligible(result.searched, {"val_accuracy": "maximize"})
     frame = completed[["trial_id", "method", "cell", "val_accuracy", "dense_val_accuracy"]].copy()
-    frame["settings"] = [settings_of(row) for _, row in completed.iterrows()]
+    frame["settings"] = [result.settings(row) for _, row in completed.iterrows()]
     frame["tested"] = completed["test_accuracy"].map(accuracy)
     frame["work"] = [
         f"{millions(cost)} ({percent(cost / dense)} of dense)"
@@ -117,27 +126,13 @@ def chart_data(result: SweepResult) -> list[dict[str, Any]]:
     return [{name: value for name, value in r.items() if value is not None} for r in records]
 
 
-def settings_of(row: pd.Series) -> str:
-    """The options of a trial's method: keep_ratio 0.52, rounds 3"""
-    prefix = f"{row['method']}."
-    options = {
-        name.removeprefix(prefix): row[name]
-        for name in map(str, row.index)
-        if name.startswith(prefix) and not pd.isna(row[name])
-    }
-    return ", ".join(
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in options.items()
-    )
-
-
 def frontier_chart(
     result: SweepResult,
     records: Sequence[Record],
     cost: str,
     cell: str | None,
     palette: Palette,
-    legend: alt.Legend,
+    legend: alt.Legend | None,
 ) -> alt.LayerChart | alt.FacetChart:
     """Validation accuracy against one cost; frontiers as steps, beaten trials faint.
 
@@ -150,26 +145,25 @@ def frontier_chart(
     accuracies = alt.Scale(domain=_accuracies_shown(records, cost))
     x = alt.X(f"{cost}:Q", title=COSTS[cost], scale=_cost_scale(drawn, cost, cell))
     y = alt.Y("val_accuracy:Q", title="Validation accuracy", scale=accuracies)
-    colours, shapes = _marks(result.methods, palette)
-    colour = alt.Color("method:N", legend=legend).scale(domain=result.methods, range=colours)
-    shape = alt.Shape("method:N", legend=legend).scale(domain=result.methods, range=shapes)
+    marks = method_marks(result.methods, palette)
+    colours, shapes = [colour for colour, _ in marks.values()], [path for _, path in marks.values()]
+    colour = alt.Color("method:N", legend=legend).scale(domain=list(marks), range=colours)
+    shape = alt.Shape("method:N", legend=legend).scale(domain=list(marks), range=shapes)
 
     here = f"isValid(datum.{cost})" + (f" && datum.cell === {json.dumps(cell)}" if cell else "")
     on_frontier = f"datum.{'on' if cell else 'overall'}_{cost}"
     trials = alt.Chart(alt.NamedData("trials")).transform_filter(here).encode(x=x, y=y)
     points = trials.encode(color=colour, shape=shape, tooltip=TOOLTIP)
+    beaten = points.transform_filter(f"!{on_frontier}").encode(opacity=_faded(0.4))
+    unbeaten = points.transform_filter(on_frontier).encode(opacity=_faded(1))
     steps = trials.transform_filter(on_frontier)
+    if cell:
+        steps = steps.encode(color=colour, opacity=_faded(1))
     return alt.layer(
         *_reference(result, cell, y, palette),
-        points.transform_filter(f"!{on_frontier}").mark_point(
-            size=30, filled=True, clip=True, opacity=0.4
-        ),
-        (steps.encode(color=colour) if cell else steps).mark_line(
-            interpolate="step-after", strokeWidth=2, color=palette.ink
-        ),
-        points.transform_filter(on_frontier).mark_point(
-            size=90, filled=True, opacity=1, stroke=palette.surface, strokeWidth=1
-        ),
+        beaten.mark_point(size=30, filled=True, clip=True),
+        steps.mark_line(interpolate="step-after", strokeWidth=2, color=palette.ink),
+        unbeaten.mark_point(size=80, filled=True, stroke=palette.surface, strokeWidth=1),
     )
 
 
@@ -177,10 +171,12 @@ def page_spec(
     result: SweepResult, records: Sequence[Record], cost: str, cell: str | None
 ) -> dict[str, Any]:
     """The chart for an HTML page: as wide as there is room, coloured by the page's CSS."""
-    columns = alt.ExprRef("max(2, floor(width / 140))")
-    legend = alt.Legend(title=None, orient="top", columns=columns)
-    chart = frontier_chart(result, records, cost, cell, CSS, legend)
-    spec = chart.properties(width="container", height=340).to_dict(validate=False)
+    chart = frontier_chart(result, records, cost, cell, CSS, legend=None).properties(
+        width="container",
+        height=340,
+        description=f"Validation accuracy against {cost}. The tables hold the same figures.",
+    )
+    spec = chart.add_params(CHOSEN).to_dict(validate=False)
     del spec["$schema"]  # an address; the page must name none
     return {**spec, "background": None, "config": _config(CSS)}
 
@@ -205,10 +201,22 @@ def picture(result: SweepResult, records: Sequence[Record], cost: str) -> bytes:
         f"{result.sweep['name']}: validation accuracy against {cost.removesuffix('_ms')}",
         subtitle=drawn if records else "No trial completed.",
     )
-    spec = alt.concat(*panels, columns=columns).properties(title=title).to_dict(validate=False)
+    chart = alt.concat(*panels, columns=columns).properties(title=title).add_params(CHOSEN)
+    spec = chart.to_dict(validate=False)
     spec |= {"config": _config(LIGHT), "background": LIGHT.surface, "padding": 16}
     spec["datasets"] = {**spec.get("datasets", {}), "trials": list(records)}
     return vl_convert.vegalite_to_png(json.dumps(spec), scale=2)
+
+
+def method_marks(methods: Sequence[str], palette: Palette) -> dict[str, tuple[str, str]]:
+    """Each method's colour and shape, by place in the sweep; the two controls have their own."""
+    own = {"dense": (palette.ink, STAR), "random_channels": (palette.control, CROSS)}
+    others = [method for method in methods if method not in own]
+    marks = own | {
+        method: (palette.methods[place % len(palette.methods)], SHAPES[place % len(SHAPES)])
+        for place, method in enumerate(others)
+    }
+    return {method: marks[method] for method in methods}
 
 
 def below_chart(records: Sequence[Record], cost: str) -> int:
@@ -261,15 +269,10 @@ def _reference(
     ]
 
 
-def _marks(methods: Sequence[str], palette: Palette) -> tuple[list[str], list[str]]:
-    """Colours and shapes, in the methods' order; the two controls have their own."""
-    own = {"dense": (palette.ink, STAR), "random_channels": (palette.control, "cross")}
-    others = [method for method in methods if method not in own]
-    marks = own | {
-        method: (palette.methods[place % len(palette.methods)], SHAPES[place % len(SHAPES)])
-        for place, method in enumerate(others)
-    }
-    return [marks[method][0] for method in methods], [marks[method][1] for method in methods]
+def _faded(opacity: float) -> Any:
+    """This opacity, unless the reader has chosen another method."""
+    shown = "chosen === '' || datum.method === chosen"
+    return alt.condition(shown, alt.value(opacity), alt.value(0.12 * opacity))
 
 
 def _config(palette: Palette) -> dict[str, Any]:

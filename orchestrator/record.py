@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # a machine without Optuna and MLflow runs sweeps too
     from orchestrator.search import Proposer
     from orchestrator.tracking import Tracker
 
+HELD_BY_COLUMNS = ("data.name", "backbone.name", "backbone.depth", "backbone.dropout")
 ALL_COMPLETED, SOME_FAILED, INTERRUPTED = 0, 1, 130  # exit statuses
 
 AnyJob = TypeVar("AnyJob", DenseNetwork, Trial, FrontierTest)
@@ -61,7 +62,8 @@ class Record:
         self._progress = progress
         self._tracker = tracker
         methods = {name: method_class(name) for name in sweep.methods}
-        self._table = TrialsTable(folder / "trials.csv", table_columns(methods, sweep.varied))
+        self._varied = [path for path in sweep.varied if path not in HELD_BY_COLUMNS]
+        self._table = TrialsTable(folder / "trials.csv", table_columns(methods, self._varied))
         self._trials: dict[str, Trial] = {}
         self._reports: dict[str, list[dict[str, float]]] = defaultdict(list)
         self._accuracies: dict[str, float] = {}
@@ -127,7 +129,7 @@ class Record:
         self._statuses.add(status)
 
     def _keep(self, trial: Trial, result: TrialResult) -> None:
-        row = result.row | {path: trial.option(path) for path in self._sweep.varied}
+        row = result.row | {path: trial.option(path) for path in self._varied}
         self._trials[trial.trial_id] = trial
         self._statuses.add(row["status"])
         self._table.append(row)

@@ -20,7 +20,16 @@ import jinja2
 import vl_convert
 
 from orchestrator import findings, tables
-from orchestrator.charts import DARK, LIGHT, below_chart, chart_data, page_spec, picture
+from orchestrator.charts import (
+    CSS,
+    DARK,
+    LIGHT,
+    below_chart,
+    chart_data,
+    method_marks,
+    page_spec,
+    picture,
+)
 from orchestrator.frontier import compare_methods, frontier
 from orchestrator.trials_table import write_atomically, write_table
 
@@ -77,6 +86,7 @@ def _facts(
         "zeros_kept": findings.zeros_kept(result),
         "latency": findings.latency_against_cost(result),
         "cost": cost,
+        "marks": method_marks(result.methods, CSS),
         "charts": charts,
         "overall_chart": page_spec(result, records, cost, None) if len(cells) > 1 else None,
         "below": {name: below_chart(records, name) for name in charts},
@@ -105,7 +115,7 @@ def _render(template: str, facts: dict[str, Any]) -> bytes:
 
 def _markdown_cell(text: str) -> str:
     """Text that stays inside its cell and is taken as it is written."""
-    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", text.replace("\n", " "))
+    return re.sub(r"([\\`*<>|\[\]])", r"\\\1", text.replace("\n", " "))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

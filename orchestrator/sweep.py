@@ -49,7 +49,7 @@ def run_checked(args: argparse.Namespace, run: RunSweep) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our output, `head` say, has seen enough
-        sys.stdout = None  # type: ignore[assignment]  # or Python would try to write the rest
+        sys.stdout = None  # or Python would try to write the rest
         return 0
 
 

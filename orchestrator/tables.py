@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.charts import settings_of
 from orchestrator.findings import HALF, SweepResult
 from orchestrator.frontier import BUDGETS, best_within
 from orchestrator.notation import accuracy, duration, millions, milliseconds, percent
@@ -103,7 +102,7 @@ def frontier_table(result: SweepResult, points: pd.DataFrame) -> Table:
         {
             "cell": row["cell"] if len(result.cells) > 1 else "",
             "method": row["method"],
-            "settings": settings_of(row),
+            "settings": result.settings(row),
             "seed": str(row["seed"]) if result.searched["seed"].nunique() > 1 else "",
             "validation": accuracy(row["val_accuracy"]),
             "test": accuracy(row["test_accuracy"]),
@@ -211,7 +210,8 @@ def _between(low: float, high: float, write: Callable[[float], str]) -> str:
 
 def _settings(section: Mapping[str, Any]) -> str:
     """epochs 20, depth 4 | 6 | 8"""
-    return ", ".join(f"{name} {_option(value)}" for name, value in section.items())
+    given = {name: value for name, value in section.items() if value is not None}
+    return ", ".join(f"{name} {_option(value)}" for name, value in given.items())
 
 
 def _option(value: Any) -> str:

@@ -37,9 +37,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str,
         with temporary.open("xb") as file:
             file.write(content)
             file.flush()
-            os.fsync(
-                file.fileno()
-            )  # or a power cut could leave a name without content
+            os.fsync(file.fileno())  # or a power cut could leave a name without content
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

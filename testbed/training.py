@@ -256,13 +256,20 @@ def _on(device: torch.device, images: Images) -> Images:
 
 @contextmanager
 def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's random numbers start from `seed`, and go on as before afterwards.
+    """Torch's random numbers start from `seed`; afterwards they go on as if nothing had been.
 
-    On a GPU, meanwhile, cuDNN only uses what gives the same result every time.
+    Meanwhile cuDNN, on a GPU, may only use what gives the same result every time.
     """
-    cuda = device.type == "cuda"
-    gpus = range(torch.cuda.device_count()) if cuda else ()  # manual_seed seeds them all
-    repeatable = torch.backends.cudnn.flags(deterministic=True, benchmark=False)
-    with torch.random.fork_rng(gpus), repeatable if cuda else nullcontext():
-        torch.manual_seed(seed)
-        yield
+    gpus = [device] if device.type == "cuda" else []
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    with torch.random.fork_rng(gpus):
+        torch.default_generator.manual_seed(seed)
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
+        try:
+            cudnn.deterministic, cudnn.benchmark = True, False
+            yield
+        finally:
+            cudnn.deterministic, cudnn.benchmark = before

@@ -1,5 +1,6 @@
 """Dense networks are trained once: whatever asks for them, and whatever happens meanwhile."""
 
+import ast
 import copy
 import logging
 import subprocess
@@ -15,7 +16,6 @@ import tiny
 import torch
 from torch import nn
 
-import testbed
 from testbed import dense_store
 from testbed.dense_store import CODE, DenseStore, History
 from testbed.training import Training, train
@@ -114,22 +114,26 @@ def test_the_code_of_the_testbed_and_the_version_of_torch_are_in_the_key(
 
 def test_all_testbed_modules_that_training_needs_are_in_the_key() -> None:
     """But for names, and what loads images: the fingerprint is of what these give."""
-    loaded = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys, testbed.training, testbed.backbones\n"
-            "print(*(name for name in sys.modules if name.startswith('testbed.')))",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
     no_matter = {"names", "data_sets", "image_folder", "selection", "stratified"}
-    needed = {name.partition(".")[2] for name in loaded} - no_matter
-    assert needed == {name.removesuffix(".py") for name in CODE}
-    folder = Path(str(testbed.__file__)).parent
-    assert all((folder / name).is_file() for name in CODE)
+    found: set[str] = set()
+    to_read = {"training", "backbones"}
+    while to_read:
+        module = to_read.pop()
+        found.add(module)
+        to_read |= _testbed_imports(module) - no_matter - found
+    assert {f"{module}.py" for module in found} == set(CODE)
+
+
+def _testbed_imports(module: str) -> set[str]:
+    tree = ast.parse((Path(dense_store.__file__).parent / f"{module}.py").read_text())
+    imported: set[str] = set()
+    for statement in ast.walk(tree):
+        if isinstance(statement, ast.ImportFrom) and statement.module == "testbed":
+            imported |= {name.name for name in statement.names}
+        elif isinstance(statement, ast.ImportFrom) and statement.module:
+            package, _, name = statement.module.partition(".")
+            imported |= {name} if package == "testbed" else set()
+    return imported
 
 
 def test_the_source_of_a_users_network_is_in_the_key(

@@ -140,6 +140,21 @@ def test_the_callers_random_state_stays_as_it_was() -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_cudnn_has_to_be_repeatable_while_training_and_is_as_before_afterwards() -> None:
+    cudnn = torch.backends.cudnn
+    seen = []
+
+    class Looking(nn.Conv2d):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append((cudnn.enabled, cudnn.deterministic, cudnn.benchmark))
+            return super().forward(images).mean(dim=(2, 3))
+
+    before = cudnn.enabled, cudnn.deterministic, cudnn.benchmark
+    trained(Looking(2, 3, 3))
+    assert set(seen) == {(before[0], True, False)}
+    assert (cudnn.enabled, cudnn.deterministic, cudnn.benchmark) == before
+
+
 @pytest.mark.parametrize(("n", "batch_size"), [(33, 32), (7, 32), (96, 95)])
 def test_an_epoch_sees_every_image_once_in_batches_of_like_size(n: int, batch_size: int) -> None:
     data = unaugmented(tiny.splits(n_train=n))
@@ -306,8 +321,9 @@ def test_distillation_adds_the_kl_divergence_at_the_temperature() -> None:
     torch.manual_seed(0)
     student, teacher = Viewing(), Viewing()
     distillation = Distillation(teacher={}, weight=0.3, temperature=2.0)
-    changes = {"epochs": 1, "learning_rate": 1e-9, "distillation": distillation}
-    _, reports = trained(student, data, by=teacher, **changes)
+    _, reports = trained(
+        student, data, by=teacher, epochs=1, learning_rate=1e-9, distillation=distillation
+    )
     images = normalise(data.train.pixels, data.mean, data.std)
     p, q = ((network(images) / 2).softmax(1) for network in (teacher, student))
     divergence = (p * (p / q).log()).sum(1).mean()

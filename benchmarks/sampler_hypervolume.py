@@ -95,13 +95,13 @@ def search_hypervolume(surface: Surface, sweep: Sweep, sampler: str, seed: int) 
     return hypervolume(pd.DataFrame(rows), sweep.objectives)
 
 
-def compare() -> Result:
-    """All samplers on the recorded surface."""
+def compare(samplers: Sequence[str] = SAMPLERS) -> Result:
+    """These samplers, random among them, on the recorded surface."""
     sweep = load_sweep(SWEEP_FILE)
     surface = Surface(studies(sweep)[0], pd.read_csv(SURFACE))
     found = {
         sampler: [search_hypervolume(surface, sweep, sampler, seed) for seed in range(N_SEEDS)]
-        for sampler in SAMPLERS
+        for sampler in samplers
     }
     random = found["random"]
     notes = {}

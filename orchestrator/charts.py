@@ -122,7 +122,8 @@ def chart_data(result: SweepResult) -> list[dict[str, Any]]:
         frame[f"dense_{cost}"] = completed[dense] / unit
         frame[f"on_{cost}"] = on_frontier_within(measured, ["cell", "method"], pair)
         frame[f"overall_{cost}"] = on_frontier_within(measured, ["dataset"], pair)
-    records = json.loads(frame.to_json(orient="records", double_precision=6))
+    on_top = frame.sort_values("method", key=lambda names: names == "dense", kind="stable")
+    records = json.loads(on_top.to_json(orient="records", double_precision=6))
     return [{name: value for name, value in r.items() if value is not None} for r in records]
 
 

@@ -72,10 +72,11 @@ class SweepResult:
     @cached_property
     def _varying(self) -> dict[str, list[str]]:
         """Method -> the columns of its options that are not the same in all its trials."""
+        columns = [str(column) for column in self.trials.columns]
         return {
-            method: [
+            str(method): [
                 name
-                for name in self.trials
+                for name in columns
                 if name.startswith(f"{method}.") and rows[name].nunique(dropna=False) > 1
             ]
             for method, rows in self.trials.groupby("method")
@@ -133,6 +134,8 @@ def _answer_for_one_cell(result: SweepResult, best: list[pd.Series]) -> tuple[st
             f"Too close to it for {first['validation_images']:,} validation images to tell apart: "
             f"{_listed(close)}."
         )
+    if "random_channels" in names:
+        more.append("Removing channels at random is the control: no method is more accurate here.")
     if "random_channels" in behind and "random_channels" not in close:
         more.append(
             f"The control, random_channels, is {behind['random_channels']:.1f} points behind."
@@ -204,14 +207,29 @@ def _noise(trials: pd.DataFrame) -> str | None:
 
 
 def _standard_error(accuracy: float, images: float) -> float:
-    """Of an accuracy over so many images, in points; NaN where either is missing."""
+    """Of an accuracy over so many images, in points; NaN where either is missing.
+
+    With two right and two wrong images added, since the plain formula has no error at all where
+    every image is right. Source: Agresti and Coull 1998, The American Statistician 52.
+    """
     if pd.isna(accuracy) or pd.isna(images):
         return math.nan
-    return 100 * math.sqrt(accuracy * (1 - accuracy) / images)
+    share = (accuracy * images + 2) / (images + 4)
+    return 100 * math.sqrt(share * (1 - share) / (images + 4))
 
 
-def zeros_kept(result: SweepResult) -> str | None:
-    """What methods that zero weights in place still multiply; None without such methods."""
+def remarks(result: SweepResult) -> dict[str, str]:
+    """What to know about each cost: its column -> a sentence or two."""
+    return {
+        "multiplications": "Counted from the operations that ran, for one image.",
+        "nonzero_multiplications": _zeros_kept(result),
+        "parameters": "Weights that the network stores, whether they are zero or not.",
+        "latency_ms": _latency(result),
+    }
+
+
+def _zeros_kept(result: SweepResult) -> str:
+    """What methods that zero weights in place still multiply."""
     completed = result.searched[result.searched["status"] == "completed"]
     sentences = []
     for method in result.methods:
@@ -229,23 +247,26 @@ def zeros_kept(result: SweepResult) -> str | None:
             f"zero, but ran {percent(run)} of them{latency}."
         )
     if not sentences:
-        return None
+        return (
+            "No method here leaves many zeros in place, so these are the multiplications that ran."
+        )
     return " ".join([*sentences, "Only hardware that skips zeros would gain from them."])
 
 
-def latency_against_cost(result: SweepResult) -> str | None:
-    """Whether fewer multiplications were faster. None where no latency was measured."""
+def _latency(result: SweepResult) -> str:
+    """Whether fewer multiplications were faster."""
+    caution = "Counted multiplications are not time: the batch, the threads and the machine matter."
     completed = result.searched[result.searched["status"] == "completed"]
     cheap = completed[completed["multiplications"] <= HALF * completed["dense_multiplications"]]
     ratios = (cheap["latency_ms"] / cheap["dense_latency_ms"]).dropna()
     if ratios.empty:
-        return None
+        return caution
     slower = int((ratios > 1).sum())
     return (
-        f"The {len(ratios)} trials at half of the dense multiplications or less took "
+        f"{len(ratios)} trials at half of the dense multiplications or less took "
         f"{ratios.median():.2f} times the dense network's latency at batch 1 in the median "
-        f"({ratios.min():.2f} to {ratios.max():.2f}); "
-        + (f"{slower} of them were slower than it." if slower else "none was slower than it.")
+        f"({ratios.min():.2f} to {ratios.max():.2f}); {slower or 'none'} of them "
+        f"{'was' if slower < 2 else 'were'} slower than it. {caution}"
     )
 
 

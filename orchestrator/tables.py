@@ -63,13 +63,8 @@ def key_figures(result: SweepResult) -> list[Figure]:
     """What the sweep comes down to."""
     trials = result.trials
     completed = int((trials["status"] == "completed").sum())
-    not_completed = len(trials) - completed
     figures = [
-        Figure(
-            "Trials completed",
-            f"{completed:,}",
-            f"{not_completed:,} did not" if not_completed else "all of them",
-        ),
+        Figure("Trials completed", f"{completed:,}", f"of {len(trials):,}"),
         Figure("Work", duration(trials["duration_s"].sum()), "summed over the trials"),
     ]
     dense = trials.dropna(subset=["dense_val_accuracy", "dense_multiplications"])
@@ -209,9 +204,12 @@ def _between(low: float, high: float, write: Callable[[float], str]) -> str:
 
 
 def _settings(section: Mapping[str, Any]) -> str:
-    """epochs 20, depth 4 | 6 | 8"""
+    """conv, depth 4 | 6 | 8"""
     given = {name: value for name, value in section.items() if value is not None}
-    return ", ".join(f"{name} {_option(value)}" for name, value in given.items())
+    return ", ".join(
+        _option(value) if name == "name" else f"{name} {_option(value)}"
+        for name, value in given.items()
+    )
 
 
 def _option(value: Any) -> str:

@@ -25,10 +25,9 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from baselines.rounds import Rounds, epochs_per_round
-from testbed.cost import sparsity
+from testbed.cost import sparsity, weights_by_layer
 from testbed.data import Splits
 from testbed.method import Run
 
@@ -57,7 +56,9 @@ class Magnitude(BaseModel):
         """
         epochs = epochs_per_round(self.rounds, run.fine_tuning.epochs)
         network = copy.deepcopy(model).to(run.device)
-        weights = _weights(network)
+        weights = weights_by_layer(network)
+        if not weights:
+            raise ValueError("Nothing to prune: the network has no conv and no linear layer.")
         for number, n_epochs in enumerate(epochs, 1):
             small = self._zero_small(weights)
             before = sparsity(network)
@@ -98,18 +99,6 @@ def small_weights(
         size = weight.detach().abs()
         small[name] = (size < threshold * deviation) & (size < size.max())
     return small
-
-
-def _weights(network: nn.Module) -> dict[str, Tensor]:
-    """The weights of the conv and linear layers, by the layers' names."""
-    layers = {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(module, (_ConvNd, nn.Linear))
-    }
-    if not layers:
-        raise ValueError("Nothing to prune: the network has no conv and no linear layer.")
-    return {name: layer.weight for name, layer in layers.items()}
 
 
 @contextmanager

@@ -145,7 +145,7 @@ def record() -> None:
     listener = Listener(lambda job: None, lambda job, values: None, ended, lost)
     with TemporaryDirectory() as name, connected(None):
         folder = Path(name)
-        workplace = Workplace(folder, folder / "dense", folder, sweep.resources.cpus)
+        workplace = Workplace(folder, folder / "dense", folder, sweep.resources)
         trial = study.trial(0, {name: r.low for name, r in study.ranges.items()})
         shared = {splits_key(trial.data, study.seed): load_splits(trial.data, folder, study.seed)}
         work = partial(do_job, workplace=workplace)

@@ -12,9 +12,10 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
+
+from testbed.machine import device_name
 
 Work = Callable[[], int]
 """Does a piece of work and returns how many units it did (images, trials)."""
@@ -99,7 +100,9 @@ class Result:
 
     def __str__(self) -> str:
         threads = torch.get_num_threads()
-        lines = [f"{self.benchmark} on {describe(self.device)}, threads: {threads}"]
+        lines = [
+            f"{self.benchmark} on {device_name(torch.device(self.device))}, threads: {threads}"
+        ]
         lines += [f"  {name}: {note}" for name, note in self.notes.items()]
         for name, value in self.ratios.items():
             goal = self.goals.get(name)
@@ -117,7 +120,7 @@ class Result:
                 "ratios": dict(self.ratios),
                 "goals": {name: goal.bounds() for name, goal in self.goals.items()},
                 "met": {name: g.met_by(self.ratios[name]) for name, g in self.goals.items()},
-                "device": describe(self.device),
+                "device": device_name(torch.device(self.device)),
                 "threads": torch.get_num_threads(),
                 "versions": {"python": platform.python_version(), "torch": torch.__version__},
             }
@@ -138,14 +141,3 @@ def show(result: Result, as_json: bool) -> None:
     print(result)
     if as_json:
         print(result.to_json())
-
-
-def describe(device: torch.device | str) -> str:
-    """The device's name as its maker writes it, as far as it can be found out."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    # platform.processor() is empty on most Linux systems; /proc/cpuinfo is not.
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

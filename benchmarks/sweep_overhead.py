@@ -67,7 +67,8 @@ def sweep_of_nothing(n_trials: int, mlflow: bool) -> tuple[float, float]:
             Progress(n_trials, Console(file=io.StringIO())) as progress,
             Tracker(sweep.name, folder.parent, print) if mlflow else nullcontext() as tracker,
         ):
-            record = Record(sweep, folder, Path(name), progress, tracker)
+            record = Record(sweep, folder, Path(name), progress)
+            record.tracker = tracker
             journal = open_journal(folder / "studies.journal")
             proposer = Proposer(studies(sweep), sweep.objectives, sweep.search, journal)
             record.proposer = proposer

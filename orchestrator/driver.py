@@ -4,16 +4,18 @@
 trials one after another with none of the three. Both leave the same folder behind.
 """
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+
+import torch
 
 from orchestrator.jobs import do_job, splits_key
 from orchestrator.plan import dense_networks, plain_trials, studies
 from orchestrator.progress import Progress
 from orchestrator.record import Record
-from orchestrator.sweep_file import Sweep
+from orchestrator.sweep_file import Sweep, SweepFileError
 from testbed.backbones import build_backbone
 from testbed.data import DataOptions, Splits, load_splits
 
@@ -25,28 +27,29 @@ def run_on_ray(sweep: Sweep, folder: Path, data_root: Path, address: str | None)
         The exit status.
 
     Raises:
-        ValueError: if the data cannot be loaded or the cluster not be used; no folder is left then.
+        SweepFileError: if the data cannot be loaded or the cluster not be used; no folder is left
+            then.
     """
     from orchestrator.ray_runner import Listener, check_resources, connected, run_jobs
     from orchestrator.search import Proposer, n_tries, open_journal
     from orchestrator.tracking import Tracker
 
-    shared = load_shared(sweep, data_root)
-    check_networks(sweep, shared)
     planned = studies(sweep)
     total = sum(n_tries(study, sweep.search) for study in planned)
     with ExitStack() as stack:
-        stack.enter_context(connected(address))
-        check_resources(sweep.resources)
-        progress = stack.enter_context(Progress(total))
-        tracker = stack.enter_context(Tracker(sweep.name, folder.parent, progress.message))
-        record = Record(sweep, folder, data_root, progress, tracker)
-        proposer = Proposer(
-            planned, sweep.objectives, sweep.search, open_journal(folder / "studies.journal")
-        )
-        record.proposer = proposer
+        with as_bad_input():
+            shared = load_shared(sweep, data_root)
+            check_networks(sweep, shared)
+            stack.enter_context(connected(address))
+            check_resources(sweep.resources)
+            progress = stack.enter_context(Progress(total))
+            record = Record(sweep, folder, data_root, progress)
+        tracker = Tracker(sweep.name, folder.parent, progress.message)
+        record.tracker = stack.enter_context(tracker)
+        journal = open_journal(folder / "studies.journal")
+        record.proposer = Proposer(planned, sweep.objectives, sweep.search, journal)
         finished = run_jobs(
-            record.phases(proposer.ask, total),
+            record.phases(record.proposer.ask, total),
             work=partial(do_job, workplace=record.workplace),
             listener=Listener(record.started, record.reported, record.ended, record.lost),
             resources=sweep.resources,
@@ -55,40 +58,51 @@ def run_on_ray(sweep: Sweep, folder: Path, data_root: Path, address: str | None)
         return record.finish(finished)
 
 
-def run_in_this_process(
-    sweep: Sweep, folder: Path, data_root: Path, only: str | None = None
-) -> int:
+def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path) -> int:
     """Runs a sweep of grids and fixed values, one trial after another.
-
-    Args:
-        only: the one method whose trials are run; None runs all.
 
     Returns:
         The exit status.
 
     Raises:
-        ValueError: if an option is a range, or the data cannot be loaded; no folder is left then.
+        SweepFileError: if an option is a range, the data cannot be loaded, or a GPU is asked for
+            that is not there; no folder is left then.
     """
-    trials = [trial for trial in plain_trials(sweep) if only in (None, trial.method)]
-    shared = load_shared(sweep, data_root)
-    check_networks(sweep, shared)
+    with as_bad_input():
+        trials = plain_trials(sweep)
+        if sweep.resources.gpus and not torch.cuda.is_available():
+            raise ValueError("resources.gpus: torch finds no GPU here. Set it to 0.")
+        shared = load_shared(sweep, data_root)
+        check_networks(sweep, shared)
     with Progress(len(trials)) as progress:
-        record = Record(sweep, folder, data_root, progress)
-        work = partial(do_job, workplace=record.workplace)
-
+        with as_bad_input():
+            record = Record(sweep, folder, data_root, progress)
         waiting = iter(trials)
         for phase in record.phases(lambda: next(waiting, None), len(trials)):
             while (job := phase()) is not None:
                 record.started(job)
                 try:
-                    record.ended(job, work(job, shared, partial(record.reported, job)))
+                    result = do_job(
+                        job, shared, partial(record.reported, job), workplace=record.workplace
+                    )
                 except KeyboardInterrupt:
                     record.lost(job, "stopped", "Stopped: the sweep was interrupted.")
-                    return record.finish(False)
+                    return record.finish(whole=False)
                 except Exception as error:
                     # A dense network that cannot be trained fails its trials, not the sweep.
                     record.lost(job, "failed", f"{type(error).__name__}: {error}")
-        return record.finish(True)
+                else:
+                    record.ended(job, result)
+        return record.finish(whole=True)
+
+
+@contextmanager
+def as_bad_input() -> Iterator[None]:
+    """What goes wrong before the first job is for the user to mend, so it gets no traceback."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise SweepFileError([str(error)]) from error
 
 
 def check_networks(sweep: Sweep, shared: Mapping[str, Splits]) -> None:

@@ -18,10 +18,11 @@ from torch import nn
 from orchestrator.final_evaluation import test_accuracy
 from orchestrator.plan import DenseNetwork, Trial, dense_network, fine_tuning_teacher
 from orchestrator.registry import method_class
+from orchestrator.sweep_file import Resources
 from testbed.backbones import build_backbone
 from testbed.data import DataOptions, Splits
 from testbed.dense_store import DenseRecord, DenseStore
-from testbed.machine import default_device, set_threads, tune_malloc
+from testbed.machine import best_precision, set_threads, tune_malloc
 from testbed.measurement import Measurement, measure, multiplications_per_class
 from testbed.method import Run
 from testbed.network_file import save_network
@@ -60,8 +61,13 @@ class Workplace:
     """Trained dense networks, which all sweeps share."""
     data_root: Path
     """Where data sets lie."""
-    threads: int
+    resources: Resources
     """Of one job."""
+
+    @property
+    def device(self) -> torch.device:
+        """What a job computes on."""
+        return torch.device("cuda" if self.resources.gpus else "cpu")
 
     def network(self, trial_id: str) -> Path:
         """Where a trial leaves its network."""
@@ -82,16 +88,16 @@ def do_job(
         shared: the splits of every data set and seed, by `splits_key`.
         report: gets every epoch's and round's figures.
     """
-    set_threads(workplace.threads)
+    set_threads(workplace.resources.cpus)
     tune_malloc()
     subject = job.trial if isinstance(job, FrontierTest) else job
     splits = shared[splits_key(subject.data, subject.seed)]
     if isinstance(job, FrontierTest):
         network = workplace.network(job.trial.trial_id)
-        return test_accuracy(job.trial, splits, network, workplace.data_root)
+        return test_accuracy(job.trial, splits, network, workplace.data_root, workplace.device)
     if isinstance(job, Trial):
         return run_trial(job, splits, workplace, report)
-    obtain_dense(job, splits, DenseStore(workplace.dense), report)
+    obtain_dense(job, splits, workplace, report)
     return None
 
 
@@ -153,11 +159,14 @@ def code_version() -> str:
 
 
 def obtain_dense(
-    network: DenseNetwork, splits: Splits, store: DenseStore, report: Report = ignore
+    network: DenseNetwork, splits: Splits, workplace: Workplace, report: Report = ignore
 ) -> tuple[nn.Module, DenseRecord]:
     """The trained dense network, from the store or trained now and kept there, and its record."""
-    device = default_device()
-    teacher = _network(network.teacher, splits, store)
+    device = workplace.device
+    teacher = _network(network.teacher, splits, workplace)
+    # With the same settings another device, or one without bfloat16, makes another network.
+    computed = {"device": device.type, "best_precision": str(best_precision(device))}
+    spec = {**network.spec(splits.fingerprint), **computed}
 
     def build() -> nn.Module:
         with torch.random.fork_rng():
@@ -184,25 +193,32 @@ def obtain_dense(
         )
         return history
 
-    model, record = store.get_or_train(network.spec(splits.fingerprint), build, train_it)
+    model, record = DenseStore(workplace.dense).get_or_train(spec, build, train_it)
     return model.to(device), record
 
 
 def _prune_and_measure(
     trial: Trial, splits: Splits, workplace: Workplace, report: Report
 ) -> TrialResult:
-    store = DenseStore(workplace.dense)
     network, teacher = dense_network(trial), fine_tuning_teacher(trial)
-    dense, record = obtain_dense(network, splits, store)
+    dense, record = obtain_dense(network, splits, workplace)
+    for epoch in record.history:  # so that a trial's curves begin where its network did
+        report(
+            {
+                "epoch": epoch["epoch"],
+                "dense_val_accuracy": epoch["val_accuracy"],
+                "dense_train_loss": epoch["train_loss"],
+            }
+        )
     run = Run(
         seed=trial.seed,
-        device=default_device(),
+        device=workplace.device,
         training=network.training,
         fine_tuning=trial.fine_tuning,
         report=report,
         folder=workplace.folder / "checkpoints" / trial.trial_id,
-        teacher=_network(teacher, splits, store),
-        teacher_from_scratch=_network(network.teacher, splits, store),
+        teacher=_network(teacher, splits, workplace),
+        teacher_from_scratch=_network(network.teacher, splits, workplace),
     )
     method = method_class(trial.method).model_validate(trial.options)
     pruned = method.prune(dense, splits, run)
@@ -222,8 +238,10 @@ def _prune_and_measure(
     )
 
 
-def _network(network: DenseNetwork | None, splits: Splits, store: DenseStore) -> nn.Module | None:
-    return None if network is None else obtain_dense(network, splits, store)[0]
+def _network(
+    network: DenseNetwork | None, splits: Splits, workplace: Workplace
+) -> nn.Module | None:
+    return None if network is None else obtain_dense(network, splits, workplace)[0]
 
 
 def _images(

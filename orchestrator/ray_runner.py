@@ -268,6 +268,9 @@ class _TuneCallback(tune.Callback):
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         if self._interrupted.is_set():
+            for trial in trials:
+                if trial.temporary_state.ray_actor is not None:
+                    ray.kill(trial.temporary_state.ray_actor)
             raise _InterruptedError
 
     def on_trial_start(

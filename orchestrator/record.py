@@ -45,7 +45,6 @@ class Record:
         folder: Path,
         data_root: Path,
         progress: Progress,
-        tracker: "Tracker | None" = None,
     ) -> None:
         """Makes the run folder, which must not exist: nothing a user made is overwritten."""
         folder.mkdir(parents=True)
@@ -54,13 +53,13 @@ class Record:
             folder=folder.resolve(),
             dense=(folder.parent / "dense").resolve(),
             data_root=data_root.resolve(),
-            threads=sweep.resources.cpus,
+            resources=sweep.resources,
         )
         self.proposer: Proposer | None = None
+        self.tracker: Tracker | None = None
         self._sweep = sweep
         self._folder = folder
         self._progress = progress
-        self._tracker = tracker
         methods = {name: method_class(name) for name in sweep.methods}
         self._varied = [path for path in sweep.varied if path not in HELD_BY_COLUMNS]
         self._table = TrialsTable(folder / "trials.csv", table_columns(methods, self._varied))
@@ -88,45 +87,47 @@ class Record:
         if self._accuracies:
             self._table.fill_test_accuracies(self._accuracies)
         write_report(self._folder)
-        if self._tracker:
+        if self.tracker:
             comparison = compare_methods(self._table.read(), self._sweep.objectives)
-            self._tracker.finish(self._folder, comparison)
+            self.tracker.finish(self._folder, comparison)
         if not whole:
             return INTERRUPTED
         return ALL_COMPLETED if self._statuses <= {"completed"} else SOME_FAILED
 
     def started(self, job: Job) -> None:
-        self._started[describe(job)] = datetime.now(UTC)
-        self._progress.trial_started(describe(job))
+        self._started[job_name(job)] = datetime.now(UTC)
+        self._progress.trial_started(job_name(job))
 
     def reported(self, job: Job, values: Mapping[str, float]) -> None:
         if isinstance(job, Trial):
             self._reports[job.trial_id].append({**values, "timestamp": time.time()})
-        self._progress.trial_report(describe(job), values)
+        self._progress.trial_report(job_name(job), values)
 
     def ended(self, job: Job, result: Any) -> None:
         """A job is done; `result` is what it returned."""
         if isinstance(job, Trial):
             self._keep(job, result)
             return
-        line = describe(job)
+        line = job_name(job)
         if isinstance(job, FrontierTest):
             self._accuracies[job.trial.trial_id] = result
             line += f"  test {result:.3f}"
-        self._progress.other_done(describe(job), "completed", line)
+        self._progress.other_done(job_name(job), "completed", line)
 
     def lost(self, job: Job, status: str, error: str) -> None:
         """A job came to nothing; `status` is failed or stopped."""
         if isinstance(job, Trial):
-            started = self._started[job.trial_id]
+            started = self._started.get(job.trial_id, datetime.now(UTC))
             lasted = (datetime.now(UTC) - started).total_seconds()
             outcome = {"status": status, "error": error, "duration_s": lasted}
             self._keep(job, TrialResult(known_columns(job, started) | outcome))
             return
-        # The trials that need a dense network which failed try again, and their rows say why not.
-        text = f"{describe(job)}  {status}: {error.splitlines()[0]}"
-        self._progress.other_done(describe(job), status, text)
-        self._statuses.add(status)
+        text = f"{job_name(job)}  {status}: {error.splitlines()[0]}"
+        self._progress.other_done(job_name(job), status, text)
+        # The trials of a dense network that failed train it themselves, and their rows say how that
+        # went; a test that failed leaves an accuracy out.
+        if isinstance(job, FrontierTest):
+            self._statuses.add(status)
 
     def _keep(self, trial: Trial, result: TrialResult) -> None:
         row = result.row | {path: trial.option(path) for path in self._varied}
@@ -142,10 +143,10 @@ class Record:
         if self.proposer:
             self.proposer.tell(trial.trial_id, row)
         reports = self._reports.pop(trial.trial_id, [])
-        if self._tracker:
-            sections = {"data", "backbone_options", "training", "fine_tuning"}
-            settings = trial.model_dump(mode="json", include=sections)
-            self._tracker.trial_done(row, reports, settings)
+        if self.tracker:
+            settings = trial.model_dump(mode="json", include={"data", "training", "fine_tuning"})
+            settings["backbone"] = trial.backbone_options  # as the sweep file has them
+            self.tracker.trial_done(row, reports, settings)
         self._progress.trial_done(row)
 
     def _next_test(self) -> FrontierTest | None:
@@ -176,7 +177,7 @@ class Record:
         return begin_and_ask
 
 
-def describe(job: Job) -> str:
+def job_name(job: Job) -> str:
     """A job's name: a trial's is its id."""
     if isinstance(job, DenseNetwork):
         given = {k: v for k, v in job.backbone_options.items() if v is not None}

@@ -28,10 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_checked(parser.parse_args(arguments), _run_sweep)
 
 
-def run_checked(args: argparse.Namespace, run: RunSweep) -> int:
-    """Checks the sweep file and the run folder, then runs the sweep; returns the exit status."""
+def run_checked(args: argparse.Namespace, run: RunSweep, only: str | None = None) -> int:
+    """Checks the sweep file and the run folder, then runs the sweep; returns the exit status.
+
+    Args:
+        only: the one method of the sweep that is run; None runs all.
+    """
     try:
         sweep = load_sweep(args.sweep_file, args.overrides, args.data_root)
+        if only is not None:
+            sweep = sweep.with_method(only)
         folder = args.output / sweep.name
         if args.dry_run:
             from orchestrator.dry_run import describe
@@ -42,8 +48,9 @@ def run_checked(args: argparse.Namespace, run: RunSweep) -> int:
             return 0
         if folder.exists():
             raise SweepFileError([_exists(folder)])
+        _make_folder(args.output)
         return run(sweep, folder, args)
-    except ValueError as error:
+    except SweepFileError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
@@ -57,6 +64,14 @@ def _run_sweep(sweep: Sweep, folder: Path, args: argparse.Namespace) -> int:
     from orchestrator.driver import run_on_ray  # seconds of imports, which a refusal does not need
 
     return run_on_ray(sweep, folder, args.data_root, args.address)
+
+
+def _make_folder(output: Path) -> None:
+    """Makes the folder of all sweeps, before minutes go by until it is needed."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SweepFileError([f"--output: cannot make {output}: {error.strerror}."]) from error
 
 
 def _exists(folder: Path) -> str:

@@ -14,7 +14,8 @@ from orchestrator.option_checks import OptionsError, check_model
 from orchestrator.option_values import as_written, variables
 
 SHARED = ("data", "backbone", "training", "fine_tuning")  # the sections that all methods share
-NOT_FOLDERS_OF_SWEEPS = ("dense", "mlflow.db", "mlruns")  # what else lies in the output folder
+# What else lies in the output folder.
+NOT_FOLDERS_OF_SWEEPS = ("dense", "mlflow.db", "mlflow_artifacts", "mlruns")
 
 
 class SweepFileError(ValueError):
@@ -123,6 +124,18 @@ class Sweep(BaseModel):
         """The dotted paths outside the methods that have a grid or a range."""
         shared = {section: getattr(self, section) for section in SHARED}
         return [".".join(map(str, key)) for key, _ in variables(shared)]
+
+    def with_method(self, name: str) -> "Sweep":
+        """The sweep with this one of its methods.
+
+        Raises:
+            SweepFileError: if it has no such method.
+        """
+        if name not in self.methods:
+            from testbed.names import unknown  # imports torch; see `load_sweep`
+
+            raise SweepFileError([unknown("method", name, self.methods)])
+        return self.model_copy(update={"methods": {name: self.methods[name]}})
 
     def dump(self) -> str:
         """The sweep as YAML, which `load_sweep` reads as an equal sweep."""

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from orchestrator.sweep import common_parser, run_checked
 from orchestrator.sweep_file import Sweep
-from testbed.names import unknown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,15 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "Run a sweep's trials in one plain process, without Ray, Optuna or MLflow.",
     )
     parser.add_argument("--only", metavar="METHOD", help="run the trials of this method only")
-    return run_checked(parser.parse_args(arguments), _run)
+    args = parser.parse_args(arguments)
+    return run_checked(args, _run, args.only)
 
 
 def _run(sweep: Sweep, folder: Path, args: argparse.Namespace) -> int:
     from orchestrator.driver import run_in_this_process
 
-    if args.only not in (None, *sweep.methods):
-        raise ValueError(f"--only: {unknown('method', args.only, sweep.methods)}")
-    return run_in_this_process(sweep, folder, args.data_root, args.only)
+    return run_in_this_process(sweep, folder, args.data_root)
 
 
 if __name__ == "__main__":

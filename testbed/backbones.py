@@ -33,13 +33,19 @@ class ConvOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    depth: Literal[4, 6, 8] | None = None  # 4, unless channels are given
+    depth: Literal[4, 6, 8] | None = None  # becomes 4, unless channels are given
     channels: tuple[PositiveInt, ...] | None = Field(None, min_length=1)  # instead of depth
     width: Width = 1.0
     dropout: Dropout = 0.0  # after each conv
     batch_norm: bool = True
     pool_after: tuple[PositiveInt, ...] | None = None  # 2x2 max-pool after these; None: the last
     hidden: PositiveInt = 512
+
+    @model_validator(mode="before")
+    @classmethod
+    def _depth_4(cls, options: dict[str, Any]) -> dict[str, Any]:
+        given = options.get("depth") is not None or options.get("channels") is not None
+        return options if given else {**options, "depth": 4}
 
     @model_validator(mode="after")
     def _check(self) -> "ConvOptions":
@@ -52,7 +58,7 @@ class ConvOptions(BaseModel):
 
     @property
     def conv_channels(self) -> tuple[int, ...]:
-        return self.channels or CONV_CHANNELS[self.depth or 4]
+        return self.channels or CONV_CHANNELS[self.depth or 0]
 
     @property
     def pooled_convs(self) -> tuple[int, ...]:
@@ -249,7 +255,10 @@ def build_backbone(name: str, input_shape: InputShape, n_classes: int, **options
         )
     if ":" in name:
         check_backbone(name, options)
-        network = import_object(name)(input_shape=input_shape, n_classes=n_classes, **options)
+        try:
+            network = import_object(name)(input_shape=input_shape, n_classes=n_classes, **options)
+        except Exception as error:  # whatever the user's function raises is the user's to mend
+            raise ValueError(f"Backbone {name} raised {type(error).__name__}: {error}") from error
     else:
         network = _backbone(name).build(_checked(name, options), input_shape, n_classes)
     if not isinstance(network, nn.Module):

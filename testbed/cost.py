@@ -7,7 +7,6 @@ a figure of their own: what would be left if hardware could skip each single zer
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +14,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.conv import _ConvNd
 
-from testbed.latency import Latency, evaluation_mode, measure_latency
+from testbed.latency import Latency, measure_latency
 from testbed.operations import UncountedOperationError, counting_multiplications
+from testbed.prediction import evaluating
 
 __all__ = [
     "Cost",
@@ -27,6 +27,7 @@ __all__ = [
     "measure_latency",
     "nonzero_weights",
     "sparsity",
+    "weights_by_layer",
 ]
 
 
@@ -67,7 +68,7 @@ def count_multiplications(network: nn.Module, inputs: Tensor, batch_size: int = 
     n = len(inputs)
     if n == 0:
         raise ValueError("Expected at least one image to count the multiplications of, got none.")
-    with evaluation_mode(network):
+    with evaluating(network):
         samples = [_count(network, image) for image in inputs[:: -(-n // 4)].split(1)]
         blind_alone, blind_batch = _count_blind(network, inputs)
         if blind_batch is not None and all(sample == blind_alone for sample in samples):
@@ -131,7 +132,7 @@ def _nonzero(network: nn.Module, per_layer: dict[str, int]) -> float:
 
     Exact: every weight of such a layer is used equally often.
     """
-    weights = dict(_weights(network))
+    weights = weights_by_layer(network)
     return sum(
         count * int(weights[layer].count_nonzero()) / weights[layer].numel()
         if layer in weights
@@ -140,11 +141,13 @@ def _nonzero(network: nn.Module, per_layer: dict[str, int]) -> float:
     )
 
 
-def _weights(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def weights_by_layer(network: nn.Module) -> dict[str, Tensor]:
     """The weight tensors of conv and linear layers, by the layer's dotted name."""
-    for name, module in network.named_modules():
-        if isinstance(module, (_ConvNd, nn.Linear)):
-            yield name, module.weight
+    return {
+        name: module.weight
+        for name, module in network.named_modules()
+        if isinstance(module, (_ConvNd, nn.Linear))
+    }
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -154,10 +157,10 @@ def count_parameters(network: nn.Module) -> int:
 
 def nonzero_weights(network: nn.Module) -> int:
     """Non-zero weights of the conv and linear layers, biases not included."""
-    return sum(int(weight.count_nonzero()) for _, weight in _weights(network))
+    return sum(int(weight.count_nonzero()) for weight in weights_by_layer(network).values())
 
 
 def sparsity(network: nn.Module) -> float:
     """Share of zeros among the weights of the conv and linear layers; 0 if there are none."""
-    total = sum(weight.numel() for _, weight in _weights(network))
+    total = sum(weight.numel() for weight in weights_by_layer(network).values())
     return 1 - nonzero_weights(network) / total if total else 0.0

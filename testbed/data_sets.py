@@ -234,7 +234,12 @@ def _read_npz(path: Path) -> Arrays:
 
 
 def _call(function: Callable[[Path], Any], root: Path) -> Arrays:
-    result = function(root)
+    try:
+        result = function(root)
+    except Exception as error:  # whatever the user's function raises is the user's to mend
+        raise ValueError(
+            f"data set function {function.__name__!r} raised {type(error).__name__}: {error}"
+        ) from error
     if isinstance(result, Mapping):
         return result
     return {key: getattr(result, key) for key in REQUIRED + OPTIONAL if hasattr(result, key)}

@@ -1,12 +1,14 @@
 """How long networks take, measured side by side so that a busy machine slows all of them alike."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from testbed.machine import device_name
+from testbed.prediction import evaluating
 
 WARM_UP_RUNS = 2
 FEWEST_RUNS = 5
@@ -54,7 +56,7 @@ def measure_latency(
         for name, times in _times_ms(networks, pool, batch_size, seconds).items():
             low, median, high = torch.quantile(times, times.new_tensor([0.25, 0.5, 0.75])).tolist()
             measured[name, batch_size] = Latency(
-                median, high - low, len(times), _device_name(device), torch.get_num_threads()
+                median, high - low, len(times), device_name(device), torch.get_num_threads()
             )
     return measured
 
@@ -64,7 +66,7 @@ def _times_ms(
 ) -> dict[str, Tensor]:
     """Name -> (runs,) times, taken in turns until the time of all together is used up."""
     times: dict[str, list[float]] = {name: [] for name in networks}
-    with evaluation_mode(*networks.values()), torch.inference_mode():
+    with evaluating(*networks.values()), torch.inference_mode():
         for network in networks.values():
             for _ in range(WARM_UP_RUNS):
                 network(_batch(pool, 0, batch_size))
@@ -90,20 +92,3 @@ def _batch(pool: Tensor, number: int, size: int) -> Tensor:
 def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-@contextmanager
-def evaluation_mode(*networks: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; then each module's own mode again, as some may be frozen."""
-    modes = {module: module.training for network in networks for module in network.modules()}
-    for network in networks:
-        network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

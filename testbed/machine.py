@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,9 +16,15 @@ _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
 
 
-def default_device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def device_name(device: torch.device) -> str:
+    """The device as its maker names it, as far as it can be found out."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    # platform.processor() is empty on most Linux systems; /proc/cpuinfo is not.
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def set_threads(n: int) -> None:

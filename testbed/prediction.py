@@ -80,10 +80,11 @@ def memory_format_for(model: nn.Module, data: Splits, device: torch.device) -> t
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode meanwhile; then each module's own mode again."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Eval mode meanwhile; then each module's own mode again, as some may be frozen."""
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    for network in networks:
+        network.eval()
     try:
         yield
     finally:

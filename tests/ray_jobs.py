@@ -37,7 +37,7 @@ def sleep(seconds: float, number: int = 0) -> Spell:
 
 def count(report: Report, n: int, period_s: float) -> None:
     for number in range(n):
-        report({"number": number})
+        report({"number": number, "process": os.getpid()})
         time.sleep(period_s)
 
 

@@ -53,7 +53,11 @@ def test_a_sweep_runs_on_a_machine_without_ray_optuna_and_mlflow(tmp_path: Path)
     arguments = [str(sweep), "--output", str(tmp_path / "runs")]
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
-        cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False,
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     rows = (tmp_path / "runs" / "small" / "trials.csv").read_text().splitlines()

@@ -1,19 +1,24 @@
 """Whole sweeps, small: with Ray, Optuna and MLflow, and without."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
+from orchestrator import final_evaluation, record
+from orchestrator.plan import plain_trials
+from orchestrator.progress import Progress
 from orchestrator.sweep import main as sweep_main
+from orchestrator.sweep_file import load_sweep
 from orchestrator.trial import main as trial_main
 from orchestrator.trials_table import read_trials
+from testbed.data import Images
 
 PROJECT = Path(__file__).parents[1]
 SMALL = """
@@ -130,6 +135,89 @@ def test_a_run_folder_is_never_overwritten(
     assert {path: path.stat().st_mtime_ns for path in plain.rglob("*")} == before
 
 
+def test_only_one_method_is_run_if_asked(tmp_path: Path) -> None:
+    searched = "methods: {dense: {}, l1_filter: {keep_ratio: {uniform: [0.2, 0.9]}}}\n"
+    sweep = write(tmp_path, "one", searched)
+    assert trial_main([*arguments(sweep, tmp_path), "--only", "dense"]) == 0
+    assert list(read_trials(tmp_path / "runs" / "one" / "trials.csv")["method"]) == ["dense"]
+
+
+def test_only_an_unknown_method_is_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = write(tmp_path, "one", METHODS)
+    assert trial_main([*arguments(sweep, tmp_path), "--only", "dens", "--dry-run"]) == 2
+    assert "Did you mean 'dense'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("backbone: {name: 'tests.tiny_methods:raises'}", "raised RuntimeError: as it was asked"),
+        ("data: {name: 'tests.tiny_methods:raises'}", "raised RuntimeError: as it was asked"),
+        ("backbone: {name: m_cifarnet}", "8"),  # too small an image for it
+    ],
+)
+def test_what_cannot_be_built_is_bad_input(
+    section: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = section.partition(":")[0]
+    lines = [line for line in SMALL.splitlines() if not line.startswith(name)]
+    path = tmp_path / "bad.yaml"
+    path.write_text("\n".join([*lines, section, "methods: {dense: {}}"]))
+    assert trial_main(arguments(path, tmp_path)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "bad").exists()
+
+
+def test_an_output_that_cannot_be_made_is_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    sweep = write(tmp_path, "small", METHODS)
+    assert trial_main([str(sweep), "--output", str(tmp_path / "file" / "runs")]) == 2
+    assert "--output" in capsys.readouterr().err
+
+
+def test_an_error_of_the_driver_is_not_blamed_on_the_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(record, "append_multiplications_per_class", full)
+    with pytest.raises(OSError, match="No space left"):
+        trial_main(arguments(write(tmp_path, "full", "methods: {dense: {}}"), tmp_path))
+    rows = read_trials(tmp_path / "runs" / "full" / "trials.csv")
+    assert list(rows["status"]) == ["completed"]
+
+
+def test_a_trial_lost_before_it_started_is_a_row(tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path, "lost", "methods: {dense: {}}"))
+    with Progress(1) as progress:
+        kept = record.Record(sweep, tmp_path / "run", tmp_path, progress)
+        kept.lost(plain_trials(sweep)[0], "stopped", "Stopped: the sweep was interrupted.")
+    assert list(read_trials(tmp_path / "run" / "trials.csv")["status"]) == ["stopped"]
+
+
+def test_the_test_images_are_read_after_all_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows_by_then = []
+    load = final_evaluation.load_test_images
+
+    def note(*arguments: Any) -> Images:
+        table = read_trials(tmp_path / "runs" / "late" / "trials.csv")
+        rows_by_then.append(list(table["test_accuracy"].isna()))
+        return load(*arguments)
+
+    monkeypatch.setattr(final_evaluation, "load_test_images", note)
+    final_evaluation._test_images.cache_clear()
+    methods = "methods: {dense: {}, l1_filter: {keep_ratio: 0.5}}"
+    assert trial_main(arguments(write(tmp_path, "late", methods), tmp_path)) == 0
+    assert rows_by_then == [[True, True]]
+
+
 def test_ranges_need_a_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ranges = "methods: {l1_filter: {keep_ratio: {uniform: [0.2, 0.9]}}}\n"
     assert trial_main(arguments(write(tmp_path, "ranges", ranges), tmp_path)) == 2
@@ -149,7 +237,7 @@ def test_an_interrupted_sweep_writes_what_it_has_and_exits_130(tmp_path: Path) -
     sweep = write(tmp_path, "slow", SLOW)
     process = subprocess.Popen(
         [*command, *arguments(sweep, tmp_path)], cwd=PROJECT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     folder = tmp_path / "runs" / "slow"
     try:

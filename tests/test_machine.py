@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from testbed.machine import best_precision, default_device, set_threads
+from testbed.machine import best_precision, set_threads
 
 COUNT_PAGE_FAULTS = """
 import resource, sys, threading
@@ -79,9 +79,3 @@ def test_gpus_compute_in_bfloat16_from_ampere_on(monkeypatch: pytest.MonkeyPatch
     for capability, expected in {(7, 5): torch.float32, (8, 0): torch.bfloat16}.items():
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
         assert best_precision(torch.device("cuda", 0)) is expected
-
-
-def test_the_gpu_is_the_default_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    for there, expected in {True: "cuda", False: "cpu"}.items():
-        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        assert default_device() == torch.device(expected)

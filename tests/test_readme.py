@@ -1,0 +1,60 @@
+"""What the README says is tried."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from orchestrator.sweep_file import load_sweep
+
+PROJECT = Path(__file__).parents[1]
+README = (PROJECT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_every_link_leads_somewhere() -> None:
+    targets = re.findall(r"\]\((?!http)([^)#]+)", README)
+    assert targets
+    for target in targets:
+        assert (PROJECT / target).exists(), target
+
+
+def test_the_example_prunes_a_network(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = blocks("python")[0]
+    assert len([line for line in example.splitlines() if line]) <= 14  # ten lines and the imports
+    quick = example.replace("epochs=15", "epochs=2").replace("epochs=4", "epochs=1")
+    assert quick != example
+    names: dict[str, object] = {}
+    exec(quick, names)
+    figures = names["measure"](names["pruned"], names["dense"], names["data"], names["device"])  # type: ignore[operator]
+    share = figures.figures["multiplications"] / figures.figures["dense_multiplications"]
+    assert share == pytest.approx(0.4, rel=0.1)
+    assert "val_accuracy" in capsys.readouterr().out
+
+
+def test_the_example_sweep_is_right(tmp_path: Path) -> None:
+    path = tmp_path / "example.yaml"
+    path.write_text(blocks("yaml")[0])
+    assert load_sweep(path).search.trials == 10
+
+
+def test_the_example_method_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    imports = (
+        "from pydantic import BaseModel, ConfigDict, Field\nfrom torch import nn\n"
+        "from baselines.channel_graph import prunable_convs\n"
+        "from baselines.channel_removal import example_images, remove_channels\n"
+        "from testbed.data import Splits\nfrom testbed.method import Run\n"
+    )
+    (tmp_path / "my_method.py").write_text(imports + blocks("python")[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    from orchestrator.registry import method_class
+    from tests import tiny
+
+    method = method_class("my_method:FirstChannels")(keep=1)
+    network = method.prune(tiny.network("conv"), tiny.splits(), tiny.run(1))
+    assert network.get_parameter("conv1.weight").shape[0] == 1

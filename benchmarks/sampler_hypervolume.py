@@ -77,10 +77,9 @@ def interpolate(
 
 def option(trial: Trial, name: str) -> float:
     """The value of the option with this dotted path in a sweep file."""
-    section, *path = name.split(".")
-    if section == "methods":
-        return float(trial.options[path[1]])
-    return float(getattr(getattr(trial, section), path[0]))
+    if name.startswith("methods."):
+        return float(trial.options[name.rpartition(".")[2]])
+    return float(trial.option(name))
 
 
 def search_hypervolume(surface: Surface, sweep: Sweep, sampler: str, seed: int) -> float:

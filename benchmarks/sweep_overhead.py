@@ -23,11 +23,11 @@ import ray
 from rich.console import Console
 
 from benchmarks.side_by_side import Goal, Result, arguments, show
-from orchestrator.driver import Record
 from orchestrator.jobs import TrialResult, known_columns
 from orchestrator.plan import Trial, studies
 from orchestrator.progress import Progress
 from orchestrator.ray_runner import Listener, connected, run_jobs
+from orchestrator.record import Record
 from orchestrator.search import Proposer, open_journal
 from orchestrator.sweep_file import load_sweep
 from orchestrator.tracking import Tracker
@@ -68,10 +68,9 @@ def sweep_of_nothing(n_trials: int, mlflow: bool) -> tuple[float, float]:
             Tracker(sweep.name, folder.parent, print) if mlflow else nullcontext() as tracker,
         ):
             record = Record(sweep, folder, Path(name), progress)
-            record.tracker = tracker
             journal = open_journal(folder / "studies.journal")
             proposer = Proposer(studies(sweep), sweep.objectives, sweep.search, journal)
-            record.proposer = proposer
+            record.proposer, record.tracker = proposer, tracker
 
             def started(job: Trial) -> None:
                 span.start = span.start or time.perf_counter()

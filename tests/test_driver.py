@@ -155,7 +155,7 @@ def test_only_an_unknown_method_is_bad_input(
     [
         ("backbone: {name: 'tests.tiny_methods:raises'}", "raised RuntimeError: as it was asked"),
         ("data: {name: 'tests.tiny_methods:raises'}", "raised RuntimeError: as it was asked"),
-        ("backbone: {name: m_cifarnet}", "8"),  # too small an image for it
+        ("backbone: {name: vgg16}", "8"),  # too small an image for it
     ],
 )
 def test_what_cannot_be_built_is_bad_input(

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.option_values import Range, plain_text, variables
 from orchestrator.plan import DenseNetwork, Study, dense_networks, studies
 from orchestrator.sweep_file import Sweep
+from orchestrator.sweep_file.option_values import Range, plain_text, variables
 
 MOST_LINES = 200  # of studies, and of dense networks
 

@@ -154,7 +154,7 @@ def code_version() -> str:
     """A hash of this project's own sources, which says more than a commit that may be changed."""
     project = Path(__file__).parents[1]
     rooms = ("baselines", "orchestrator", "rnp", "testbed")
-    sources = sorted(path for room in rooms for path in (project / room).glob("*.py"))
+    sources = sorted(path for room in rooms for path in (project / room).rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
 
 

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from orchestrator.located_yaml import Key
-from orchestrator.option_values import Grid, Range, fill, plain_text, variables
-from orchestrator.sweep_checks import resolved_backbone
 from orchestrator.sweep_file import SHARED, Sweep
+from orchestrator.sweep_file.located_yaml import Key
+from orchestrator.sweep_file.option_values import Grid, Range, fill, plain_text, variables
+from orchestrator.sweep_file.section_checks import resolved_backbone
 from testbed.data import DataOptions
 from testbed.training import Training
 

@@ -26,9 +26,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.option_values import Range
 from orchestrator.plan import Study, Trial
 from orchestrator.sweep_file import Search
+from orchestrator.sweep_file.option_values import Range
 
 # Chosen on a recorded surface (`benchmarks/sampler_hypervolume.py`), with other seeds than the
 # benchmark's: Optuna's own for two objectives (10 random tries, each option by itself, the best of

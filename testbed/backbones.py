@@ -33,19 +33,15 @@ class ConvOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    depth: Literal[4, 6, 8] | None = None  # becomes 4, unless channels are given
     channels: tuple[PositiveInt, ...] | None = Field(None, min_length=1)  # instead of depth
+    depth: Literal[4, 6, 8] | None = Field(
+        default_factory=lambda given: None if given.get("channels") else 4
+    )
     width: Width = 1.0
     dropout: Dropout = 0.0  # after each conv
     batch_norm: bool = True
     pool_after: tuple[PositiveInt, ...] | None = None  # 2x2 max-pool after these; None: the last
     hidden: PositiveInt = 512
-
-    @model_validator(mode="before")
-    @classmethod
-    def _depth_4(cls, options: dict[str, Any]) -> dict[str, Any]:
-        given = options.get("depth") is not None or options.get("channels") is not None
-        return options if given else {**options, "depth": 4}
 
     @model_validator(mode="after")
     def _check(self) -> "ConvOptions":
@@ -58,7 +54,7 @@ class ConvOptions(BaseModel):
 
     @property
     def conv_channels(self) -> tuple[int, ...]:
-        return self.channels or CONV_CHANNELS[self.depth or 0]
+        return self.channels or CONV_CHANNELS[self.depth or 4]
 
     @property
     def pooled_convs(self) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import torch
 import torch_pruning
 from torch import fx, nn
 
-from testbed.backbones import BACKBONES, build_backbone, check_backbone
+from testbed.backbones import BACKBONES, ConvOptions, build_backbone, check_backbone
 from testbed.cost import count_multiplications
 from testbed.resnet import BasicBlock, PaddingShortcut
 
@@ -240,3 +240,9 @@ def test_inner_channels_of_residual_blocks_can_go(name: str) -> None:
     ).prune()
     assert block.conv1.out_channels == block.conv2.in_channels == block.conv2.out_channels - 2
     torch.testing.assert_close(network(images), masked)
+
+
+def test_the_depth_that_is_built_is_the_depth_that_is_named() -> None:
+    assert ConvOptions().depth == 4
+    assert ConvOptions(channels=(8, 8)).depth is None
+    assert ConvOptions.model_validate(ConvOptions().model_dump()) == ConvOptions()

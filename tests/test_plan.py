@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from sweep_files import SWEEP
 
-from orchestrator.option_values import Range
 from orchestrator.plan import (
     DenseNetwork,
     Trial,
@@ -16,8 +15,9 @@ from orchestrator.plan import (
     plain_trials,
     studies,
 )
-from orchestrator.sweep_checks import n_trials
 from orchestrator.sweep_file import SHARED, Sweep, load_sweep
+from orchestrator.sweep_file.option_values import Range
+from orchestrator.sweep_file.section_checks import n_trials
 
 TEACHER = "distillation={teacher: {depth: 8}}"
 ONE_CELL = ("backbone.depth=4", "backbone.dropout=0.0")

@@ -14,11 +14,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from orchestrator.charts import CSS, LIGHT, below_chart, chart_data, frontier_chart
-from orchestrator.findings import SweepResult, answer, cautions, remarks
 from orchestrator.frontier import frontier
-from orchestrator.report import main, write_report
-from orchestrator.tables import comparison_table, effort_table, failures, frontier_table
+from orchestrator.report.charts import CSS, LIGHT, below_chart, chart_data, frontier_chart
+from orchestrator.report.findings import SweepResult, answer, cautions, remarks
+from orchestrator.report.page import main, write_report
+from orchestrator.report.tables import comparison_table, effort_table, failures, frontier_table
 from orchestrator.trials_table import COLUMNS, TrialsTable, read_trials
 
 METHODS = ("dense", "vanilla", "random_channels", "l1_filter", "magnitude")

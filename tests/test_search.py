@@ -13,10 +13,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from benchmarks import sampler_hypervolume
-from orchestrator.option_values import Range
 from orchestrator.plan import Study, Trial
 from orchestrator.search import Proposer, grid_sizes, make_sampler, n_tries, open_journal
 from orchestrator.sweep_file import Search
+from orchestrator.sweep_file.option_values import Range
 
 OBJECTIVES = {"val_accuracy": "maximize", "multiplications": "minimize"}
 KEEP = "methods.l1_filter.keep_ratio"

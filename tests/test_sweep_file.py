@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from sweep_files import SWEEP
 
-from orchestrator.option_values import Grid, Range
-from orchestrator.sweep_checks import MOST_TRIALS
 from orchestrator.sweep_file import Resources, Search, Sweep, SweepFileError, load_sweep
+from orchestrator.sweep_file.option_values import Grid, Range
+from orchestrator.sweep_file.section_checks import MOST_TRIALS
 
 SWEEPS = Path(__file__).parent.parent / "sweeps"
 MINIMAL = """\

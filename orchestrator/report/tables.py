@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.findings import HALF, SweepResult
 from orchestrator.frontier import BUDGETS, best_within
 from orchestrator.notation import accuracy, duration, millions, milliseconds, percent
+from orchestrator.report.findings import HALF, SweepResult
 
 
 @dataclass(frozen=True)

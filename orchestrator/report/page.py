@@ -21,8 +21,9 @@ import jinja2
 import pandas as pd
 import vl_convert
 
-from orchestrator import findings, tables
-from orchestrator.charts import (
+from orchestrator.frontier import compare_methods, frontier
+from orchestrator.report import findings, tables
+from orchestrator.report.charts import (
     COSTS,
     CSS,
     DARK,
@@ -34,7 +35,6 @@ from orchestrator.charts import (
     page_spec,
     picture,
 )
-from orchestrator.frontier import compare_methods, frontier
 from orchestrator.trials_table import write_atomically, write_table
 
 ALWAYS_DRAWN = ("multiplications", "nonzero_multiplications", "latency_ms")
@@ -112,7 +112,7 @@ def _facts(
 
 def _render(template: str, facts: dict[str, Any]) -> bytes:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("orchestrator", "."),
+        loader=jinja2.PackageLoader("orchestrator.report", "."),
         autoescape=jinja2.select_autoescape(["html.jinja"]),
         trim_blocks=True,
         lstrip_blocks=True,
@@ -138,7 +138,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(folder / "report.html")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

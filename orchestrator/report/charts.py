@@ -16,9 +16,9 @@ import altair as alt
 import pandas as pd
 import vl_convert
 
-from orchestrator.findings import SweepResult
 from orchestrator.frontier import DENSE_COST, eligible, on_frontier_within
 from orchestrator.notation import accuracy, millions, milliseconds, percent
+from orchestrator.report.findings import SweepResult
 
 COSTS = {
     "multiplications": "Multiplications per image (millions)",

@@ -9,8 +9,8 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 from typing_extensions import is_typeddict
 
-from orchestrator.located_yaml import Key
-from orchestrator.option_values import RESERVED, plain_text
+from orchestrator.sweep_file.located_yaml import Key
+from orchestrator.sweep_file.option_values import RESERVED, plain_text
 
 _OPTIONS = "options like {{name: value}}"
 _EXPECTED = {

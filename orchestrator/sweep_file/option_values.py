@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
-from orchestrator.located_yaml import Key
+from orchestrator.sweep_file.located_yaml import Key
 
 RangeKind = Literal["uniform", "log_uniform", "int", "choice"]
 RANGE_KINDS: tuple[str, ...] = get_args(RangeKind)

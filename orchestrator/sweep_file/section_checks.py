@@ -9,9 +9,16 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.located_yaml import Document, Key
-from orchestrator.option_checks import Check, OptionsError, check_model, combinations, resolve
-from orchestrator.option_values import (
+from orchestrator.registry import method_class
+from orchestrator.sweep_file.located_yaml import Document, Key
+from orchestrator.sweep_file.option_checks import (
+    Check,
+    OptionsError,
+    check_model,
+    combinations,
+    resolve,
+)
+from orchestrator.sweep_file.option_values import (
     MALFORMED,
     Grid,
     Range,
@@ -19,8 +26,7 @@ from orchestrator.option_values import (
     read_variables,
     variables,
 )
-from orchestrator.registry import method_class
-from orchestrator.sweep_file import SHARED
+from orchestrator.sweep_file.schema import SHARED
 from testbed.backbones import BACKBONES, check_backbone
 from testbed.data import DataOptions, check_data
 from testbed.training import Training

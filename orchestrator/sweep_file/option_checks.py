@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.located_yaml import Key
-from orchestrator.option_messages import problems_in_our_words, show
-from orchestrator.option_values import Grid, Variable, fill, variables
+from orchestrator.sweep_file.located_yaml import Key
+from orchestrator.sweep_file.option_messages import problems_in_our_words, show
+from orchestrator.sweep_file.option_values import Grid, Variable, fill, variables
 
 Problem = tuple[Key, str]
 # Gives options with their defaults filled in, or raises OptionsError.

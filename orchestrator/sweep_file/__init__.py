@@ -1,0 +1,12 @@
+"""The sweep file: what it may hold, and how it is read, checked and written."""
+
+from orchestrator.sweep_file.schema import (
+    SHARED,
+    Resources,
+    Search,
+    Sweep,
+    SweepFileError,
+    load_sweep,
+)
+
+__all__ = ["SHARED", "Resources", "Search", "Sweep", "SweepFileError", "load_sweep"]

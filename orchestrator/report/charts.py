@@ -260,7 +260,7 @@ def _reference(
     value = trials.groupby("seed")["dense_val_accuracy"].first().mean()
     if pd.isna(value):
         return []
-    label = f"dense network {accuracy(value)}"
+    label = f"dense network before fine-tuning {accuracy(value)}"
     lines = alt.Chart(pd.DataFrame({"val_accuracy": [value], "label": [label]})).encode(y=y)
     return [
         lines.mark_rule(strokeDash=[4, 3], color=palette.muted),

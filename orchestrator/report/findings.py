@@ -145,7 +145,7 @@ def _answer_for_one_cell(result: SweepResult, best: list[pd.Series]) -> tuple[st
 
 def _against_dense(row: pd.Series) -> str:
     own, dense = accuracy(row["val_accuracy"]), accuracy(row["dense_val_accuracy"])
-    return f"validation accuracy {own} against the dense network's {dense}"
+    return f"validation accuracy {own} against the dense network's {dense} before fine-tuning"
 
 
 def _answer_for_many_cells(

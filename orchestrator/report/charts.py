@@ -197,7 +197,7 @@ def picture(result: SweepResult, records: Sequence[Record], cost: str) -> bytes:
         for cell in cells
     ]
     lines = "each method's frontier" if cells[0] else "the frontier over all settings"
-    drawn = f"Lines: {lines}. Faint: trials that others beat."
+    drawn = f"Lines: {lines}. Faint: trials that others beat. Dashed: the dense network before fine-tuning."
     title = alt.TitleParams(
         f"{result.sweep['name']}: validation accuracy against {cost.removesuffix('_ms')}",
         subtitle=drawn if records else "No trial completed.",
@@ -260,7 +260,7 @@ def _reference(
     value = trials.groupby("seed")["dense_val_accuracy"].first().mean()
     if pd.isna(value):
         return []
-    label = f"dense network before fine-tuning {accuracy(value)}"
+    label = f"dense network {accuracy(value)}"
     lines = alt.Chart(pd.DataFrame({"val_accuracy": [value], "label": [label]})).encode(y=y)
     return [
         lines.mark_rule(strokeDash=[4, 3], color=palette.muted),

@@ -197,7 +197,8 @@ def picture(result: SweepResult, records: Sequence[Record], cost: str) -> bytes:
         for cell in cells
     ]
     lines = "each method's frontier" if cells[0] else "the frontier over all settings"
-    drawn = f"Lines: {lines}. Faint: trials that others beat. Dashed: the dense network before fine-tuning."
+    dashed = " Dashed: the dense network before fine-tuning." if cells[0] else ""
+    drawn = f"Lines: {lines}. Faint: trials that others beat.{dashed}"
     title = alt.TitleParams(
         f"{result.sweep['name']}: validation accuracy against {cost.removesuffix('_ms')}",
         subtitle=drawn if records else "No trial completed.",

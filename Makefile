@@ -15,10 +15,15 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-setup: .venv/installed
+setup: .venv/installed .venv/compiled
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or later is needed, this is ' + sys.version.split()[0] + '; name another with PYTHON=')"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# Without a C++ compiler, this says so and torch's own operators are used.
+.venv/compiled: .venv/installed rnp/compiled/runtime.cpp
+	-$(BIN)/python -m rnp.compiled
 	touch $@

@@ -1,1 +1,1 @@
-"""Runtime Neural Pruning: a network computes, for each image, only the channels it needs."""
+"""Runtime Neural Pruning, its parts, and the control that it is held against."""

@@ -1,0 +1,98 @@
+"""The decision network: looks at what reaches a conv and says how much of the conv to compute.
+
+Lin et al. 2017, section 3.2: an encoder for each layer takes the pooled feature maps to one length,
+a recurrent cell carries on what was seen in the layers before, a decoder that all layers share
+gives a Q-value for each action. Q-values have no bound: all rewards are negative.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from rnp import compiled
+
+PreparedStep = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
+"""Features and state to Q-values and next state (see `DecisionNetwork.forward`)."""
+
+
+class DecisionNetwork(nn.Module):
+    """Encoders, a GRU cell that steps across the layers (its work is counted), a decoder."""
+
+    def __init__(
+        self, features: Sequence[int], n_actions: int, encoding: int = 64, hidden: int = 128
+    ) -> None:
+        """
+        Args:
+            features: input channels of each conv that is decided about, in the order they run.
+            encoding: length of every layer's encoding.
+            hidden: length of the recurrent state.
+        """
+        super().__init__()
+        self.inputs = tuple(features)
+        self.encoders = nn.ModuleList(nn.Linear(n, encoding) for n in features)
+        self.cell = nn.GRUCell(encoding, hidden)
+        self.decoder = nn.Linear(hidden, n_actions)
+        for step, n in enumerate(features):
+            self.register_buffer(f"mean{step}", torch.zeros(n))
+            self.register_buffer(f"deviation{step}", torch.ones(n))
+
+    def standardise(self, step: int, features: Tensor) -> None:
+        """Sets what the features of a step are shifted and divided by, from examples (n, C).
+
+        A feature that is the same in all examples is only shifted.
+        """
+        deviation, mean = torch.std_mean(features, dim=0, correction=0)
+        self.get_buffer(f"mean{step}").copy_(mean)
+        self.get_buffer(f"deviation{step}").copy_(torch.where(deviation > 1e-6, deviation, 1.0))
+
+    def forward(
+        self,
+        step: int,
+        features: Tensor,
+        state: Tensor | None = None,
+        prepared: PreparedStep | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Q-values of one step and the state that the next step starts from.
+
+        Args:
+            features: (n, C) pooled inputs of the step's conv.
+            state: (n, hidden) from the step before; None at the first.
+            prepared: what `prepare` made of this step, to be run instead.
+
+        Returns:
+            (n, n_actions) and (n, hidden).
+        """
+        if prepared is not None:
+            return prepared(features, state)
+        mean, deviation = self.get_buffer(f"mean{step}"), self.get_buffer(f"deviation{step}")
+        encoding = self.encoders[step]((features - mean) / deviation).relu()
+        state = self.cell(encoding, state)
+        return self.decoder(state), state
+
+    def prepare(self, step: int) -> PreparedStep | None:
+        """The step in compiled code, without gradients, for the weights as they are.
+
+        None where that is not built, or not for the weights' device and precision.
+        """
+        operators = compiled.operators()
+        cell, encoder = self.cell, cast(nn.Linear, self.encoders[step])
+        weights: list[Tensor] = [
+            self.get_buffer(f"mean{step}"), self.get_buffer(f"deviation{step}"),
+            encoder.weight, encoder.bias,
+            cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh,
+            self.decoder.weight, self.decoder.bias,
+        ]  # fmt: skip
+        if operators is None or any(w.dtype is not torch.float32 or not w.is_cpu for w in weights):
+            return None
+        weights = [weight.detach().contiguous() for weight in weights]
+        operation = operators.q_values.default
+        start = torch.zeros(1, cell.hidden_size)
+
+        def run(features: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+            before = start.repeat(len(features), 1) if state is None else state
+            values, after = operation(features, before, *weights)
+            return values, after
+
+        return run

@@ -1,0 +1,181 @@
+"""A network made ready to skip: for each set of prefixes, weights cut and laid out once.
+
+Batch norm is folded into the convs, and so is ReLU.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
+from torch import Tensor, fx, nn
+
+from rnp import compiled
+from rnp.channel_flow import ChannelFlow
+from rnp.decision import DecisionNetwork
+from rnp.prefix_layers import PrefixConv2d, PrefixLinear, prepare_conv, prepare_linear, prepare_norm
+from rnp.segments import Operation, Segment, cut_into_segments
+
+
+class Call(NamedTuple):
+    """An operation, ready to run."""
+
+    gives: fx.Node
+    function: Callable[..., Any]
+    takes: tuple[fx.Node, ...]
+
+
+class PreparedNetwork:
+    """What a network runs in evaluation mode.
+
+    It is made of the weights as they are, and of no use once they change: see `is_current`.
+    """
+
+    def __init__(self, network: nn.Module, decision: DecisionNetwork, flow: ChannelFlow) -> None:
+        """`network` owns the modules that `flow` names; its layers allow prefixes."""
+        self._modules = dict(network.named_modules())
+        self._flow = flow
+        self._decision = decision
+        self._device_type = next(decision.parameters()).device.type
+        self.segments = cut_into_segments(flow, self._modules)
+        self._calls: dict[Any, list[Call]] = {}
+        self._steps = [decision.prepare(step) for step in range(len(flow.convs))]
+        operators = compiled.operators() if self._device_type == "cpu" else None
+        self._pooled = None if operators is None else operators.pooled.default
+        self._tensors = [
+            tensors
+            for module in self._modules.values()
+            for tensors in (module._parameters, module._buffers)
+            if tensors
+        ]
+        self._weights = self._weights_now()
+
+    def is_current(self) -> bool:
+        """Whether all weights are the ones that were prepared."""
+        return self._weights_now() == self._weights
+
+    def _weights_now(self) -> list[tuple[int, int]]:
+        """Which tensors there are, and how often each was changed in place."""
+        return [
+            (id(tensor), 0 if tensor.is_inference() else tensor._version)  # has no version
+            for tensors in self._tensors
+            for tensor in tensors.values()
+            if tensor is not None
+        ]
+
+    def autocast_dtype(self) -> torch.dtype | None:
+        """The precision that autocast now asks for, if it does."""
+        device = self._device_type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+    def calls(
+        self, segment: Segment, actions: tuple[int, ...], dtype: torch.dtype | None
+    ) -> list[Call]:
+        """What a segment runs.
+
+        Args:
+            actions: of the decisions that it depends on.
+            dtype: the precision of matrix products; None for that of the weights.
+        """
+        key = (segment.operations[0].node, actions, dtype)
+        if key not in self._calls:
+            prefixes = {
+                step: self._flow.convs[step].prefixes[action]
+                for step, action in zip(segment.steps, actions, strict=True)
+            }
+            self._calls[key] = [
+                Call(each.gives, self._prepare(each, prefixes, dtype), each.takes)
+                for each in segment.operations
+            ]
+        return self._calls[key]
+
+    def decide(
+        self, step: int, maps: Sequence[Tensor], images: Sequence[int], state: Tensor | None
+    ) -> tuple[list[int], Tensor]:
+        """The action for each image, and the decision network's next state.
+
+        Args:
+            maps: the input of the step's conv, in batches (n_b, C_b, H, W) of a prefix each.
+            images: for each row of each batch, the number of its image.
+            state: (n, hidden); None at the first step.
+        """
+        features = self._features(maps, images, self._decision.inputs[step])
+        with _without_autocast(self._device_type):
+            values, state = self._decision(step, features, state, self._steps[step])
+        actions: list[int] = values.argmax(dim=1).tolist()
+        return actions, state
+
+    def _features(self, maps: Sequence[Tensor], images: Sequence[int], channels: int) -> Tensor:
+        """(n, channels) float32: pooled maps, zero where they were not computed."""
+        if self._pooled is not None:
+            result: Tensor = self._pooled(maps, images, channels)
+            return result
+        pooled = [each.mean(dim=(2, 3), dtype=torch.float32) for each in maps]
+        padded = [F.pad(each, (0, channels - each.shape[1])) for each in pooled]
+        return torch.cat(padded)[torch.tensor(images, device=padded[0].device).argsort()]
+
+    def _prepare(
+        self, operation: Operation, prefixes: Mapping[int, int], dtype: torch.dtype | None
+    ) -> Callable[..., Any]:
+        """The operation as a function of the values that it takes."""
+        node, name = operation.node, str(operation.node.target)
+        module: Any = self._modules[name] if node.op == "call_module" else None
+        read = self._flow.step_read_by.get(name) if module is not None else None
+        inputs = None if read is None else prefixes[read]
+        step = self.segments.step_of.get(node)
+        if type(module) is PrefixConv2d:
+            prepared = prepare_conv(
+                module,
+                dtype or module.weight.dtype,
+                inputs=inputs,
+                outputs=None if step is None else prefixes[step],
+                norm=None if operation.norm is None else self._modules[operation.norm],
+                relu=operation.relu,
+            )
+            return partial(module, prepared=prepared)
+        if type(module) is PrefixLinear:
+            if read is not None:
+                inputs = prefixes[read] * self._flow.convs[read].readers[name]
+            prepared = prepare_linear(module, dtype or module.weight.dtype, inputs)
+            return partial(module, prepared=prepared)
+        if isinstance(module, nn.BatchNorm2d) and step is not None:
+            return prepare_norm(module, prefixes[step])
+        return self._as_traced(node)
+
+    def _as_traced(self, node: fx.Node) -> Callable[..., Any]:
+        kwargs = dict(node.kwargs)
+        function: Any = node.target
+        if node.op == "get_attr":
+            owner, _, name = str(node.target).rpartition(".")
+            return partial(getattr, self._modules[owner], name)
+        if node.op == "call_module":
+            function = self._modules[str(node.target)]
+        elif node.op == "call_method":
+            # A view may ask for a layout that the values do not have here.
+            function = _Method("reshape" if node.target == "view" else str(node.target))
+        elif "training" in kwargs:  # as it was when the network was traced
+            kwargs["training"] = False
+        if node.args == (*node.all_input_nodes,) and not kwargs:
+            return function
+
+        def call(*values: Any) -> Any:
+            known = dict(zip(node.all_input_nodes, values, strict=True))
+            given: Any = fx.map_arg((node.args, kwargs), known.__getitem__)
+            return function(*given[0], **given[1])
+
+        return call
+
+
+class _Method(NamedTuple):
+    name: str
+
+    def __call__(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return getattr(tensor, self.name)(*args, **kwargs)
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[None]:
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()  # as entering the other takes microseconds

@@ -1,0 +1,116 @@
+"""The network that RNP makes: it looks at each image and computes only the channels it needs.
+
+In training mode it computes all channels and masks those that an image does without, so that
+gradients reach the backbone; in evaluation mode it skips them (see `skipping`).
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from rnp.channel_flow import channel_flow
+from rnp.decision import DecisionNetwork
+from rnp.prefix_layers import allow_prefixes
+from rnp.prefix_run import PrefixRun
+from rnp.prepared_network import PreparedNetwork
+from rnp.skipping import logits_skipping
+
+
+class RuntimeNetwork(nn.Module):
+    """A backbone whose layers keep their names, beside them `decision`, the decision network."""
+
+    def __init__(
+        self, backbone: nn.Module, groups: int = 4, encoding: int = 64, hidden: int = 128
+    ) -> None:
+        """
+        Args:
+            backbone: copied; its prunable convs' channels are grouped as they stand.
+            groups: of each prunable conv's channels; as many actions has every step.
+            encoding, hidden: sizes of the decision network (see `DecisionNetwork`).
+
+        Raises:
+            ValueError: if nothing of the backbone can be pruned at run time, or one of
+                its parts is called like one of the network made of it.
+        """
+        super().__init__()
+        own = (*backbone._modules, *backbone._parameters, *backbone._buffers)
+        for name in own:
+            if name in ("decision", "flow") or hasattr(RuntimeNetwork, name):
+                raise ValueError(
+                    f"{type(backbone).__name__} has a part called {name!r}, which is the name of "
+                    "something else here. Rename it."
+                )
+        backbone = copy.deepcopy(backbone)
+        self.flow = channel_flow(backbone, groups)
+        for name, child in backbone._modules.items():
+            self.add_module(name, child)
+        for name, parameter in backbone._parameters.items():
+            self.register_parameter(name, parameter)
+        for name, buffer in backbone._buffers.items():
+            persistent = name not in backbone._non_persistent_buffers_set
+            self.register_buffer(name, buffer, persistent=persistent)
+        for name in {str(node.target) for node in self.flow.nodes if node.op == "get_attr"}:
+            if not hasattr(self, name.split(".")[0]):  # a tensor that forward makes
+                self.register_buffer(name, getattr(backbone, name), persistent=False)
+        inputs = [self._conv(conv.name).in_channels for conv in self.flow.convs]
+        allow_prefixes(self)
+        self.decision = DecisionNetwork(inputs, groups, encoding, hidden)
+        self._prepared: PreparedNetwork | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, classes) of images (n, C, H, W), each computed as its decisions say.
+
+        In evaluation mode no gradient flows.
+        """
+        return self.masked(images) if self.training else self.skipping(images)
+
+    @torch.no_grad()
+    def skipping(self, images: Tensor, actions: Tensor | None = None) -> Tensor:
+        """The logits of `forward` in evaluation mode: only the chosen prefixes are computed.
+
+        Weights are prepared once and again when they change. A change of their `.data` alone goes
+        unnoticed until the network is moved or its mode is set.
+
+        Args:
+            actions: (n, decisions) int64 to run with instead of the network's own decisions.
+        """
+        if len(images) == 0:
+            return self.masked(images, actions)
+        if self._prepared is None or not self._prepared.is_current():
+            self._prepared = PreparedNetwork(self, self.decision, self.flow)
+        return logits_skipping(self._prepared, images, actions)
+
+    def masked(self, images: Tensor, actions: Tensor | None = None) -> Tensor:
+        """The logits of `forward`, with all channels computed and those left out set to zero.
+
+        Args:
+            actions: (n, decisions) int64 to run with instead of the network's own decisions.
+        """
+        run = PrefixRun(self, self.flow, images)
+        state = None
+        while (features := run.observe()) is not None:
+            step = len(run.actions)
+            if actions is not None:
+                run.act(actions[:, step])
+                continue
+            with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+                values, state = self.decision(step, features, state)
+            run.act(values.argmax(dim=1))
+        return run.logits
+
+    def train(self, mode: bool = True) -> Self:
+        self._prepared = None
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._prepared = None
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_prepared": None}
+
+    def _conv(self, name: str) -> Any:
+        return self.get_submodule(name)

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from testbed.data import Splits
+from testbed.network_file import load_network
 from testbed.training import Report, Training, evaluate, ignore, train
 
 
@@ -37,6 +38,11 @@ class Run:
     def epochs_left(self) -> int:
         """Epochs of the fine-tuning budget that a method may still spend."""
         return self.fine_tuning.epochs - self.epochs_spent
+
+    def go_on_after(self, epochs_spent: int) -> None:
+        """Takes the epochs that were spent before the process was stopped as spent."""
+        self.epochs_spent = epochs_spent
+        self._before_is_reported = True
 
     def fine_tune(self, model: nn.Module, data: Splits, epochs: int | None = None) -> None:
         """Fine-tune `model` in place with the settings that every method gets.
@@ -120,6 +126,8 @@ class PruningMethod(Protocol):
 
     A validator of options may look at pydantic's `info.context`: `{"fine_tuning": Training}` when a
     sweep file is checked, to refuse what the budget cannot pay before anything starts.
+
+    A method whose networks are more than the dense one with smaller layers is also a `Rebuilding`.
     """
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
@@ -131,3 +139,29 @@ class PruningMethod(Protocol):
             run: gives `fine_tune`, the seed, the device and `report`.
         """
         ...
+
+
+@runtime_checkable
+class Rebuilding(Protocol):
+    """A method that says what its networks are made of, so that their files can be read."""
+
+    def skeleton(self, dense: nn.Module) -> nn.Module:
+        """A network of the structure that `prune` makes of `dense`, its weights to be loaded.
+
+        `load_network` still makes layers of it smaller, where those in the file are.
+
+        Args:
+            dense: any network of the dense one's structure, left unchanged.
+        """
+        ...
+
+
+def load_pruned(path: Path, method: PruningMethod, dense: nn.Module) -> nn.Module:
+    """The network that `method` made of `dense` and that `save_network` wrote to `path`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, or of another method or network.
+    """
+    skeleton = method.skeleton(dense) if isinstance(method, Rebuilding) else dense
+    return load_network(path, skeleton)

@@ -35,8 +35,20 @@ def load_network(path: Path, dense: nn.Module) -> nn.Module:
         ValueError: if the file is damaged or does not fit `dense`; names the layer.
     """
     tensors, _ = read_tensors(path)
+    _check_names(path, tensors, dense.state_dict())
+    return resized(dense, tensors)
+
+
+def resized(dense: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of `dense` with these weights and buffers, its layers as small as those.
+
+    Args:
+        tensors: one for every name in the state dict of `dense`.
+
+    Raises:
+        ValueError: if a layer cannot be resized; names it.
+    """
     network = copy.deepcopy(dense)
-    _check_names(path, tensors, network.state_dict())
     for name, module in network.named_modules():
         prefix = f"{name}." if name else ""
         own = {**module._parameters, **module._buffers}
@@ -69,7 +81,7 @@ def _resize(name: str, module: nn.Module, shapes: Shapes) -> None:
     if sizes is None:
         raise ValueError(
             f"Cannot give layer {name!r} ({type(module).__name__}) the shapes "
-            f"{ {key: tuple(shape) for key, shape in shapes.items()} } of the file. Expected the "
+            f"{ {key: tuple(shape) for key, shape in shapes.items()} }. Expected the "
             "shapes of the dense network, or a convolution, linear layer or batch norm with fewer "
             "channels."
         )

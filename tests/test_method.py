@@ -1,12 +1,17 @@
 """The run that methods get: a budget that is the same for all, and what goes out through it."""
 
+import copy
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import tiny
 import torch
 from torch import nn
 
+from testbed.data import Splits
+from testbed.method import PruningMethod, Run, load_pruned
+from testbed.network_file import save_network
 from testbed.training import Distillation, evaluate
 
 
@@ -94,3 +99,48 @@ def test_the_runs_teacher_is_learnt_from_where_fine_tuning_asks_for_it() -> None
     plain.fine_tune(models[0], data)
     taught.fine_tune(models[1], data)
     assert not torch.equal(weights(models[0]), weights(models[1]))
+
+
+class Wrapped(nn.Module):
+    """A network that no resizing of the dense one gives."""
+
+    def __init__(self, dense: nn.Module) -> None:
+        super().__init__()
+        self.inner = copy.deepcopy(dense)
+        self.gain = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.gain * self.inner(images)
+        return logits
+
+
+class Wraps:
+    def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
+        return Wrapped(model)
+
+    def skeleton(self, dense: nn.Module) -> nn.Module:
+        return Wrapped(dense)
+
+
+class Keeps:
+    def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
+        return copy.deepcopy(model)
+
+
+@pytest.mark.parametrize("method", [Wraps(), Keeps()])
+def test_a_file_is_read_into_what_its_method_makes(method: PruningMethod, tmp_path: Path) -> None:
+    made = method.prune(tiny.network(), tiny.splits(), tiny.run(0)).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.mul_(1.5)
+    save_network(made, tmp_path / "network")
+    loaded = load_pruned(tmp_path / "network", method, tiny.network()).eval()
+    images = torch.randn(3, 2, 8, 8)
+    assert torch.equal(loaded(images), made(images))
+    assert type(loaded) is type(made)
+
+
+def test_a_file_of_another_method_is_refused(tmp_path: Path) -> None:
+    save_network(Wrapped(tiny.network()), tmp_path / "network")
+    with pytest.raises(ValueError, match="is of another network"):
+        load_pruned(tmp_path / "network", Keeps(), tiny.network())

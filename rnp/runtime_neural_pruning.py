@@ -1,0 +1,158 @@
+"""Runtime Neural Pruning: Lin, Rao, Lu, Zhou 2017, "Runtime neural pruning", NIPS 30.
+
+A decision network looks at each image, conv by conv, and lets the backbone compute only the channel
+groups that this image needs. It learns by Q-learning from the loss of the image and a penalty `p`
+for each group; backbone and decision network are trained in turn (the paper's algorithm 1).
+
+Where we differ: the paper leaves sizes, rates and schedules open; they are options, each with its
+default's reason. Channels are ordered by importance before they are grouped, and pooled features
+are standardised, as both made the policies better. The backbone first learns to work on random
+prefixes, within the same fine-tuning epochs that every method gets. The linear layer after the last
+conv takes only the prefix too. On residual networks the first conv of each block is pruned. Passes
+of images through the backbone for Q-learning are not epochs, but reported beside them
+(`q_learning_epochs`).
+
+Its output runs fewer multiplications, each image its own number of them.
+"""
+
+import copy
+
+import torch
+from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor, nn
+
+from rnp.adaptation import Adaptation, adapted
+from rnp.channel_flow import channel_flow
+from rnp.prefix_run import PrefixRun
+from rnp.qlearning import Learned, QLearning, learn_decisions
+from rnp.runtime import RuntimeNetwork
+from testbed.checkpoint import Checkpoint
+from testbed.cost import count_multiplications
+from testbed.data import Splits, normalise
+from testbed.method import Run
+from testbed.prediction import evaluate, evaluating
+
+IMAGES_COUNTED = 256  # validation images whose multiplications are counted after each round
+
+
+class RNP(Adaptation, QLearning):
+    """Fine-tuning epochs left by the adaptation are shared evenly by the rounds."""
+
+    rounds: int = Field(
+        default=2, ge=1, description="Rounds of teaching the decision network, then the backbone."
+    )
+    encoding: int = Field(
+        default=64, ge=1, description="Length of a layer's encoding; longer ones cost, gain little."
+    )
+    hidden: int = Field(
+        default=128, ge=1, description="Length of the recurrent state; as for the encoding."
+    )
+
+    @field_validator("rounds")
+    @classmethod
+    def _affordable(cls, rounds: int, info: ValidationInfo) -> int:
+        """Refuses too many rounds already when a sweep file is checked (see `PruningMethod`)."""
+        if info.context and "fine_tuning" in info.context and "adaptation" in info.data:
+            _epochs_per_round(rounds, info.context["fine_tuning"].epochs, info.data["adaptation"])
+        return rounds
+
+    def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
+        """A `RuntimeNetwork` made of `model` (see `PruningMethod`).
+
+        Goes on after the last complete round, if the run's folder holds a checkpoint.
+        """
+        self.check(channel_flow(model, self.k))
+        epochs = _epochs_per_round(self.rounds, run.fine_tuning.epochs, self.adaptation)
+        checkpoint = Checkpoint(self, model, data, run)
+        network = self.skeleton(model).to(run.device)
+        completed = checkpoint.load(network)
+        if completed < 0:
+            network = adapted(model, data, run, self, self.encoding, self.hidden)
+            completed = 0
+            checkpoint.save(completed, network)
+        for number in range(completed + 1, self.rounds + 1):
+            learned = self._teach(network, data, run, number)  # the backbone is fixed
+            run.fine_tune(network, data, epochs[number - 1])  # the decision network is fixed
+            self._report(network, data, run, number, learned)
+            checkpoint.save(number, network)
+        return network
+
+    def relearn(self, network: RuntimeNetwork, data: Splits, run: Run) -> RuntimeNetwork:
+        """Another point of the curve: the same backbone, decisions learnt anew with these options.
+
+        It costs no training of the backbone, so one adapted backbone serves a whole frontier.
+
+        Args:
+            network: what `prune` returned, for any `p`; left unchanged.
+        """
+        network = copy.deepcopy(network).to(run.device)
+        learned = self._teach(network, data, run, self.rounds + 1)
+        self._report(network, data, run, self.rounds + 1, learned)
+        return network
+
+    def skeleton(self, dense: nn.Module) -> RuntimeNetwork:
+        """A network of the structure that `prune` makes of `dense`, for weights to be loaded."""
+        return RuntimeNetwork(dense, self.k, self.encoding, self.hidden)
+
+    def _teach(self, network: RuntimeNetwork, data: Splits, run: Run, number: int) -> Learned:
+        return learn_decisions(
+            network,
+            data,
+            self,
+            seed=1000 * run.seed + number,
+            device=run.device,
+            report=run.report,
+            precision=run.fine_tuning.precision,
+        )
+
+    def _report(
+        self, network: RuntimeNetwork, data: Splits, run: Run, number: int, learned: Learned
+    ) -> None:
+        images = normalise(
+            data.validation.pixels[:IMAGES_COUNTED].to(run.device), data.mean, data.std
+        )
+        means = decide(network, images).double().mean(dim=0).tolist()
+        precision = run.fine_tuning.precision
+        run.report(
+            {
+                "round": number,
+                "round_val_accuracy": evaluate(
+                    network, data.validation, data, device=run.device, precision=precision
+                ),
+                "round_multiplications": count_multiplications(network, images).multiplications,
+                "alpha": learned.alpha,
+                "penalty_in_cross_entropy": learned.penalty_in_cross_entropy,
+                "q_learning_epochs": learned.backbone_images / len(data.train),
+                **{
+                    f"mean_action.{conv.name}": mean + 1  # the paper counts actions from 1
+                    for conv, mean in zip(network.flow.convs, means, strict=True)
+                },
+            }
+        )
+
+
+@torch.no_grad()
+def decide(network: RuntimeNetwork, images: Tensor) -> Tensor:
+    """The actions that the network takes on normalised images: (n, decisions) int64, from 0."""
+    with evaluating(network):
+        run, state = PrefixRun(network, network.flow, images), None
+        while (features := run.observe()) is not None:
+            values, state = network.decision(len(run.actions), features, state)
+            run.act(values.argmax(dim=1))
+    return torch.stack(run.actions, dim=1)
+
+
+def _epochs_per_round(rounds: int, epochs: int, adaptation: float) -> list[int]:
+    """The epochs of each round; what does not divide goes to the last rounds.
+
+    Raises:
+        ValueError: if a round would get none.
+    """
+    left = epochs - round(adaptation * epochs)
+    if rounds > left:
+        raise ValueError(
+            f"{rounds} rounds need an epoch each, but of fine_tuning.epochs {epochs} the "
+            f"adaptation leaves {left}. Ask for fewer rounds, less adaptation or more epochs."
+        )
+    each, more = divmod(left, rounds)
+    return [each + (number >= rounds - more) for number in range(rounds)]

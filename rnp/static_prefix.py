@@ -1,0 +1,238 @@
+"""Static prefix: the control that shows what RNP gains by looking at the image.
+
+After slimmable networks: Yu, Yang, Xu, Yang, Huang 2019, "Slimmable neural networks", arXiv
+1812.08928; the greedy choice after Yu and Huang 2019, "AutoSlim", arXiv 1903.11728.
+
+Takes the backbone that RNP itself starts from (`adapted`), keeps the same prefix of each prunable
+conv's channels for all images, the best one that the budget allows, and fine-tunes the smaller
+network for all epochs that are left.
+
+Where we differ: the widths are those that RNP chooses among, k a layer. They are chosen by the mean
+cross-entropy of validation images, since a few hundred images leave many choices equally accurate,
+and since it is what RNP's reward is made of. Where there are at most 256 choices all are compared;
+else groups are taken away one at a time, and what a layer's group is worth is found out anew only
+when that layer stands first. AutoSlim does so for every layer each time, which a deep network makes
+long.
+
+Its output is a smaller network: it runs fewer multiplications, the same for every image.
+"""
+
+import heapq
+import math
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from itertools import product
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
+from pydantic import Field
+from torch import Tensor, nn
+
+from rnp.adaptation import Adaptation, adapted
+from rnp.channel_flow import ChannelFlow, PrunedConv, channel_flow
+from rnp.prefix_run import PrefixRun
+from rnp.runtime import RuntimeNetwork
+from testbed.cost import count_multiplications
+from testbed.data import Splits, normalise
+from testbed.method import Run
+from testbed.network_file import resized
+from testbed.prediction import autocast, evaluating
+
+Actions = tuple[int, ...]
+"""One for every prunable conv, from 0: the smallest prefix."""
+
+MOST_COMPARED = 256  # choices of prefixes; with more, groups are taken away one at a time
+IMAGES_FOR_GREEDY = 1000  # validation images at most that the greedy choice looks at
+BATCH_SIZE = 256
+
+
+class StaticPrefix(Adaptation):
+    """The adaptation's options, and the budget."""
+
+    keep_multiplications: float = Field(
+        default=0.5, gt=0, le=1, description="Most multiplications, as a share of the dense ones."
+    )
+
+    def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
+        """A smaller copy of `model`, fine-tuned (see `PruningMethod`).
+
+        Raises:
+            ValueError: if no conv can be pruned, or the budget is below the smallest prefixes.
+        """
+        cost = PrefixCost(model, channel_flow(model, self.k), data)
+        budget = self.keep_multiplications * cost.dense
+        cost.check_reachable(budget)
+        network = adapted(model, data, run, self)
+        actions = _best_prefixes(network, data, run, cost, budget)
+        run.report(
+            {
+                f"mean_action.{conv.name}": action + 1  # as RNP reports them, counted from 1
+                for conv, action in zip(cost.flow.convs, actions, strict=True)
+            }
+        )
+        adapted_to = network.state_dict()  # which also holds the decision network, of no use here
+        tensors = {name: adapted_to[name] for name in model.state_dict()}
+        pruned = cut(model, tensors, cost.flow, actions).to(run.device)
+        run.fine_tune(pruned, data)
+        return pruned
+
+
+def cut(
+    model: nn.Module, tensors: Mapping[str, Tensor], flow: ChannelFlow, actions: Actions
+) -> nn.Module:
+    """A copy of `model` with these weights, each prunable conv of it left with one prefix.
+
+    It computes what the whole network does with all channels beyond the prefixes at zero.
+
+    Args:
+        tensors: one for every name in the state dict of `model`.
+        flow: of `model`.
+    """
+    kept = dict(tensors)
+    for conv, action in zip(flow.convs, actions, strict=True):
+        prefix = conv.prefixes[action]
+        for layer in (conv.name, *conv.norms):
+            for own, tensor in model.get_submodule(layer).state_dict(prefix=f"{layer}.").items():
+                if tensor.ndim > 0:  # batch norm counts its batches in a scalar
+                    kept[own] = kept[own][:prefix]
+        for reader, per_channel in conv.readers.items():
+            kept[f"{reader}.weight"] = kept[f"{reader}.weight"][:, : prefix * per_channel]
+    return resized(model, kept)
+
+
+class PrefixCost:
+    """What the network costs with any prefixes, from one count of the whole one.
+
+    A layer's cost is in proportion to the outputs that are computed, and to the inputs.
+    """
+
+    def __init__(self, model: nn.Module, flow: ChannelFlow, data: Splits) -> None:
+        """`flow` is that of `model`."""
+        image = normalise(data.train.pixels[:1], data.mean, data.std)
+        per_layer = count_multiplications(model, image).per_layer
+        self.flow = flow
+        self._layers = {name: int(each) for name, each in per_layer.items()}
+        self.dense = sum(self._layers.values())
+
+    def __call__(self, actions: Actions) -> int:
+        """Multiplications per image."""
+        kept: dict[str, Fraction] = {}
+        for conv, action in zip(self.flow.convs, actions, strict=True):
+            share = Fraction(conv.prefixes[action], conv.channels)
+            for layer in (conv.name, *conv.readers):
+                kept[layer] = kept.get(layer, Fraction(1)) * share
+        return int(sum(n * kept.get(name, 1) for name, n in self._layers.items()))
+
+    def check_reachable(self, budget: float) -> None:
+        """Raises ValueError if even the smallest prefixes cost more than `budget`."""
+        smallest = self((0,) * len(self.flow.convs))
+        if smallest > budget:
+            share = math.ceil(1e4 * smallest / self.dense) / 1e4
+            raise ValueError(
+                f"keep_multiplications {budget / self.dense:g} cannot be reached: with the "
+                f"smallest prefixes of all {len(self.flow.convs)} prunable convs {share:g} of the "
+                "multiplications are left, as the other layers stay. Ask for that or more, or for "
+                "more groups (k)."
+            )
+
+
+def _best_prefixes(
+    network: RuntimeNetwork, data: Splits, run: Run, cost: PrefixCost, budget: float
+) -> Actions:
+    """The actions that the budget allows, chosen on validation images."""
+    k, n_convs = network.flow.groups, len(network.flow.convs)
+    if k**n_convs <= MOST_COMPARED:
+        losses = _losses(network, data, run, [range(k)] * n_convs, len(data.validation))
+        return best_of_all(losses, cost, budget)
+    n_images = min(IMAGES_FOR_GREEDY, len(data.validation))
+
+    def loss(actions: Actions) -> float:
+        return _losses(network, data, run, [[action] for action in actions], n_images).item()
+
+    return shrunk(loss, cost, budget)
+
+
+@torch.no_grad()
+def _losses(
+    network: RuntimeNetwork,
+    data: Splits,
+    run: Run,
+    choices: Sequence[Sequence[int]],
+    n_images: int,
+) -> Tensor:
+    """Mean cross-entropy of the first validation images, for every combination of the choices.
+
+    Args:
+        choices: the actions to try, for each prunable conv.
+
+    Returns:
+        One dimension for each prunable conv, as long as its choices.
+    """
+    total = torch.zeros([len(actions) for actions in choices], dtype=torch.float64)
+    with evaluating(network):
+        for first in range(0, n_images, BATCH_SIZE):
+            places = slice(first, min(first + BATCH_SIZE, n_images))
+            pixels = data.validation.pixels[places].to(run.device)
+            labels = data.validation.labels[places].to(run.device)
+            with autocast(run.fine_tuning.precision, run.device):
+                images = normalise(pixels, data.mean, data.std)
+                total += _summed(PrefixRun(network, network.flow, images), labels, choices).cpu()
+    return total / n_images
+
+
+def _summed(run: PrefixRun, labels: Tensor, choices: Sequence[Sequence[int]]) -> Tensor:
+    """The batch's cross-entropy for every combination of the choices still to be made.
+
+    What combinations have in common is computed once.
+    """
+    if run.observe() is None:
+        return F.cross_entropy(run.logits.float(), labels, reduction="sum").double()
+    losses = []
+    for action in choices[0]:
+        fork = run.fork()
+        fork.act(torch.full_like(labels, action))
+        losses.append(_summed(fork, labels, choices[1:]))
+    return torch.stack(losses)
+
+
+def best_of_all(losses: Tensor, cost: PrefixCost, budget: float) -> Actions:
+    """The actions of least loss that cost no more than `budget`; of equal ones the cheapest.
+
+    Args:
+        losses: (k, ..., k), one dimension for each prunable conv.
+    """
+    combinations = product(*map(range, losses.shape))
+    affordable = [actions for actions in combinations if cost(actions) <= budget]
+    return min(affordable, key=lambda actions: (losses[actions].item(), cost(actions)))
+
+
+def shrunk(loss: Callable[[Actions], float], cost: PrefixCost, budget: float) -> Actions:
+    """From all channels on, takes away the group whose loss per multiplication saved rises least.
+
+    Again and again, until the cost is at most `budget`.
+    """
+    actions: Actions = tuple(len(conv.prefixes) - 1 for conv in cost.flow.convs)
+    now, taken = loss(actions), 0
+    # What is known of each conv's next group: (rise of the loss per multiplication, conv, groups
+    # that were gone when it was measured, loss without it).
+    known = [(-math.inf, step, -1, math.nan) for step in range(len(actions))]
+    while cost(actions) > budget:
+        _, step, measured_at, after = heapq.heappop(known)
+        fewer = _a_group_less(cost.flow.convs[step], actions[step])
+        if fewer is None:
+            continue
+        smaller = (*actions[:step], fewer, *actions[step + 1 :])
+        if measured_at == taken:
+            actions, now, taken = smaller, after, taken + 1
+            heapq.heappush(known, (-math.inf, step, -1, math.nan))
+        else:
+            after = loss(smaller)
+            rise = (after - now) / (cost(actions) - cost(smaller))
+            heapq.heappush(known, (rise, step, taken, after))
+    return actions
+
+
+def _a_group_less(conv: PrunedConv, action: int) -> int | None:
+    """The largest action with a smaller prefix, as groups of a narrow conv may be empty."""
+    smaller = [a for a in range(action) if conv.prefixes[a] < conv.prefixes[action]]
+    return max(smaller, default=None)

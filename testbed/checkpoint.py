@@ -1,0 +1,68 @@
+"""A method's place to go on from, after its process was stopped: one file in the run's folder.
+
+The file is of one method, its options, seed, budget, data and dense network; another's is not
+looked at. What goes on from it ends bit for bit where it would have ended without the stop.
+"""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel
+from torch import nn
+
+from testbed.data import Splits
+from testbed.method import Run
+from testbed.tensor_file import DamagedFileError, read_tensors, write_tensors
+
+
+class Checkpoint:
+    """The checkpoint of one method's run; none is kept where the run has no folder."""
+
+    def __init__(self, method: BaseModel, model: nn.Module, data: Splits, run: Run) -> None:
+        """`model` is the dense network that the method was given."""
+        self._run = run
+        self._path: Path | None = run.folder and run.folder / "checkpoint.safetensors"
+        self._of = _digest(method, model, data, run) if run.folder else ""
+
+    def save(self, step: int, network: nn.Module) -> None:
+        """Keeps `network` as it stands after `step`, in place of what was kept before."""
+        if self._path is not None:
+            texts = {"of": self._of, "step": str(step), "epochs": str(self._run.epochs_spent)}
+            write_tensors(self._path, network.state_dict(), texts)
+
+    def load(self, network: nn.Module) -> int:
+        """Brings `network` and the run's budget to where they were kept.
+
+        Returns:
+            The step that was kept last; -1 if nothing was, or it was another run's or is damaged.
+        """
+        if self._path is None:
+            return -1
+        try:
+            tensors, texts = read_tensors(self._path)
+        except (FileNotFoundError, DamagedFileError):
+            return -1
+        if texts["of"] != self._of:
+            return -1
+        network.load_state_dict(tensors)
+        self._run.go_on_after(int(texts["epochs"]))
+        return int(texts["step"])
+
+
+def _digest(method: BaseModel, model: nn.Module, data: Splits, run: Run) -> str:
+    digest = hashlib.sha256(
+        repr(
+            (
+                type(method).__qualname__,
+                method.model_dump_json(),
+                run.seed,
+                run.fine_tuning.model_dump_json(),
+                data.fingerprint,
+            )
+        ).encode()
+    )
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,88 @@
+"""The backbone's adaptation to random prefixes."""
+
+from collections.abc import Mapping
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from rnp.adaptation import Adaptation, RandomPrefixes, adapted
+from rnp.runtime import RuntimeNetwork
+
+
+def drawn_actions(monkeypatch: pytest.MonkeyPatch, sandwich: bool) -> Tensor:
+    """What 4,000 images of one training batch are run with: (4000, decisions)."""
+    network = RuntimeNetwork(tiny.network())
+    seen: list[Tensor] = []
+
+    def masked(images: Tensor, actions: Tensor) -> Tensor:
+        seen.append(actions)
+        return images
+
+    monkeypatch.setattr(network, "masked", masked)
+    torch.manual_seed(0)
+    RandomPrefixes(network, sandwich).train()(torch.zeros(4000, 2, 8, 8))
+    return seen[0]
+
+
+def test_every_image_draws_its_own_prefixes_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    actions = drawn_actions(monkeypatch, sandwich=False)
+    shares = torch.bincount(actions.flatten(), minlength=4) / actions.numel()
+    assert (shares - 0.25).abs().max() < 0.03
+
+
+def test_the_sandwich_holds_the_least_and_the_full_width_more_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    actions = drawn_actions(monkeypatch, sandwich=True)
+    shares = [(actions == a).all(dim=1).double().mean().item() for a in range(4)]
+    # A quarter each, and what the random half draws by chance, with one decision a quarter of it.
+    assert shares == pytest.approx([0.375, 0.125, 0.125, 0.375], abs=0.03)
+
+
+def test_in_evaluation_mode_all_channels_stay() -> None:
+    model = tiny.network().eval()
+    wrapped = RandomPrefixes(RuntimeNetwork(model), sandwich=True).eval()
+    images = torch.randn(5, 2, 8, 8)
+    assert torch.equal(wrapped(images), model(images))
+
+
+def test_adaptation_spends_its_share_of_the_budget() -> None:
+    for share, spent in ((0, 0), (0.25, 1), (0.5, 2), (1, 4)):
+        run = tiny.run(4)
+        adapted(tiny.network(), tiny.splits(), run, Adaptation(adaptation=share))
+        assert run.epochs_spent == spent
+
+
+def test_the_backbone_does_not_depend_on_the_decision_network() -> None:
+    small, large = (
+        adapted(tiny.network(), tiny.splits(), tiny.run(4), Adaptation(), hidden=hidden)
+        for hidden in (8, 64)
+    )
+    for name, tensor in small.state_dict().items():
+        if not name.startswith("decision."):
+            assert torch.equal(tensor, large.state_dict()[name]), name
+
+
+def test_adapting_makes_small_prefixes_work() -> None:
+    """Loss at the smallest prefixes, from a network that was trained at full width only."""
+    data = tiny.splits(300, 150)
+    dense = tiny.network()
+    tiny.run(4).fine_tune(dense, data)
+    losses = {}
+    for share in (0.0, 1.0):
+        run = tiny.run(6)
+        network = adapted(dense, data, run, Adaptation(adaptation=share)).eval()
+        pixels = (data.validation.pixels / 255 - 0.4) / 0.2
+        with torch.no_grad():
+            logits = network.masked(pixels, torch.zeros(len(pixels), 1, dtype=torch.int64))
+        losses[share] = torch.nn.functional.cross_entropy(logits, data.validation.labels).item()
+    assert losses[1.0] < 0.9 * losses[0.0]
+
+
+def test_progress_is_reported_as_fine_tuning() -> None:
+    reports: list[Mapping[str, float]] = []
+    adapted(tiny.network(), tiny.splits(), tiny.run(4, reports=reports), Adaptation(adaptation=0.5))
+    assert [r["epoch"] for r in reports if "epoch" in r] == [1, 2]
+    assert "val_accuracy_before_finetuning" in reports[0]

@@ -1,0 +1,583 @@
+"""Q-learning on Markov problems worked by hand, and of the decisions of tiny networks."""
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from rnp.decision import DecisionNetwork
+from rnp.environment import BackboneEnvironment, batches
+from rnp.qlearning import (
+    Learned,
+    QLearning,
+    epsilon_greedy,
+    exact_returns,
+    learn,
+    learn_decisions,
+    play,
+    prices,
+    q_loss,
+    q_values,
+    rewards,
+    td_targets,
+)
+from rnp.runtime import RuntimeNetwork
+from testbed.backbones import build_backbone
+from testbed.training import DivergedError
+
+CPU = torch.device("cpu")
+Given = Callable[[Tensor, Tensor], Tensor]
+"""Of images' numbers (n,) and the actions so far (n, steps): features (n, C), or losses (n,)."""
+
+
+class Problem:
+    """A Markov problem written by hand."""
+
+    def __init__(self, features: Sequence[Given], losses: Given, n_images: int = 64) -> None:
+        self.features = features
+        self.losses = losses
+        self.n_images = n_images
+        self.device = CPU
+        self.backbone_images = 0.0
+        self.played: list[ProblemEpisodes] = []
+
+    def start(self, images: Tensor) -> "ProblemEpisodes":
+        self.played.append(ProblemEpisodes(self, images))
+        return self.played[-1]
+
+
+class ProblemEpisodes:
+    def __init__(self, problem: Problem, images: Tensor) -> None:
+        self.problem = problem
+        self.images = images
+        self.actions = torch.empty(len(images), 0, dtype=torch.int64)
+
+    def observe(self) -> Tensor | None:
+        step = self.actions.shape[1]
+        if step == len(self.problem.features):
+            return None
+        return self.problem.features[step](self.images, self.actions)
+
+    def act(self, actions: Tensor) -> None:
+        self.actions = torch.cat([self.actions, actions[:, None]], dim=1)
+
+    def fork(self) -> "ProblemEpisodes":
+        other = ProblemEpisodes(self.problem, self.images)
+        other.actions = self.actions
+        return other
+
+    @property
+    def losses(self) -> Tensor:
+        return self.problem.losses(self.images, self.actions)
+
+
+def is_hard(images: Tensor) -> Tensor:
+    """Every other image."""
+    return images % 2 == 1
+
+
+# Two steps of two actions. The first step shows whether an image is hard, the second only what was
+# done in the first. An easy image always has a loss of 0.1; a hard one, by its two actions:
+#     0 0: 1.0    0 1: 0.5    1 0: 1.0    1 1: 0.1
+HARD_LOSSES = torch.tensor([[1.0, 0.5], [1.0, 0.1]])
+
+
+def two_steps(n_images: int = 64) -> Problem:
+    def losses(images: Tensor, actions: Tensor) -> Tensor:
+        return torch.where(is_hard(images), HARD_LOSSES[actions[:, 0], actions[:, 1]], 0.1)
+
+    return Problem(
+        [
+            lambda images, _: is_hard(images)[:, None].float(),
+            lambda _, actions: actions[:, :1].float(),
+        ],
+        losses,
+        n_images,
+    )
+
+
+# With alpha 2, p -0.2 and gamma 0.5, where a step's value is that of its best action:
+#     easy, second step: -2 * 0.1 = -0.2, and -0.4 for action 1; its value -0.2
+#     hard after 0: -2.0 and -0.2 - 1.0 = -1.2; its value -1.2
+#     hard after 1: -2.0 and -0.2 - 0.2 = -0.4; its value -0.4
+#     easy, first step: 0.5 * -0.2 = -0.1 and -0.2 - 0.1 = -0.3
+#     hard, first step: 0.5 * -1.2 = -0.6 and -0.2 + 0.5 * -0.4 = -0.4
+WORKED = {"alpha": 2.0, "p": -0.2, "gamma": 0.5}
+Q_SECOND = {
+    (False, 0): (-0.2, -0.4),
+    (False, 1): (-0.2, -0.4),
+    (True, 0): (-2.0, -1.2),
+    (True, 1): (-2.0, -0.4),
+}
+Q_FIRST = {False: (-0.1, -0.3), True: (-0.6, -0.4)}
+
+
+def quick(**options: Any) -> QLearning:
+    usual = {"steps": 400, "batch_size": 32, "q_learning_rate": 5e-3}
+    return QLearning(**{**usual, **options})
+
+
+def decision(n_actions: int = 2, features: Sequence[int] = (1, 1)) -> DecisionNetwork:
+    torch.manual_seed(0)
+    return DecisionNetwork(features, n_actions, encoding=16, hidden=24)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def learned_values(network: DecisionNetwork, problem: Problem, actions: Sequence[int]) -> Tensor:
+    """Q of image 0, which is easy, and image 1, along these actions: (2, T, n_actions)."""
+    episodes = problem.start(torch.tensor([0, 1]))
+    features = []
+    for action in actions:
+        seen = episodes.observe()
+        assert seen is not None
+        features.append(seen)
+        episodes.act(torch.tensor([action, action]))
+    return q_values(network, features)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"q_loss": "huber"},
+        {"target_network": 20, "steps": 600},
+        {"learner": "cost_to_go"},
+        {"batch_size": 9},
+    ],
+    ids=str,
+)
+def test_the_values_learnt_are_those_worked_by_hand(options: dict[str, Any]) -> None:
+    """Needs each image's own loss, a memory of the first step, negative values, and an end."""
+    network = decision()
+    exploring = {"epsilon": (1.0, 0.5)}  # so that every action in every state is learnt well
+    learn(network, two_steps(), quick(**{**WORKED, **exploring, **options}), generator())
+    for first in (0, 1):
+        values = learned_values(network, two_steps(), [first, 0])
+        for image, hard in enumerate((False, True)):
+            expected = torch.tensor([Q_FIRST[hard], Q_SECOND[hard, first]])
+            torch.testing.assert_close(values[image], expected, atol=0.03, rtol=0)
+
+
+def test_a_memory_of_the_first_step_is_needed_where_the_second_shows_nothing() -> None:
+    """Half the images must act otherwise, for a reason that only the first step showed."""
+    problem = Problem(
+        [
+            lambda images, _: is_hard(images)[:, None].float(),
+            lambda images, _: images[:, None] * 0.0,
+        ],
+        lambda images, actions: (actions[:, 1] != is_hard(images)).float(),
+    )
+    network = decision()
+    learn(network, problem, quick(alpha=1.0, p=-0.1, steps=400), generator())
+    played = play(network, problem.start(torch.arange(10)), 0.0, generator())
+    assert played.actions.tolist() == [[0, 0], [0, 1]] * 5
+
+
+@pytest.mark.parametrize("learner", ["td", "cost_to_go"])
+def test_a_chain_of_four_steps_is_discounted_at_each(learner: str) -> None:
+    """The first action doubles the loss of 1, the others only cost."""
+    problem = Problem(
+        [lambda images, _: torch.zeros(len(images), 1)]
+        + [lambda _, actions: actions[:, :1].float()] * 3,
+        lambda _, actions: 1.0 + actions[:, 0],
+    )
+    network = decision(features=(1, 1, 1, 1))
+    options = quick(alpha=1.0, p=-0.3, gamma=0.8, learner=learner, batch_size=4)
+    learn(network, problem, options, generator())
+    values = learned_values(network, problem, [0, 0, 0, 0])[0]
+    best = [-(0.8 ** (3 - step)) for step in range(4)]
+    expected = torch.tensor([[value, value - 0.3] for value in best])
+    expected[0, 1] -= 0.8**3  # and the loss is doubled
+    torch.testing.assert_close(values, expected, atol=0.04, rtol=0)
+
+
+def test_rewards_are_the_penalty_of_each_action_and_at_the_end_each_images_own_loss() -> None:
+    actions = torch.tensor([[0, 3], [2, 1]])
+    losses = torch.tensor([0.5, 4.0])
+    expected = [[0.0, -0.3 - 1.0], [-0.2, -0.1 - 8.0]]
+    torch.testing.assert_close(
+        rewards(actions, losses, torch.full((actions.shape[1],), -0.1), 2.0), torch.tensor(expected)
+    )
+
+
+def test_the_target_is_the_reward_and_the_discounted_best_value_of_the_next_step() -> None:
+    reward = torch.tensor([[-0.1, -0.2, -3.0], [0.0, -0.3, -1.0]])
+    values = torch.tensor(
+        [[[9.0, 9.0], [-1.0, -2.0], [-5.0, -4.0]], [[9.0, 9.0], [-0.5, -0.25], [-2.0, -8.0]]]
+    )
+    expected = [[-0.1 - 0.9, -0.2 - 3.6, -3.0], [-0.225, -0.3 - 1.8, -1.0]]
+    torch.testing.assert_close(td_targets(reward, values, 0.9), torch.tensor(expected))
+
+
+def test_nothing_follows_the_last_step() -> None:
+    reward = torch.tensor([[-0.1, -0.7]])
+    for filler in (100.0, math.nan):
+        values = torch.full((1, 2, 4), filler)
+        assert td_targets(reward, values, 1.0)[:, -1].tolist() == reward[:, -1].tolist()
+    one_step = td_targets(torch.tensor([[-2.0]]), torch.full((1, 1, 4), 50.0), 1.0)
+    assert one_step.tolist() == [[-2.0]]
+
+
+def test_targets_are_constants_and_values_below_zero_are_not_cut() -> None:
+    values = torch.full((3, 2, 4), -6.0, requires_grad=True)
+    targets = td_targets(torch.zeros(3, 2), values, 1.0)
+    assert not targets.requires_grad
+    assert targets[:, 0].tolist() == [-6.0, -6.0, -6.0]
+
+
+def test_the_loss_is_the_mean_of_each_images_errors() -> None:
+    """Errors of opposite sign do not make up for each other, as they would in a batch mean."""
+    predicted = torch.tensor([[0.0, 1.0], [0.0, -3.0]])
+    assert q_loss(predicted, torch.zeros(2, 2), "squared").item() == pytest.approx(10 / 4)
+    assert q_loss(predicted, torch.zeros(2, 2), "huber").item() == pytest.approx((0.5 + 2.5) / 4)
+    assert q_loss(torch.tensor([1.0, -1.0]), torch.zeros(2), "squared").item() == 1.0
+
+
+def test_gradients_flow_back_through_the_memory_to_the_first_layers_encoder() -> None:
+    network = decision()
+    played = play(network, two_steps().start(torch.arange(8)), 1.0, generator())
+    played.values[:, 1].sum().backward()
+    gradient = network.get_parameter("encoders.0.weight").grad
+    assert gradient is not None and (gradient != 0).any()
+
+
+def test_with_a_target_network_the_next_value_is_the_copys() -> None:
+    """It is copied before the first step, and never again here."""
+    network = decision()
+    first = copy.deepcopy(network)
+    problem = two_steps()
+    learn(network, problem, quick(**WORKED, target_network=10_000), generator())
+    first.load_state_dict({**first.state_dict(), **dict(network.named_buffers())})
+    for action in (0, 1):
+        next_value = learned_values(first, problem, [action, 0])[:, 1].amax(dim=1)
+        values = learned_values(network, problem, [action, 0])[:, 0, action]
+        expected = action * -0.2 + 0.5 * next_value
+        torch.testing.assert_close(values, expected, atol=0.03, rtol=0)
+
+
+def test_the_cost_to_go_is_that_of_the_present_policy_not_of_the_best() -> None:
+    network = decision(n_actions=3, features=(2, 2, 2))
+    table = torch.rand(5, 27, generator=generator(3))
+
+    def column(actions: Tensor) -> Tensor:
+        return (actions * 3 ** torch.arange(actions.shape[1])).sum(dim=1)
+
+    def features(images: Tensor, actions: Tensor) -> Tensor:
+        return torch.stack([images.float(), column(actions).float()], dim=1)
+
+    problem = Problem([features] * 3, lambda images, actions: table[images, column(actions)], 5)
+    options = QLearning(p=-0.3, gamma=0.7)
+    images = torch.arange(5)
+    played = play(network, problem.start(images), 1.0, generator())
+    returns = exact_returns(
+        network, problem.start(images), played, torch.full((3,), options.p), 4.0, options.gamma
+    )
+    assert returns.shape == (5, 3, 3)
+    is_best = []
+    for image, step, action in itertools.product(range(5), range(3), range(3)):
+        chosen = [*played.actions[image, :step].tolist(), action]
+        best = min(
+            _return(table[image], [*chosen, *rest], step)
+            for rest in itertools.product(range(3), repeat=2 - step)
+        )
+        while len(chosen) < 3:
+            seen = [
+                features(torch.tensor([image]), torch.tensor([chosen[:n]], dtype=torch.int64))
+                for n in range(len(chosen) + 1)
+            ]
+            chosen.append(int(q_values(network, seen)[0, -1].argmax()))
+        expected = _return(table[image], chosen, step)
+        assert returns[image, step, action].item() == pytest.approx(expected, abs=1e-5)
+        is_best.append(expected == best)
+    assert not all(is_best)
+
+
+def _return(losses: Tensor, actions: Sequence[int], step: int) -> float:
+    """The discounted rewards from `step` on, of one image."""
+    penalties = sum(0.7 ** (t - step) * -0.3 * actions[t] for t in range(step, 3))
+    column = sum(action * 3**t for t, action in enumerate(actions))
+    return penalties - 0.7 ** (2 - step) * 4.0 * losses[column].item()
+
+
+def test_epsilon_falls_from_1_to_a_tenth_and_stays_there() -> None:
+    options = QLearning(steps=1000)
+    assert [options.epsilon_at(step) for step in (0, 300, 600, 601, 999)] == pytest.approx(
+        [1.0, 0.55, 0.1, 0.1, 0.1]
+    )
+    assert min(options.epsilon_at(step) for step in range(1000)) >= 0.1 - 1e-12
+    other = QLearning(steps=100, epsilon=(0.8, 0.0), exploration=1.0)
+    assert [other.epsilon_at(step) for step in (0, 50, 100)] == pytest.approx([0.8, 0.4, 0.0])
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.7, 1.0])
+def test_each_image_explores_by_itself_with_probability_epsilon(epsilon: float) -> None:
+    n = 40_000
+    values = torch.tensor([0.0, 3.0, 1.0, 2.0]).expand(n, 4)
+    actions = epsilon_greedy(values, epsilon, generator())
+    shares = torch.bincount(actions, minlength=4) / n
+    others = epsilon / 4
+    torch.testing.assert_close(
+        shares, torch.tensor([others, 1 - 3 * others, others, others]), atol=0.01, rtol=0
+    )
+
+
+def test_greedy_actions_are_each_images_own() -> None:
+    values = torch.tensor([[0.0, -1.0], [-3.0, -2.0], [-7.0, -9.0]])
+    assert epsilon_greedy(values, 0.0, generator()).tolist() == [0, 1, 0]
+
+
+def test_learning_explores_as_epsilon_says() -> None:
+    """With a price that nothing pays, the best action is 0, and others are exploration."""
+    problem = two_steps()
+    options = quick(alpha=1.0, p=-10.0, exploration=0.5)
+    learn(decision(), problem, options, generator())
+    shares = [episodes.actions.double().mean().item() for episodes in problem.played[-400:]]
+    at_first, at_last = sum(shares[:10]) / 10, sum(shares[-200:]) / 200
+    assert at_first == pytest.approx(0.5, abs=0.08)  # half of the random actions are 1
+    assert at_last == pytest.approx(0.1 / 2, abs=0.015)
+
+
+def test_without_alpha_losses_weigh_1_in_the_mean_over_random_actions() -> None:
+    reports: list[Mapping[str, float]] = []
+    learned = learn(decision(), two_steps(4000), quick(steps=1), generator(), reports.append)
+    mean = (0.1 + (1.0 + 0.5 + 1.0 + 0.1) / 4) / 2
+    assert learned.alpha * mean == pytest.approx(1, rel=0.03)
+    assert learned.penalty_in_cross_entropy == pytest.approx(0.1 / learned.alpha)
+    assert reports[0] == {
+        "alpha": learned.alpha,
+        "penalty_in_cross_entropy": learned.penalty_in_cross_entropy,
+    }
+
+
+def test_alpha_that_is_given_is_used() -> None:
+    learned = learn(decision(), two_steps(), quick(steps=1, p=-0.3, alpha=6.0), generator())
+    assert (learned.alpha, learned.penalty_in_cross_entropy) == (6.0, pytest.approx(0.05))
+
+
+@pytest.mark.parametrize("loss", [0.0, math.nan, math.inf])
+def test_alpha_cannot_be_set_from_losses_that_are_nothing(loss: float) -> None:
+    problem = Problem(two_steps().features, lambda images, _: images * 0.0 + loss)
+    with pytest.raises(ValueError, match="Give alpha itself"):
+        learn(decision(), problem, quick(), generator())
+
+
+def test_losses_that_are_not_finite_stop_the_learning() -> None:
+    problem = Problem(two_steps().features, lambda images, _: images * math.nan)
+    with pytest.raises(DivergedError, match="q_learning_rate"):
+        learn(decision(), problem, quick(alpha=1.0), generator())
+
+
+def test_features_are_standardised_by_examples_of_random_actions() -> None:
+    network = decision()
+    learn(network, two_steps(2000), quick(steps=1), generator())
+    for step in (0, 1):  # half the images are hard, half the first actions are 1
+        assert network.get_buffer(f"mean{step}").item() == pytest.approx(0.5, abs=0.05)
+        assert network.get_buffer(f"deviation{step}").item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_progress_is_reported_some_ten_times_and_returns_rise() -> None:
+    reports: list[Mapping[str, float]] = []
+    learned = learn(decision(), two_steps(), quick(**WORKED), generator(), reports.append)
+    progress = reports[1:]
+    assert [report["q_step"] for report in progress] == list(range(40, 401, 40))
+    assert progress[-1]["q_loss"] == learned.loss < progress[0]["q_loss"]
+    assert progress[-1]["mean_return"] > progress[0]["mean_return"]
+    # Undiscounted, the best is -0.2 for easy and -0.2 - 0.4 for hard images.
+    assert progress[-1]["mean_return"] == pytest.approx(-0.4, abs=0.1)
+    assert progress[-1]["epsilon"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("n_images", "size"), [(10, 4), (3, 8), (5, 5)])
+def test_each_image_comes_once_before_any_comes_again(n_images: int, size: int) -> None:
+    drawn = batches(n_images, size, generator())
+    images = torch.cat([next(drawn) for _ in range(n_images)])
+    assert len(images) == n_images * size
+    for epoch in images.split(n_images):
+        assert sorted(epoch.tolist()) == list(range(n_images))
+    assert images[:n_images].tolist() != images[n_images : 2 * n_images].tolist()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"p": 0.1},
+        {"alpha": 0.0},
+        {"gamma": 1.1},
+        {"steps": 0},
+        {"epsilon": (1.5, 0.1)},
+        {"exploration": 0.0},
+        {"learner": "sarsa"},
+        {"q_loss": "absolute"},
+        {"penalty": -0.1},
+    ],
+    ids=str,
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        QLearning(**options)
+
+
+def test_every_option_says_what_it_is() -> None:
+    for name, field in QLearning.model_fields.items():
+        assert field.description, name
+
+
+# The decisions of networks
+
+
+def runtime(kind: str = "conv", **options: Any) -> RuntimeNetwork:
+    return RuntimeNetwork(tiny.network(kind), **options)
+
+
+def teach(network: RuntimeNetwork, seed: int = 0, **options: Any) -> Learned:
+    options = {"steps": 30, "batch_size": 32, **options}
+    return learn_decisions(
+        network, tiny.splits(), QLearning(**options), seed=seed, device=CPU, precision="float32"
+    )
+
+
+def of_decision(network: RuntimeNetwork) -> dict[str, Tensor]:
+    return {name: t.clone() for name, t in network.state_dict().items() if "decision." in name}
+
+
+@pytest.mark.parametrize("steps", [30, 2])
+@pytest.mark.parametrize("kind", ["conv", "residual"])
+def test_only_the_decision_network_changes(kind: str, steps: int) -> None:
+    network = runtime(kind)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    teach(network, steps=steps)
+    for name, tensor in network.state_dict().items():
+        if not name.startswith("decision."):
+            assert torch.equal(tensor, before[name]), name
+    for name in ("decision.encoders.0.weight", "decision.decoder.weight"):
+        assert not torch.equal(network.state_dict()[name], before[name])
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("steps", [30, 2])
+def test_the_same_seed_gives_the_same_weights_and_disturbs_no_one(steps: int) -> None:
+    networks = [runtime(), runtime(), runtime()]
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    for network, seed in zip(networks, (0, 0, 1), strict=True):
+        teach(network, seed, steps=steps)
+    assert torch.equal(torch.rand(3), expected)
+    one, same, other = map(of_decision, networks)
+    assert all(torch.equal(tensor, same[name]) for name, tensor in one.items())
+    assert not all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_modes_stay_as_they_were_and_nothing_is_dropped_meanwhile() -> None:
+    network = runtime()
+    network.train()
+    network.get_submodule("conv1").eval()
+    before = {name: module.training for name, module in network.named_modules()}
+    during: set[bool] = set()
+    dropout = next(module for module in network.modules() if isinstance(module, nn.Dropout))
+    dropout.register_forward_hook(lambda module, *_: during.add(module.training))
+    teach(network, steps=2)
+    assert during == {False}
+    assert {name: module.training for name, module in network.named_modules()} == before
+
+
+def test_passes_through_the_backbone_are_counted() -> None:
+    live = teach(runtime(), steps=2)
+    assert live.backbone_images == 96 + 2 * 32  # all examples, then two batches
+    tabulated = teach(runtime(), steps=30)
+    assert 96 < tabulated.backbone_images < 4 * 96
+
+
+def test_backbone_episodes_end_in_each_images_own_loss() -> None:
+    network, data = runtime().eval(), tiny.splits()
+    environment = BackboneEnvironment(network, data, generator(), CPU, "float32")
+    images = torch.tensor([4, 0, 7])
+    episodes = environment.start(images)
+    inputs = episodes._run._images
+    while episodes.observe() is not None:
+        episodes.act(torch.tensor([0, 3, 1]))
+    for image, action in enumerate((0, 3, 1)):
+        with torch.no_grad():
+            logits = network.masked(inputs[image : image + 1], torch.tensor([[action]]))
+        label = data.train.labels[images[image : image + 1]]
+        torch.testing.assert_close(episodes.losses[image], F.cross_entropy(logits, label))
+
+
+def test_backbone_episodes_are_augmented_anew_each_time() -> None:
+    network = runtime().eval()
+    environment = BackboneEnvironment(network, tiny.splits(), generator(), CPU, "float32")
+    first, second = (environment.start(torch.arange(20)).observe() for _ in range(2))
+    assert first is not None and second is not None
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("learner", ["td", "cost_to_go"])
+def test_what_is_learnt_is_worth_more_than_random_actions(learner: str) -> None:
+    reports: list[Mapping[str, float]] = []
+    learn_decisions(
+        runtime(),
+        tiny.splits(),
+        QLearning(steps=200, batch_size=64, p=-0.2, learner=learner),
+        seed=0,
+        device=CPU,
+        report=reports.append,
+        precision="float32",
+    )
+    assert reports[-1]["mean_return"] > reports[1]["mean_return"] + 0.1
+
+
+def test_the_cost_to_go_of_too_many_combinations_is_refused_before_anything_is_done() -> None:
+    options = QLearning(learner="cost_to_go")
+    convs = [nn.Conv2d(2 if i == 0 else 4, 4, 3, padding=1) for i in range(5)]
+    backbone = nn.Sequential(*convs, nn.Flatten(), nn.Linear(4 * 64, 3))
+    four_decisions = RuntimeNetwork(backbone, groups=4)
+    with pytest.raises(ValueError, match=r"at most 64, but 4 convs of 4 groups have 256.*td"):
+        options.check(four_decisions.flow)
+    with pytest.raises(ValueError, match="learner: td"):
+        teach(four_decisions, learner="cost_to_go")
+    QLearning().check(four_decisions.flow)
+    options.check(RuntimeNetwork(backbone, groups=2).flow)
+
+
+def test_a_group_s_price_is_what_it_adds_to_the_cost() -> None:
+    channels = (4, 6, 8)
+    backbone = build_backbone("conv", (2, 8, 8), 3, channels=channels, hidden=10)
+    got = prices(RuntimeNetwork(backbone), tiny.splits())
+    conv2, conv3 = 9 * 4 * 6 * 64, 9 * 6 * 8 * 64
+    added = torch.tensor([conv2 + conv3, conv3 + 8 * 16 * 10], dtype=torch.float32)
+    torch.testing.assert_close(got, added / added.mean())
+
+
+@pytest.mark.parametrize("learner", ["td", "cost_to_go"])
+def test_a_dear_step_is_spared_before_a_cheap_one(learner: Any) -> None:
+    """Either second action saves 1 of the loss; it costs 0.6, or 1.2 first and 0.1 then."""
+
+    def losses(images: Tensor, actions: Tensor) -> Tensor:
+        return 0.5 + (actions == 0).float().sum(dim=1)
+
+    def action_before(images: Tensor, actions: Tensor) -> Tensor:
+        return actions.sum(dim=1, keepdim=True).float()
+
+    problem = Problem([action_before, action_before], losses)
+    chosen = {}
+    for name, price in (("even", None), ("dear first", torch.tensor([2.0, 0.2]))):
+        torch.manual_seed(0)
+        network = DecisionNetwork([1, 1], 2, 4, 8)
+        options = QLearning(
+            p=-0.6, alpha=1.0, steps=600, batch_size=32, q_learning_rate=1e-2, learner=learner
+        )
+        learn(network, problem, options, torch.Generator().manual_seed(0), price=price)
+        played = play(network, problem.start(torch.arange(4)), 0.0, torch.Generator())
+        chosen[name] = played.actions[0].tolist()
+    assert chosen == {"even": [1, 1], "dear first": [0, 1]}

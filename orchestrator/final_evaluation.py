@@ -1,21 +1,37 @@
 """The one place that sees the test images: the networks on the frontier, once, at the end."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from orchestrator.plan import Trial
+from orchestrator.registry import method_class
 from testbed.backbones import build_backbone
-from testbed.data import DataOptions, Images, Splits, load_test_images
-from testbed.network_file import load_network
+from testbed.cost import count_multiplications
+from testbed.data import DataOptions, Images, Splits, load_test_images, normalise
+from testbed.measurement import multiplications_per_class
+from testbed.method import load_pruned
 from testbed.training import evaluate
 
 
-def test_accuracy(
+@dataclass(frozen=True)
+class FinalFigures:
+    """What a network does with the test images of its data set."""
+
+    accuracy: float
+    """A fraction."""
+    multiplications: float
+    """Mean per image."""
+    per_class: dict[str, dict[str, float]]
+    """Class name -> layer -> mean multiplications of the class's test images."""
+
+
+def final_figures(
     trial: Trial, splits: Splits, network: Path, data_root: Path, device: torch.device
-) -> float:
-    """The accuracy of one trial's network on the test images of its data set, a fraction.
+) -> FinalFigures:
+    """Has one trial's network see the test images of its data set.
 
     Args:
         splits: the trial's own, for the normalisation that its network was trained with.
@@ -24,9 +40,16 @@ def test_accuracy(
     dense = build_backbone(
         trial.backbone, splits.input_shape, splits.n_classes, **trial.backbone_options
     )
-    pruned = load_network(network, dense)
+    method = method_class(trial.method).model_validate(trial.options)
+    pruned = load_pruned(network, method, dense).to(device)
     images = _test_images(trial.data.model_dump_json(), data_root)
-    return evaluate(pruned, images, splits, device=device, precision=trial.training.precision)
+    precision = trial.training.precision
+    cost = count_multiplications(pruned, normalise(images.pixels, splits.mean, splits.std))
+    return FinalFigures(
+        accuracy=evaluate(pruned, images, splits, device=device, precision=precision),
+        multiplications=cost.multiplications,
+        per_class=multiplications_per_class(cost, images.labels, splits.class_names),
+    )
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from orchestrator.final_evaluation import test_accuracy
+from orchestrator.final_evaluation import FinalFigures, final_figures
 from orchestrator.plan import DenseNetwork, Trial, dense_network, fine_tuning_teacher
 from orchestrator.registry import method_class
 from orchestrator.sweep_file import Resources
@@ -81,8 +81,8 @@ def splits_key(data: DataOptions, seed: int) -> str:
 
 def do_job(
     job: Job, shared: Mapping[str, Splits], report: Report, *, workplace: Workplace
-) -> TrialResult | float | None:
-    """Does a job: a trial's result, a test's accuracy, or nothing: dense networks are in the store.
+) -> TrialResult | FinalFigures | None:
+    """Does a job: a trial's result, a test's figures, or nothing: dense networks are in the store.
 
     Args:
         shared: the splits of every data set and seed, by `splits_key`.
@@ -94,7 +94,7 @@ def do_job(
     splits = shared[splits_key(subject.data, subject.seed)]
     if isinstance(job, FrontierTest):
         network = workplace.network(job.trial.trial_id)
-        return test_accuracy(job.trial, splits, network, workplace.data_root, workplace.device)
+        return final_figures(job.trial, splits, network, workplace.data_root, workplace.device)
     if isinstance(job, Trial):
         return run_trial(job, splits, workplace, report)
     obtain_dense(job, splits, workplace, report)
@@ -154,7 +154,8 @@ def code_version() -> str:
     """A hash of this project's own sources, which says more than a commit that may be changed."""
     project = Path(__file__).parents[1]
     rooms = ("baselines", "orchestrator", "rnp", "testbed")
-    sources = sorted(path for room in rooms for path in (project / room).rglob("*.py"))
+    files = (path for room in rooms for path in (project / room).rglob("*"))
+    sources = sorted(path for path in files if path.suffix in (".py", ".cpp"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
 
 
@@ -225,15 +226,19 @@ def _prune_and_measure(
     measured = measure(pruned, dense, splits, run.device, trial.training.precision)
     save_network(pruned, workplace.network(trial.trial_id))
     labels = splits.validation.labels
+    per_class = multiplications_per_class(measured.cost, labels, splits.class_names)
     return TrialResult(
         row={
             **measured.figures,
+            "multiplications_per_class": {
+                name: sum(layers.values()) for name, layers in per_class.items()
+            },
             "dense_val_accuracy": record.history[-1]["val_accuracy"] if record.history else None,
             "classes": splits.n_classes,
             "validation_images": len(labels),
             "epochs_spent": run.epochs_spent,
         },
-        per_class=multiplications_per_class(measured.cost, labels, splits.class_names),
+        per_class=per_class,
         images=_images(measured, splits),
     )
 
@@ -248,8 +253,7 @@ def _images(
     measured: Measurement, splits: Splits
 ) -> tuple[list[str], list[bool], list[int]] | None:
     """The validation images, if the network decides per image, else None."""
-    multiplications = measured.cost.per_image
-    if (multiplications == multiplications[0]).all():
+    if not measured.cost.decides_per_image:
         return None
     classes = [splits.class_names[label] for label in splits.validation.labels.tolist()]
-    return classes, measured.correct.tolist(), multiplications.tolist()
+    return classes, measured.correct.tolist(), measured.cost.per_image.tolist()

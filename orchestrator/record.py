@@ -65,7 +65,7 @@ class Record:
         self._table = TrialsTable(folder / "trials.csv", table_columns(methods, self._varied))
         self._trials: dict[str, Trial] = {}
         self._reports: dict[str, list[dict[str, float]]] = defaultdict(list)
-        self._accuracies: dict[str, float] = {}
+        self._tested: dict[str, dict[str, float]] = {}
         self._statuses: set[str] = set()
         self._tests: Callable[[], FrontierTest | None] | None = None
         self._started: dict[str, datetime] = {}
@@ -84,8 +84,8 @@ class Record:
 
     def finish(self, whole: bool) -> int:
         """Writes the report, of the whole sweep or of what there is; returns the exit status."""
-        if self._accuracies:
-            self._table.fill_test_accuracies(self._accuracies)
+        if self._tested:
+            self._table.fill(self._tested)
         write_report(self._folder)
         if self.tracker:
             comparison = compare_methods(self._table.read(), self._sweep.objectives)
@@ -110,8 +110,14 @@ class Record:
             return
         line = job_name(job)
         if isinstance(job, FrontierTest):
-            self._accuracies[job.trial.trial_id] = result
-            line += f"  test {result:.3f}"
+            trial_id = job.trial.trial_id
+            self._tested[trial_id] = {
+                "test_accuracy": result.accuracy,
+                "test_multiplications": result.multiplications,
+            }
+            path = self._folder / "test_multiplications_per_class.csv"
+            append_multiplications_per_class(path, trial_id, result.per_class)
+            line += f"  test {result.accuracy:.3f}"
         self._progress.other_done(job_name(job), "completed", line)
 
     def lost(self, job: Job, status: str, error: str) -> None:

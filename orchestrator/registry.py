@@ -10,6 +10,8 @@ METHODS = {
     "random_channels": "baselines.random_channels:RandomChannels",
     "l1_filter": "baselines.l1_filter:L1Filter",
     "magnitude": "baselines.magnitude:Magnitude",
+    "static_prefix": "rnp.static_prefix:StaticPrefix",
+    "rnp": "rnp.runtime_neural_pruning:RNP",
 }
 
 

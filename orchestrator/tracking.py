@@ -54,6 +54,7 @@ TAGS = (
     "code_version",
 )
 METRICS = tuple(name for name in COLUMNS if name not in (*PARAMS, *TAGS, "trial_id", "started_at"))
+TESTED = ("test_accuracy", "test_multiplications")
 ARTIFACTS = ("frontier.csv", "report.html", "report.md", "frontier.png")
 STATUS = {"completed": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
@@ -224,7 +225,7 @@ class _Experiment:
         self.client.set_terminated(run, STATUS[row["status"]], end)
 
     def write_frontier(self, started: float, folder: Path, comparison: pd.DataFrame) -> None:
-        """The run `frontier`; and test accuracies, which came after their runs had ended."""
+        """The run `frontier`; and the tests' figures, which came after their runs had ended."""
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())
@@ -240,10 +241,10 @@ class _Experiment:
             self.client.log_batch(run, metrics[first : first + METRICS_PER_CALL])
         for name in ARTIFACTS:
             self.client.log_artifact(run, str(folder / name))
-        tested = read_trials(folder / "trials.csv").dropna(subset=["test_accuracy"])
-        for trial_id, accuracy in zip(tested["trial_id"], tested["test_accuracy"], strict=True):
-            if trial_id in self.runs:
-                self.client.log_metric(self.runs[trial_id], "test_accuracy", accuracy, now, 0)
+        tested = read_trials(folder / "trials.csv").dropna(subset=TESTED)
+        for _, row in tested[tested["trial_id"].isin(self.runs)].iterrows():
+            for name in TESTED:
+                self.client.log_metric(self.runs[row["trial_id"]], name, row[name], now, 0)
         self.client.set_terminated(run, "FINISHED", now)
 
 

@@ -5,7 +5,7 @@ thousandth row costs what the first did. Reading leaves a row out that was cut o
 means missing; booleans are `true` and `false`, lists and mappings JSON, floats keep every digit.
 
 The same conventions serve the run folder's other tables: `frontier.csv`,
-`multiplications_per_class.csv` and `images/TRIAL_ID.csv`.
+`multiplications_per_class.csv`, `test_multiplications_per_class.csv` and `images/TRIAL_ID.csv`.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ COLUMNS: dict[str, str] = {
     "dense_latency_ms_batch128": FLOAT,
     "duration_s": FLOAT,
     "error": STRING,  # its first line says what went wrong
+    "test_multiplications": FLOAT,  # their mean over the test images, filled with test_accuracy
+    "multiplications_per_class": STRING,  # true class -> mean, as JSON; of validation images
     # What the report needs beside these:
     "cell": STRING,  # the shared settings of the grid, "depth=4 dropout=0.1"; "all" without a grid
     "study": STRING,  # the Optuna study that proposed it
@@ -129,20 +131,23 @@ class TrialsTable:
         with self.path.open("ab", buffering=0) as file:  # unbuffered: the row is one write
             file.write(line)
 
-    def fill_test_accuracies(self, accuracies: Mapping[str, float]) -> None:
-        """Writes `test_accuracy` into the rows of these trial_ids; every other cell stays as it is.
+    def fill(self, cells: Mapping[str, Mapping[str, object]]) -> None:
+        """Writes further cells into rows that are there; every other cell stays as it is.
+
+        Args:
+            cells: trial_id -> column -> value.
 
         Raises:
             ValueError: if a trial_id has no row.
         """
         rows = _rows(self.path)
         header, trials = rows[0], rows[1:]
-        key, value = header.index("trial_id"), header.index("test_accuracy")
-        if unknown := sorted(set(accuracies) - {row[key] for row in trials}):
+        key = header.index("trial_id")
+        if unknown := sorted(set(cells) - {row[key] for row in trials}):
             raise ValueError(f"{self.path} has no trial {', '.join(unknown)}.")
         for row in trials:
-            if row[key] in accuracies:
-                row[value] = _cell(accuracies[row[key]])
+            for column, value in cells.get(row[key], {}).items():
+                row[header.index(column)] = _cell(value)
         write_atomically(self.path, b"".join(map(_line, rows)))
 
     def read(self) -> pd.DataFrame:
@@ -175,10 +180,11 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
 def append_multiplications_per_class(
     path: Path, trial_id: str, per_class: Mapping[str, Mapping[str, float]]
 ) -> None:
-    """Adds one trial to `multiplications_per_class.csv`: trial_id, class, layer, multiplications.
+    """Adds one trial to a table of trial_id, class, layer, multiplications.
 
     Args:
-        per_class: class name -> layer -> mean multiplications over the class's validation images.
+        per_class: class name -> layer -> mean multiplications over the class's images; summed over
+            the layers they are the network's.
     """
     if not path.exists():
         write_atomically(path, _line(("trial_id", "class", "layer", "multiplications")))

@@ -44,6 +44,8 @@ class Cost:
     """
     nonzero_multiplications: float
     """Mean per image, where conv and linear layers count their non-zero weights only."""
+    decides_per_image: bool
+    """Whether what runs depends on what is seen, even if it came to the same for these images."""
 
     @property
     def multiplications(self) -> float:
@@ -71,17 +73,18 @@ def count_multiplications(network: nn.Module, inputs: Tensor, batch_size: int = 
     with evaluating(network):
         samples = [_count(network, image) for image in inputs[:: -(-n // 4)].split(1)]
         blind_alone, blind_batch = _count_blind(network, inputs)
-        if blind_batch is not None and all(sample == blind_alone for sample in samples):
-            images, in_batches = samples[:1] * n, blind_batch.total()
-        else:
+        decides = blind_batch is None or any(sample != blind_alone for sample in samples)
+        if blind_batch is None or decides:
             images = [_count(network, image) for image in inputs.split(1)]
             in_batches = sum(_count(network, batch).total() for batch in inputs.split(batch_size))
+        else:
+            images, in_batches = samples[:1] * n, blind_batch.total()
         _check_batches(in_batches, images)
         layers = dict.fromkeys(layer for image in images for layer in +image)
         per_layer = {layer: torch.tensor([image[layer] for image in images]) for layer in layers}
         nonzero = _nonzero(network, {layer: int(each.sum()) for layer, each in per_layer.items()})
     per_image = torch.tensor([image.total() for image in images])
-    return Cost(per_image, per_layer, nonzero / n)
+    return Cost(per_image, per_layer, nonzero / n, decides)
 
 
 def _count(network: nn.Module, images: Tensor) -> Counter[str]:

@@ -331,6 +331,13 @@ def test_skipped_work_is_counted_for_each_image() -> None:
     assert cost.nonzero_multiplications == cost.multiplications
 
 
+def test_a_network_that_decides_the_same_for_all_images_decides_per_image_all_the_same() -> None:
+    alike = count_multiplications(SkippingNetwork(), BRIGHT.abs())
+    assert alike.per_image.unique().numel() == 1 and alike.decides_per_image
+    assert count_multiplications(SkippingNetwork(), BRIGHT).decides_per_image
+    assert not count_multiplications(MaskingNetwork(), BRIGHT).decides_per_image
+
+
 def test_a_mask_multiplied_by_zero_earns_nothing() -> None:
     network = MaskingNetwork()
     torch.testing.assert_close(network(BRIGHT), _with_weights_of(network)(BRIGHT))

@@ -1,5 +1,6 @@
 """Whole sweeps, small: with Ray, Optuna and MLflow, and without."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from orchestrator.sweep import main as sweep_main
 from orchestrator.sweep_file import load_sweep
 from orchestrator.trial import main as trial_main
 from orchestrator.trials_table import read_trials
-from testbed.data import Images
+from testbed.data import DataOptions, Images, load_test_images
 
 PROJECT = Path(__file__).parents[1]
 SMALL = """
@@ -29,7 +30,7 @@ fine_tuning: {epochs: 1, learning_rate: 0.01}
 """
 LEFT_BEHIND = {
     "sweep.yaml", "trials.csv", "frontier.csv", "multiplications_per_class.csv",
-    "report.html", "report.md", "frontier.png",
+    "report.html", "report.md", "frontier.png", "test_multiplications_per_class.csv",
 }  # fmt: skip
 
 
@@ -71,12 +72,22 @@ def test_only_trials_on_the_frontier_meet_the_test_images(plain: Path) -> None:
     assert set(rows.index[rows["test_accuracy"].notna()]) == set(on_frontier)
 
 
+def test_networks_that_decide_nothing_cost_on_test_images_what_they_cost_on_others(
+    plain: Path,
+) -> None:
+    rows = read_trials(plain / "trials.csv").dropna(subset=["test_multiplications"])
+    assert not rows.empty
+    assert list(rows["test_multiplications"]) == list(rows["multiplications"])
+
+
 def test_classes_weighted_by_their_images_cost_what_the_row_says(plain: Path) -> None:
     rows = read_trials(plain / "trials.csv").set_index("trial_id")
     layers = pd.read_csv(plain / "multiplications_per_class.csv")
     totals = layers.groupby(["trial_id", "class"])["multiplications"].sum()
     for trial_id, row in rows.iterrows():  # no method here decides per image: all cost the same
         assert totals[trial_id].unique() == pytest.approx(row["multiplications"])
+        in_the_row = json.loads(row["multiplications_per_class"])
+        assert in_the_row == pytest.approx(totals[trial_id].rename(str).to_dict())
 
 
 def test_ray_gives_the_same_figures_as_one_process(plain: Path, tmp_path: Path) -> None:
@@ -106,6 +117,64 @@ def test_mlflow_holds_each_trial_once_and_the_frontier(tmp_path: Path) -> None:
     for trial_id, row in rows.iterrows():
         assert runs[trial_id].data.metrics["val_accuracy"] == row["val_accuracy"]
     assert rows["l1_filter.keep_ratio"].nunique() == 3
+
+
+DECIDING = """
+methods:
+  static_prefix: {keep_multiplications: 0.5}
+  rnp: {p: {uniform: [-0.2, -0.1]}, rounds: 1, steps: 20, encoding: 4, hidden: 4}
+search: {trials: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def deciding(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a sweep in which one network decides per image."""
+    folder = tmp_path_factory.mktemp("deciding")
+    assert sweep_main(arguments(write(folder, "deciding", DECIDING), folder)) == 0
+    return folder / "runs" / "deciding"
+
+
+def test_single_images_are_kept_of_networks_that_decide_per_image(deciding: Path) -> None:
+    rows = read_trials(deciding / "trials.csv").set_index("method")
+    assert list(rows["status"]) == ["completed"] * 2
+    (file,) = (deciding / "images").iterdir()
+    assert file.stem == rows.loc["rnp", "trial_id"]
+    images = pd.read_csv(file)
+    assert len(images) == rows.loc["rnp", "validation_images"]
+    assert images["multiplications"].mean() == pytest.approx(rows.loc["rnp", "multiplications"])
+    assert images["correct"].mean() == pytest.approx(rows.loc["rnp", "val_accuracy"])
+    means = images.groupby(images["class"].astype(str))["multiplications"].mean()
+    in_the_row = json.loads(rows.loc["rnp", "multiplications_per_class"])
+    assert in_the_row == pytest.approx(means.to_dict())
+
+
+def test_a_network_that_decides_per_image_meets_the_test_images_from_its_file(
+    deciding: Path,
+) -> None:
+    rows = read_trials(deciding / "trials.csv").set_index("trial_id")
+    costs = pd.read_csv(deciding / "test_multiplications_per_class.csv")
+    totals = costs.groupby(["trial_id", "class"])["multiplications"].sum()
+    counts = pd.Series(load_test_images(DataOptions(name="digits"), Path()).labels).value_counts()
+    for trial_id, row in rows[rows["test_accuracy"].notna()].iterrows():
+        mean = (totals[trial_id] * counts).sum() / counts.sum()
+        assert row["test_multiplications"] == pytest.approx(mean)
+    text = (deciding / "report.md").read_text()
+    assert ("What single images cost" in text) == any("rnp" in t for t in totals.index.levels[0])
+
+
+def test_mlflow_holds_what_each_round_reported(deciding: Path) -> None:
+    client = MlflowClient(f"sqlite:///{deciding.parent / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("deciding")
+    assert experiment is not None
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    rows = read_trials(deciding / "trials.csv").set_index("method")
+    metrics = runs[rows.loc["rnp", "trial_id"]].data.metrics
+    convs = ["conv2", "conv3", "conv4"]
+    for name in ("alpha", "penalty_in_cross_entropy", *(f"mean_action.{conv}" for conv in convs)):
+        assert name in metrics, name
+    prefixes = runs[rows.loc["static_prefix", "trial_id"]].data.metrics
+    assert all(prefixes[f"mean_action.{conv}"] in (1, 2, 3, 4) for conv in convs)
 
 
 FAILING = """

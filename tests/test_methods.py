@@ -19,9 +19,16 @@ import testbed.method
 from baselines.vanilla import draw_anew
 from orchestrator.registry import METHODS, method_class
 from testbed.cost import count_multiplications
-from testbed.network_file import load_network, save_network
+from testbed.method import load_pruned
+from testbed.network_file import save_network
 
 KINDS = ["conv", "residual"]
+QUICK = {"rnp": {"steps": 20}}  # beside the default options, what would take a minute
+
+
+def method_of(name: str) -> Any:
+    """The method with its default options, or nearly so."""
+    return method_class(name)(**QUICK.get(name, {}))
 
 
 def prune(
@@ -33,7 +40,7 @@ def prune(
 ) -> nn.Module:
     """The network that a method with its default options makes of a tiny one."""
     run = tiny.run(3, seed=seed, reports=reports)
-    network: nn.Module = method_class(name)().prune(tiny.network(kind), tiny.splits(), run)
+    network: nn.Module = method_of(name).prune(tiny.network(kind), tiny.splits(), run)
     return network
 
 
@@ -64,7 +71,7 @@ def test_the_given_network_stays_as_it_is(name: str, kind: str) -> None:
     model = tiny.network(kind)
     model.get_submodule("conv1").eval()
     before = state(model)
-    method_class(name)().prune(model, tiny.splits(), tiny.run(2))
+    method_of(name).prune(model, tiny.splits(), tiny.run(2))
     after = state(model)
     for key, value in before.pop("tensors").items():
         assert torch.equal(after["tensors"][key], value), key
@@ -105,7 +112,7 @@ def test_the_budget_is_spent_and_not_exceeded(name: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(testbed.method, "train", counting_train)
     reports: list[Mapping[str, float]] = []
     run = tiny.run(3, reports=reports)
-    method_class(name)().prune(tiny.network(), tiny.splits(), run)
+    method_of(name).prune(tiny.network(), tiny.splits(), run)
     assert run.epochs_spent == 3 and run.epochs_left == 0
     # From scratch the dense network's epochs are spent too; nothing else may take more.
     budget = 5 if name == "vanilla" else 3
@@ -151,7 +158,8 @@ def test_options_are_frozen_and_unknown_ones_refused(name: str) -> None:
 def test_the_network_comes_back_from_a_file(name: str, kind: str, tmp_path: Path) -> None:
     network = prune(name, kind)
     save_network(network, tmp_path / "network.safetensors")
-    loaded = load_network(tmp_path / "network.safetensors", tiny.network(kind))
+    path = tmp_path / "network.safetensors"
+    loaded = load_pruned(path, method_of(name), tiny.network(kind))
     assert torch.equal(logits(loaded, images()), logits(network, images()))
 
 

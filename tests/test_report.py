@@ -18,8 +18,15 @@ from orchestrator.frontier import frontier
 from orchestrator.report.charts import CSS, LIGHT, below_chart, chart_data, frontier_chart
 from orchestrator.report.findings import SweepResult, answer, cautions, remarks
 from orchestrator.report.page import main, write_report
+from orchestrator.report.per_image import class_costs, deciding_trials, spread_table
 from orchestrator.report.tables import comparison_table, effort_table, failures, frontier_table
-from orchestrator.trials_table import COLUMNS, TrialsTable, read_trials
+from orchestrator.trials_table import (
+    COLUMNS,
+    TrialsTable,
+    append_multiplications_per_class,
+    read_trials,
+    write_images,
+)
 
 METHODS = ("dense", "vanilla", "random_channels", "l1_filter", "magnitude")
 DENSE = 1e8
@@ -404,6 +411,73 @@ def test_names_and_errors_cannot_write_into_the_page(tmp_path: Path) -> None:
     assert evil in {record["cell"] for record in drawn_trials(folder)}
     markdown = (folder / "report.md").read_text()
     assert r"OSError: \</script\>" in markdown
+
+
+def folder_with_images(path: Path, with_tests: bool = True) -> Path:
+    """rnp-000 is on the frontier and decides per image; so does rnp-001, which others beat."""
+    rows = [
+        trial("rnp", 0.88, 0.4, multiplications_p5=2e7, multiplications_p50=3e7, **{"rnp.p": -0.1}),
+        trial("rnp", 0.60, 0.5, **{"rnp.p": -0.2}),
+        trial("l1_filter", 0.8, 0.3),
+    ]
+    folder = run_folder(path, rows, methods=["rnp", "l1_filter"])
+    write_images(folder, "rnp-000", ["face", "None"], [True, False], [50_000_000, 30_000_000])
+    write_images(folder, "rnp-001", ["face", "None"], [True, True], [50_000_000, 50_000_000])
+    costs = {"face": {"conv1": 3e7, "conv2": 2e7}, "None": {"conv1": 3e7}}
+    for trial_id in ("rnp-000", "rnp-001", "l1_filter-002"):
+        file = folder / "multiplications_per_class.csv"
+        append_multiplications_per_class(file, trial_id, costs)
+    if with_tests:
+        file = folder / "test_multiplications_per_class.csv"
+        tested = {"face": {"conv1": 3e7, "conv2": 2.5e7}, "None": {"conv1": 3e7, "conv2": 1e6}}
+        append_multiplications_per_class(file, "rnp-000", tested)
+    return folder
+
+
+def test_what_single_images_cost_is_said_of_networks_on_a_frontier_that_decide_per_image(
+    tmp_path: Path,
+) -> None:
+    folder = folder_with_images(tmp_path)
+    result = SweepResult.read(folder)
+    deciding = deciding_trials(folder, frontier(result.trials, result.objectives))
+    assert list(deciding["trial_id"]) == ["rnp-000"]
+    spread = spread_table(result, deciding)
+    figures = dict(zip(spread.header, spread.rows[0], strict=True))
+    assert figures["mean"] == "40.0 M" and figures["of dense"] == "40 %"
+    assert (figures["p5"], figures["median"]) == ("20.0 M", "30.0 M")
+
+
+@pytest.mark.parametrize(
+    ("with_tests", "none", "conv2"), [(True, "31.0 M", "1.00 M"), (False, "30.0 M", "0 M")]
+)
+def test_classes_have_the_whole_networks_figures_and_each_layers(
+    tmp_path: Path, with_tests: bool, none: str, conv2: str
+) -> None:
+    """Of test images where there are any; a layer that a class never runs costs it nothing."""
+    folder = folder_with_images(tmp_path, with_tests)
+    result = SweepResult.read(folder)
+    (costs,) = class_costs(result, folder, result.trials.iloc[:1])
+    face = "55.0 M" if with_tests else "50.0 M"
+    assert costs.images == ("test" if with_tests else "validation")
+    assert "rnp-000, " in costs.title and "p -0.1" in costs.title
+    assert costs.table.header == ("", "face", "None")
+    assert costs.table.rows == [
+        ("whole network", face, none),
+        ("of dense", f"{float(face[:2]):.0f} %", f"{float(none[:2]):.0f} %"),
+        ("conv1", "30.0 M", "30.0 M"),
+        ("conv2", "25.0 M" if with_tests else "20.0 M", conv2),
+    ]
+
+
+def test_both_reports_have_the_classes_only_where_a_network_decides(tmp_path: Path) -> None:
+    folder = folder_with_images(tmp_path / "deciding")
+    other = run_folder(tmp_path / "other", SMALL)
+    for file in ("report.html", "report.md"):
+        for each in (folder, other):
+            write_report(each)
+        text = (folder / file).read_text()
+        assert "What single images cost" in text and "31.0 M" in text
+        assert "What single images cost" not in (other / file).read_text()
 
 
 def test_a_method_named_by_its_module_is_one_like_the_others(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sweep_files import SWEEP
 
+from orchestrator.registry import METHODS
 from orchestrator.sweep_file import Resources, Search, Sweep, SweepFileError, load_sweep
 from orchestrator.sweep_file.option_values import Grid, Range
 from orchestrator.sweep_file.section_checks import MOST_TRIALS
@@ -442,3 +443,11 @@ def test_a_users_own_method_and_backbone_are_checked_too(
         "--set methods.users_own:Halve.shar=1: methods.users_own:Halve: unknown option 'shar'. "
         "Did you mean 'share'? Known: share.",
     ]
+
+
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")))
+def test_a_shipped_sweep_has_every_method_and_searches_rnps_penalty(path: Path) -> None:
+    sweep = load_sweep(path)
+    assert set(sweep.methods) == set(METHODS)
+    searched = sweep.methods["rnp"]["p"]
+    assert isinstance(searched, Range) and searched.high is not None and searched.high <= 0

@@ -225,11 +225,12 @@ def test_the_frontier_is_a_run_with_the_report_and_the_hypervolumes(output: Path
         for trial in (row("t0"), row("t1")):
             table.append(trial)
             tracker.trial_done(trial, [], {})
-        table.fill_test_accuracies({"t0": 0.625})
+        table.fill({"t0": {"test_accuracy": 0.625, "test_multiplications": 3e6}})
         tracker.finish(folder, comparison)
     found = runs(output, "sweep")
     assert set(found) == {"t0", "t1", "frontier"}
     assert found["t0"].data.metrics["test_accuracy"] == 0.625
+    assert found["t0"].data.metrics["test_multiplications"] == 3e6
     assert "test_accuracy" not in found["t1"].data.metrics
     assert found["frontier"].data.metrics == {
         "tries/l1_filter/depth 4": 10,

@@ -142,18 +142,18 @@ def test_a_column_the_table_lacks_is_an_error(table: TrialsTable) -> None:
         table.append({"trial_id": "t", "flops": 1, "accuracy": 1})
 
 
-def test_test_accuracies_are_filled_and_nothing_else_changes(table: TrialsTable) -> None:
+def test_cells_are_filled_and_nothing_else_changes(table: TrialsTable) -> None:
     for number in range(4):
         table.append({"trial_id": f"t{number}", "sparsity": 1 / 3, "error": 'a\n"b",'})
     before = cells(table.path)
-    table.fill_test_accuracies({"t1": 0.75, "t3": 0.5})
+    table.fill({"t1": {"test_accuracy": 0.75}, "t3": {"test_accuracy": 0.5}})
     after = cells(table.path)
     assert list(table.read()["test_accuracy"].fillna(-1)) == [-1, 0.75, -1, 0.5]
     column = HEADER.index("test_accuracy")
     blank = [[*row[:column], *row[column + 1 :]] for row in after]
     assert blank == [[*row[:column], *row[column + 1 :]] for row in before]
     with pytest.raises(ValueError, match="has no trial t9"):
-        table.fill_test_accuracies({"t9": 1.0})
+        table.fill({"t9": {"test_accuracy": 1.0}})
 
 
 def test_appending_writes_only_the_new_row(table: TrialsTable) -> None:

@@ -2,8 +2,8 @@
 
     python -m orchestrator.report runs/NAME
 
-reads sweep.yaml and trials.csv and writes frontier.csv, report.html (one file that opens offline),
-report.md and frontier.png beside them.
+reads sweep.yaml and the tables of its trials, and writes frontier.csv, report.html (one file that
+opens offline), report.md and frontier.png beside them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pandas as pd
 import vl_convert
 
 from orchestrator.frontier import compare_methods, frontier
-from orchestrator.report import findings, tables
+from orchestrator.report import findings, per_image, tables
 from orchestrator.report.charts import (
     COSTS,
     CSS,
@@ -79,6 +79,7 @@ def _facts(
 ) -> dict[str, Any]:
     """What both templates show."""
     headline, more = findings.answer(result)
+    deciding = per_image.deciding_trials(folder, points)
     comparison = compare_methods(result.trials, result.objectives)
     cells: list[str | None] = [*result.cells] or [None]
     charts = {
@@ -103,6 +104,8 @@ def _facts(
         "frontiers": tables.frontier_table(result, points),
         "comparison": tables.comparison_table(result, comparison),
         "effort": tables.effort_table(result),
+        "spread": per_image.spread_table(result, deciding),
+        "class_costs": list(per_image.class_costs(result, folder, deciding)),
         "failures": tables.failures(result),
         "provenance": tables.provenance(result),
         "sweep_file": (folder / "sweep.yaml").read_text(encoding="utf-8"),

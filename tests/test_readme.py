@@ -2,8 +2,10 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from orchestrator.sweep_file import load_sweep
 
@@ -22,19 +24,35 @@ def test_every_link_leads_somewhere() -> None:
         assert (PROJECT / target).exists(), target
 
 
+def run_quickly(example: str) -> dict[str, Any]:
+    """The names that an example of the README leaves behind."""
+    quick = example.replace("epochs=15", "epochs=2").replace("epochs=4", "epochs=2")
+    quick = quick.replace("RNP(", "RNP(steps=20, ")
+    assert quick != example
+    names: dict[str, Any] = {}
+    exec(quick, names)
+    return names
+
+
 def test_the_example_prunes_a_network(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     example = blocks("python")[0]
     assert len([line for line in example.splitlines() if line]) <= 14  # ten lines and the imports
-    quick = example.replace("epochs=15", "epochs=2").replace("epochs=4", "epochs=1")
-    assert quick != example
-    names: dict[str, object] = {}
-    exec(quick, names)
-    figures = names["measure"](names["pruned"], names["dense"], names["data"], names["device"])  # type: ignore[operator]
+    names = run_quickly(example)
+    figures = names["measure"](names["pruned"], names["dense"], names["data"], names["device"])
     share = figures.figures["multiplications"] / figures.figures["dense_multiplications"]
     assert share == pytest.approx(0.4, rel=0.1)
     assert "val_accuracy" in capsys.readouterr().out
+
+
+def test_the_example_of_rnp_gives_points_of_one_backbone() -> None:
+    names = run_quickly("".join(blocks("python")[:2]))
+    images = torch.rand(2, *names["data"].input_shape)
+    assert set(names["others"]) == {-0.02, -0.1, -0.2}
+    for network in names["others"].values():
+        assert network(images).shape == (2, 10)
+        assert torch.equal(network.conv2.weight, names["network"].conv2.weight)
 
 
 def test_the_example_sweep_is_right(tmp_path: Path) -> None:
@@ -50,7 +68,7 @@ def test_the_example_method_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "from baselines.channel_removal import example_images, remove_channels\n"
         "from testbed.data import Splits\nfrom testbed.method import Run\n"
     )
-    (tmp_path / "my_method.py").write_text(imports + blocks("python")[1])
+    (tmp_path / "my_method.py").write_text(imports + blocks("python")[2])
     monkeypatch.syspath_prepend(tmp_path)
     from orchestrator.registry import method_class
     from tests import tiny

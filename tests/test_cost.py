@@ -170,15 +170,15 @@ def test_an_lstm_on_the_cpu_is_an_error_that_names_operation_and_layer() -> None
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
-def test_a_prepacked_convolution_is_an_error() -> None:
+def test_a_fused_convolution_without_a_formula_is_an_error() -> None:
     def convolve(net: Any, images: Tensor) -> Tensor:
-        fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            images, net.conv.weight, net.conv.bias, [0, 0], [1, 1], [1, 1], 1, "relu", [], ""
+        fused: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
+            images, net.up.weight, net.up.bias, [0, 0], [0, 0], [1, 1], [1, 1], 1, "relu", [], ""
         )
         return fused
 
-    with pytest.raises(UncountedOperationError, match="mkldnn::_convolution_pointwise"):
-        count_multiplications(Network(convolve, conv=nn.Conv2d(4, 7, 3)), IMAGES)
+    with pytest.raises(UncountedOperationError, match="_convolution_transpose_pointwise"):
+        count_multiplications(Network(convolve, up=nn.ConvTranspose2d(4, 7, 3)), IMAGES)
 
 
 def test_a_quantised_layer_is_an_error() -> None:

@@ -15,7 +15,7 @@ from rnp.channel_flow import channel_flow
 from rnp.channel_order import order_channels
 from rnp.runtime import RuntimeNetwork
 from testbed.data import Splits
-from testbed.method import Run
+from testbed.method import OwnTeacher, Run
 
 SANDWICHED = 0.25  # share of the images at full width, and as many at the least
 
@@ -42,6 +42,17 @@ class Adaptation(BaseModel):
         description="A quarter of the images at full width, a quarter at the least; else all "
         "random. The ends are what all prefixes lie between (Yu and Huang 2019).",
     )
+    distillation: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the loss that compares with the outputs of the full width, as the "
+        "dense network was trained; the labels' is the rest. In all of the fine-tuning.",
+    )
+
+    def teacher(self, dense: nn.Module) -> OwnTeacher | None:
+        """What the fine-tuning distils from."""
+        return OwnTeacher(dense, self.distillation) if self.distillation else None
 
 
 def adapted(
@@ -62,6 +73,7 @@ def adapted(
     Raises:
         ValueError: if no conv of `model` can be pruned at run time.
     """
+    teacher = options.teacher(model)
     model = copy.deepcopy(model).to(run.device)
     if options.order_channels:
         order_channels(model, channel_flow(model, options.k))
@@ -69,7 +81,7 @@ def adapted(
         torch.default_generator.manual_seed(run.seed)
         network = RuntimeNetwork(model, options.k, encoding, hidden).to(run.device)
     epochs = round(options.adaptation * run.fine_tuning.epochs)
-    run.fine_tune(RandomPrefixes(network, options.sandwich), data, epochs)
+    run.fine_tune(RandomPrefixes(network, options.sandwich), data, epochs, teacher)
     return network
 
 

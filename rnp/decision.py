@@ -91,7 +91,7 @@ class DecisionNetwork(nn.Module):
         start = torch.zeros(1, cell.hidden_size)
 
         def run(features: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-            before = start.repeat(len(features), 1) if state is None else state
+            before = start.expand(len(features), -1).contiguous() if state is None else state
             values, after = operation(features, before, *weights)
             return values, after
 

@@ -137,20 +137,25 @@ def _multiplied_by_onednn(weight: Tensor) -> bool:
 
 def _packed_conv(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, relu: bool) -> Prepared:
     padding, stride, dilation = list(conv.padding), list(conv.stride), list(conv.dilation)
-    # It asks for the shape of the images, but lays the weights out alike for all (torch 2.14).
-    spans = (d * k for d, k in zip(dilation, conv.kernel_size, strict=True))
-    shape = [8, weight.shape[1] * conv.groups, *(16 + span for span in spans)]
     reorder = torch.ops.mkldnn._reorder_convolution_weight
-    packed = reorder(weight, padding, stride, dilation, conv.groups, shape)
+
+    @cache
+    def packed(height: int, width: int) -> Tensor:
+        # oneDNN lays the weights out by the size of the images, not by their number.
+        shape = [8, weight.shape[1] * conv.groups, height, width]
+        result: Tensor = reorder(weight, padding, stride, dilation, conv.groups, shape)
+        return result
+
     operation = torch.ops.mkldnn._convolution_pointwise.default
     after = "relu" if relu else "none"
-    others: tuple[Any, ...] = (packed, bias, padding, stride, dilation, conv.groups, after, [], "")
+    others: tuple[Any, ...] = (bias, padding, stride, dilation, conv.groups, after, [], "")
     dtype = weight.dtype
 
     def run(images: Tensor) -> Tensor:
         if images.dtype is not dtype:
             images = images.to(dtype)
-        result: Tensor = operation(images.contiguous(memory_format=torch.channels_last), *others)
+        images = images.contiguous(memory_format=torch.channels_last)
+        result: Tensor = operation(images, packed(*images.shape[2:]), *others)
         return result
 
     return run

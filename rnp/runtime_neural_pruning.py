@@ -72,7 +72,8 @@ class RNP(Adaptation, QLearning):
             checkpoint.save(completed, network)
         for number in range(completed + 1, self.rounds + 1):
             learned = self._teach(network, data, run, number)  # the backbone is fixed
-            run.fine_tune(network, data, epochs[number - 1])  # the decision network is fixed
+            # The decision network is fixed.
+            run.fine_tune(network, data, epochs[number - 1], self.teacher(model))
             self._report(network, data, run, number, learned)
             checkpoint.save(number, network)
         return network

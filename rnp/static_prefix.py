@@ -73,7 +73,7 @@ class StaticPrefix(Adaptation):
         adapted_to = network.state_dict()  # which also holds the decision network, of no use here
         tensors = {name: adapted_to[name] for name in model.state_dict()}
         pruned = cut(model, tensors, cost.flow, actions).to(run.device)
-        run.fine_tune(pruned, data)
+        run.fine_tune(pruned, data, own_teacher=self.teacher(model))
         return pruned
 
 

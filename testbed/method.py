@@ -10,7 +10,16 @@ from torch import nn
 
 from testbed.data import Splits
 from testbed.network_file import load_network
-from testbed.training import Report, Training, evaluate, ignore, train
+from testbed.training import Distillation, Report, Training, evaluate, ignore, train
+
+
+@dataclass(frozen=True)
+class OwnTeacher:
+    """A network that a method distils from by an option of its own."""
+
+    network: nn.Module
+    weight: float
+    """Its share of the loss (see `Distillation`)."""
 
 
 @dataclass
@@ -44,7 +53,13 @@ class Run:
         self.epochs_spent = epochs_spent
         self._before_is_reported = True
 
-    def fine_tune(self, model: nn.Module, data: Splits, epochs: int | None = None) -> None:
+    def fine_tune(
+        self,
+        model: nn.Module,
+        data: Splits,
+        epochs: int | None = None,
+        own_teacher: OwnTeacher | None = None,
+    ) -> None:
         """Fine-tune `model` in place with the settings that every method gets.
 
         The first call reports `val_accuracy_before_finetuning` of what it is given, also where no
@@ -53,6 +68,7 @@ class Run:
         Args:
             epochs: how many of the epochs left to spend; None spends them all. Each call is one
                 whole learning rate schedule.
+            own_teacher: what a method itself distils from, in place of what `fine_tuning` asks for.
 
         Raises:
             ValueError: if `epochs` is negative or more than are left.
@@ -74,7 +90,12 @@ class Run:
             )
             self.report({"val_accuracy_before_finetuning": accuracy})
             self._before_is_reported = True
-        self._spend(model, data, self.fine_tuning, epochs, epochs, self.teacher)
+        settings, teacher = self.fine_tuning, self.teacher
+        if own_teacher is not None:
+            teacher = own_teacher.network
+            distillation = Distillation(teacher={}, weight=own_teacher.weight)
+            settings = settings.model_copy(update={"distillation": distillation})
+        self._spend(model, data, settings, epochs, epochs, teacher)
 
     def train_from_scratch(self, model: nn.Module, data: Splits) -> None:
         """Train a network that starts from random weights for as long as the others get in total.

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from rnp.adaptation import Adaptation, RandomPrefixes, adapted
 from rnp.runtime import RuntimeNetwork
+from rnp.runtime_neural_pruning import RNP
+from rnp.static_prefix import StaticPrefix
+from testbed.prediction import predict
 
 
 def drawn_actions(monkeypatch: pytest.MonkeyPatch, sandwich: bool) -> Tensor:
@@ -86,3 +89,33 @@ def test_progress_is_reported_as_fine_tuning() -> None:
     adapted(tiny.network(), tiny.splits(), tiny.run(4, reports=reports), Adaptation(adaptation=0.5))
     assert [r["epoch"] for r in reports if "epoch" in r] == [1, 2]
     assert "val_accuracy_before_finetuning" in reports[0]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Adaptation(adaptation=1, distillation=1),
+        StaticPrefix(keep_multiplications=0.9, distillation=1),
+        RNP(rounds=1, steps=5, batch_size=16, distillation=1),
+    ],
+    ids=["adapted", "static_prefix", "rnp"],
+)
+def test_all_fine_tuning_distils_from_the_network_as_it_was_trained(
+    method: Adaptation,
+) -> None:
+    """With no share left for the labels, the outputs come nearer to the dense network's."""
+    data = tiny.splits()
+    dense = tiny.network().eval()  # untrained: nobody gets near to it by learning the labels
+    own = predict(dense, data.validation, data, device=torch.device("cpu")).softmax(dim=1)
+
+    def distance(distillation: float) -> float:
+        options = method.model_copy(update={"distillation": distillation})
+        run = tiny.run(12)
+        if isinstance(options, (RNP, StaticPrefix)):
+            network = options.prune(dense, data, run)
+        else:
+            network = adapted(dense, data, run, options)
+        logits = predict(network, data.validation, data, device=torch.device("cpu"))
+        return (logits.softmax(dim=1) - own).abs().mean().item()
+
+    assert distance(1.0) < 0.3 * distance(0.0)

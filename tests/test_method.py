@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from testbed.data import Splits
-from testbed.method import PruningMethod, Run, load_pruned
+from testbed.method import OwnTeacher, PruningMethod, Run, load_pruned
 from testbed.network_file import save_network
 from testbed.training import Distillation, evaluate
 
@@ -99,6 +99,20 @@ def test_the_runs_teacher_is_learnt_from_where_fine_tuning_asks_for_it() -> None
     plain.fine_tune(models[0], data)
     taught.fine_tune(models[1], data)
     assert not torch.equal(weights(models[0]), weights(models[1]))
+
+
+def test_a_methods_own_teacher_comes_before_the_runs() -> None:
+    data = tiny.splits()
+    own, given = tiny.network("residual"), tiny.network()
+    with_both, with_own = tiny.run(1), tiny.run(1)
+    with_both.teacher = given
+    with_both.fine_tuning = with_both.fine_tuning.model_copy(
+        update={"distillation": Distillation(teacher={}, weight=0.9)}
+    )
+    models = [tiny.network(), tiny.network()]
+    for run, model in zip((with_both, with_own), models, strict=True):
+        run.fine_tune(model, data, own_teacher=OwnTeacher(own, 0.25))
+    assert torch.equal(weights(models[0]), weights(models[1]))
 
 
 class Wrapped(nn.Module):

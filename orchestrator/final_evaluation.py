@@ -1,4 +1,4 @@
-"""The one place that sees the test images: the networks on the frontier, once, at the end."""
+"""The one place that sees the test images: the networks on a frontier, once, at the end."""
 
 from dataclasses import dataclass
 from functools import lru_cache

@@ -78,6 +78,17 @@ def frontier(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFram
     return rows.sort_values(order, ignore_index=True)
 
 
+def to_be_tested(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.Series:
+    """The trial_id of the rows on the frontier of their method, cell and seed.
+
+    Each seed by itself, so that a mean over seeds is not one over those that were lucky on their
+    validation images. What is on a method's frontier is among them.
+    """
+    candidates = eligible(trials, objectives)
+    marks = on_frontier_within(candidates, ["cell", "method", "seed"], objectives)
+    return candidates["trial_id"][marks]
+
+
 def compare_methods(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
     """One row per cell and method, in the order in which they first appear.
 

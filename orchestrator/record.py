@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from orchestrator.frontier import compare_methods, frontier
+from orchestrator.frontier import compare_methods, to_be_tested
 from orchestrator.jobs import FrontierTest, Job, TrialResult, Workplace, known_columns
 from orchestrator.plan import DenseNetwork, Trial, dense_networks
 from orchestrator.progress import Progress
@@ -156,10 +156,10 @@ class Record:
         self._progress.trial_done(row)
 
     def _next_test(self) -> FrontierTest | None:
-        """The next of the trials on the frontier, which is known once all trials have ended."""
+        """The next trial on a seed's frontier, which is known once all trials have ended."""
         if self._tests is None:
-            best = frontier(self._table.read(), self._sweep.objectives)
-            tests = [FrontierTest(self._trials[trial_id]) for trial_id in best["trial_id"]]
+            trial_ids = to_be_tested(self._table.read(), self._sweep.objectives)
+            tests = [FrontierTest(self._trials[trial_id]) for trial_id in trial_ids]
             self._tests = self._phase("Test images, for the frontier", tests)
         return self._tests()
 

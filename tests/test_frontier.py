@@ -16,6 +16,7 @@ from orchestrator.frontier import (
     frontier,
     hypervolume,
     non_dominated,
+    to_be_tested,
 )
 from orchestrator.trials_table import COLUMNS
 
@@ -109,6 +110,13 @@ def test_the_overall_frontier_is_over_all_methods_and_cells_of_a_data_set() -> N
     assert rows.to_dict() == {"t000": True, "t001": False, "t002": True}
     alone = frontier(frame[frame["dataset"] == "faces"], OBJECTIVES)
     assert list(alone["on_overall_frontier"]) == [True]
+
+
+def test_each_seed_has_its_own_frontier_tested_also_where_another_seed_was_luckier() -> None:
+    points = [(0.9, 50), (0.8, 60), (0.7, 55), (0.7, 60)]
+    frame = trials(points, seed=[0, 1, 1, 1])
+    assert list(frontier(frame, OBJECTIVES)["trial_id"]) == ["t000"]
+    assert set(to_be_tested(frame, OBJECTIVES)) == {"t000", "t001", "t002"}
 
 
 def test_no_trial_gives_an_empty_frontier_with_its_columns() -> None:

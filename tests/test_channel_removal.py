@@ -208,7 +208,8 @@ def refused() -> dict[str, tuple[nn.Module, str, str]]:
         "slice": (halves, "first", "slice takes several"),
         "output": (fully, "last", "network's output"),
         "unused": (unused, "idle", "forward pass does not run it"),
-        "linear": (unused, "fc", "it is a Linear, not a Conv2d"),
+        "linear output": (unused, "fc", "network's output"),
+        "norm": (normed, "norm", "it is a GroupNorm, not a Conv2d or Linear"),
         "unknown": (unused, "frist", "unknown layer 'frist'. Did you mean 'first'"),
     }
 

@@ -71,6 +71,14 @@ def test_the_choice_is_that_of_the_reports_loop(kind: str, seed: int) -> None:
         assert greedy_choice(gram_matrix(contributions), n) == loop_choice(contributions, n)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_copies_of_a_channel_are_ties_whatever_rounding_makes_of_them(seed: int) -> None:
+    # Their entries in the Gram matrix differ in the last bits; the loop's sums do not.
+    copied = torch.randint(0, 16, (33,), generator=generator(seed))
+    values = torch.randn(97, 16, generator=generator(seed + 50), dtype=torch.float64)[:, copied]
+    assert greedy_choice(gram_matrix(values), 16) == loop_choice(values, 16)
+
+
 def test_of_equal_channels_the_lowest_index_goes_first() -> None:
     one = torch.randn(50, 1, generator=generator(), dtype=torch.float64)
     assert greedy_choice(gram_matrix(torch.zeros(5, 70)), 4) == [0, 1, 2, 3]

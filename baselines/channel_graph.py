@@ -77,9 +77,7 @@ def inputs_by_channel(model: nn.Module, example: Tensor, name: str) -> dict[str,
         example: (n, channels, height, width), a valid input, on the model's device.
     """
     with traced(copy.deepcopy(model), example) as graph:
-        n_channels = len(graph.modules[name].weight)
-        channels = [graph.readers(graph.group(name, [c])) for c in range(n_channels)]
-    return {reader: [inputs[reader] for inputs in channels] for reader in channels[0]}
+        return graph.inputs_by_channel(name)
 
 
 @contextmanager
@@ -142,6 +140,19 @@ class ChannelGraph:
             for dependency, indices in group
             if self._reads(dependency)
         }
+
+    def inputs_by_channel(self, name: str) -> dict[str, list[list[int]]]:
+        """Each reader of a layer's channels -> for every channel, its inputs there."""
+        n_channels = len(self.modules[name].weight)
+        found: dict[str, list[list[int]]] = {}
+        for item in self.group(name, range(n_channels)):
+            if self._reads(item.dep):
+                inputs = found[self._names[item.dep.target.module]] = [
+                    [] for _ in range(n_channels)
+                ]
+                for index, channel in zip(item.idxs, item.root_idxs, strict=True):
+                    inputs[channel].append(index)
+        return found
 
     def describe(self, name: str) -> PrunableLayer:
         """What shrinks with a layer that can be pruned."""

@@ -4,6 +4,7 @@ from baselines.dense import Dense
 from baselines.l1_filter import L1Filter
 from baselines.magnitude import Magnitude
 from baselines.random_channels import RandomChannels
+from baselines.thinet import ThiNet
 from baselines.vanilla import Vanilla
 
-__all__ = ["Dense", "L1Filter", "Magnitude", "RandomChannels", "Vanilla"]
+__all__ = ["Dense", "L1Filter", "Magnitude", "RandomChannels", "ThiNet", "Vanilla"]

@@ -1,9 +1,9 @@
-"""Which convs of a network can lose output channels, and what goes with a channel.
+"""Which layers of a network can lose output channels, and what goes with a channel.
 
 torch-pruning's dependency graph (Fang et al. 2023, "DepGraph", CVPR) follows one forward pass and
 says what belongs to a channel: its entries in the batch norm, and the inputs of the layers that
-read it. A conv is prunable where no other layer writes the same channels (a residual sum does that)
-and they are not the network's output.
+read it. A conv or linear layer is prunable where no other layer writes the same channels (a
+residual sum does that) and they are not the network's output.
 """
 
 import copy
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch_pruning import DependencyGraph
 from torch_pruning.ops import OPTYPE
+
+PRUNABLE = (nn.Conv2d, nn.Linear)
 
 # What each channel passes on its own, so that the others stay as they are when it goes.
 CHANNEL_BY_CHANNEL = {
@@ -31,33 +33,51 @@ CHANNEL_BY_CHANNEL = {
 
 
 @dataclass(frozen=True)
-class PrunableConv:
-    """A conv that can lose output channels, and the layers that shrink with it."""
+class PrunableLayer:
+    """A conv or linear layer that can lose output channels, and the layers that shrink with it."""
 
     channels: int
     readers: Mapping[str, int]
     """Each layer that reads the channels -> how many of its inputs come from one channel."""
     depthwise: tuple[str, ...]
-    """The depthwise convs between the conv and its readers."""
+    """The depthwise convs between the layer and its readers."""
 
 
-def prunable_convs(model: nn.Module, example: Tensor) -> dict[str, PrunableConv]:
-    """The convs of `model` that can lose output channels, by name, in the order of its modules.
+def prunable_convs(model: nn.Module, example: Tensor) -> dict[str, PrunableLayer]:
+    """The convs among `prunable_layers`."""
+    return prunable_layers(model, example, linear=False)
+
+
+def prunable_layers(model: nn.Module, example: Tensor, *, linear: bool) -> dict[str, PrunableLayer]:
+    """The layers of `model` that can lose output channels, by name, in the order of its modules.
 
     Args:
         model: is left unchanged.
+        linear: whether linear layers are wanted too, beside convs.
         example: (n, channels, height, width), a valid input, on the model's device.
 
     Raises:
-        ValueError: if there is none, it says what holds each conv; if the network cannot be traced.
+        ValueError: if there is none, it says what holds each; if the network cannot be traced.
     """
     with traced(copy.deepcopy(model), example) as graph:
-        refusals = {name: graph.refusal(name) for name in graph.convs}
-        found = {name: graph.describe(name) for name in graph.convs if refusals[name] is None}
+        names = graph.layers if linear else graph.convs
+        refusals = {name: graph.refusal(name) for name in names}
+        found = {name: graph.describe(name) for name in names if refusals[name] is None}
     if not found:
         reasons = [f"{name}: {reason}" for name, reason in refusals.items()] or ["it has no conv"]
         raise ValueError(f"No channel of this network can be removed. {'; '.join(reasons)}.")
     return found
+
+
+def inputs_by_channel(model: nn.Module, example: Tensor, name: str) -> dict[str, list[list[int]]]:
+    """Each layer that reads a prunable layer's channels -> for every channel, its inputs there.
+
+    Args:
+        model: is left unchanged.
+        example: (n, channels, height, width), a valid input, on the model's device.
+    """
+    with traced(copy.deepcopy(model), example) as graph:
+        return graph.inputs_by_channel(name)
 
 
 @contextmanager
@@ -88,6 +108,7 @@ class ChannelGraph:
     def __init__(self, network: nn.Module, example: Tensor) -> None:
         self.modules: dict[str, Any] = dict(network.named_modules())
         self.convs = [name for name, m in self.modules.items() if isinstance(m, nn.Conv2d)]
+        self.layers = [name for name, m in self.modules.items() if isinstance(m, PRUNABLE)]
         self._names = {module: name for name, module in self.modules.items()}
         # As a parameter the input is part of the graph, where it holds the channels added to it.
         self._images = nn.Parameter(example.detach().clone())
@@ -107,10 +128,10 @@ class ChannelGraph:
             ) from error
 
     def group(self, name: str, channels: Sequence[int]) -> Any:
-        """All that goes with `channels` of a conv: torch-pruning's pairs (dependency, indices)."""
-        conv = self.modules[name]
-        prune = self._graph.get_pruner_of_module(conv).prune_out_channels
-        return self._graph.get_pruning_group(conv, prune, sorted(channels))
+        """All that goes with `channels` of a layer: torch-pruning's pairs (dependency, indices)."""
+        layer = self.modules[name]
+        prune = self._graph.get_pruner_of_module(layer).prune_out_channels
+        return self._graph.get_pruning_group(layer, prune, sorted(channels))
 
     def readers(self, group: Any) -> dict[str, list[int]]:
         """Each conv or linear layer that reads a group's channels -> the inputs it loses."""
@@ -120,11 +141,24 @@ class ChannelGraph:
             if self._reads(dependency)
         }
 
-    def describe(self, name: str) -> PrunableConv:
-        """What shrinks with a conv that can be pruned."""
+    def inputs_by_channel(self, name: str) -> dict[str, list[list[int]]]:
+        """Each reader of a layer's channels -> for every channel, its inputs there."""
+        n_channels = len(self.modules[name].weight)
+        found: dict[str, list[list[int]]] = {}
+        for item in self.group(name, range(n_channels)):
+            if self._reads(item.dep):
+                inputs = found[self._names[item.dep.target.module]] = [
+                    [] for _ in range(n_channels)
+                ]
+                for index, channel in zip(item.idxs, item.root_idxs, strict=True):
+                    inputs[channel].append(index)
+        return found
+
+    def describe(self, name: str) -> PrunableLayer:
+        """What shrinks with a layer that can be pruned."""
         group = self.group(name, [0])
-        return PrunableConv(
-            self.modules[name].out_channels,
+        return PrunableLayer(
+            len(self.modules[name].weight),
             {reader: len(inputs) for reader, inputs in self.readers(group).items()},
             tuple(
                 self._names[dependency.target.module]
@@ -136,11 +170,11 @@ class ChannelGraph:
     def refusal(self, name: str) -> str | None:
         """Why a layer cannot lose output channels; None where it can."""
         module = self.modules[name]
-        if not isinstance(module, nn.Conv2d):
-            return f"it is a {type(module).__name__}, not a Conv2d"
-        if module.groups > 1:
+        if not isinstance(module, PRUNABLE):
+            return f"it is a {type(module).__name__}, not a Conv2d or Linear"
+        if isinstance(module, nn.Conv2d) and module.groups > 1:
             return f"it is a grouped conv of {module.groups} groups"
-        if module.out_channels == 1:
+        if len(module.weight) == 1:
             return "it has only one channel"
         if module not in self._graph.module2node:
             return "the forward pass does not run it"
@@ -176,7 +210,7 @@ class ChannelGraph:
         return dependency.target.type in (OPTYPE.CONV, OPTYPE.LINEAR)
 
     def _obstacle(self, node: Any) -> str | None:
-        """Why a conv's channels cannot pass a node of the graph; None where they can."""
+        """Why a layer's channels cannot pass a node of the graph; None where they can."""
         module = node.module
         if node.type == OPTYPE.OUTPUT:
             return "its channels are the network's output"

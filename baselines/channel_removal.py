@@ -1,8 +1,8 @@
-"""Takes output channels out of convs, with all that belongs to them: the network gets smaller.
+"""Takes output channels out of convs and linear layers, with all that belongs to them.
 
-Linear layers lose inputs here, never outputs. torch-pruning takes an operation that it does not
-know for an elementwise one, so every removal is checked: the smaller network must give what the
-whole one gives while the layers that read the removed channels see zeros.
+torch-pruning takes an operation that it does not know for an elementwise one, so every removal is
+checked: the smaller network must give what the whole one gives while the layers that read the
+removed channels see zeros.
 """
 
 import copy
@@ -39,12 +39,12 @@ def example_images(data: Splits, device: torch.device) -> Tensor:
 def remove_channels(
     model: nn.Module, example: Tensor, removed: Mapping[str, Sequence[int]]
 ) -> nn.Module:
-    """A copy of `model` without the given output channels of its convs.
+    """A copy of `model` without the given output channels of its convs and linear layers.
 
     Args:
         model: is left unchanged.
         example: (n, channels, height, width), a valid input, on the model's device.
-        removed: name of a conv -> indices of the output channels that go.
+        removed: name of a layer -> indices of the output channels that go.
 
     Raises:
         ValueError: if a layer is not known or cannot be pruned, an index is wrong, a layer would
@@ -89,11 +89,11 @@ def _without(
 
 def _checked_group(graph: ChannelGraph, name: str, channels: Sequence[int]) -> Any:
     if name not in graph.modules:
-        raise ValueError(unknown("layer", name, graph.convs))
+        raise ValueError(unknown("layer", name, graph.layers))
     refusal = graph.refusal(name)
     if refusal is not None:
         raise ValueError(f"Cannot remove channels of {name!r}: {refusal}.")
-    n_channels = graph.modules[name].out_channels
+    n_channels = len(graph.modules[name].weight)
     if len(set(channels)) < len(channels) or not all(0 <= c < n_channels for c in channels):
         raise ValueError(
             f"Expected different channels of {name!r}, from 0 to {n_channels - 1}; "

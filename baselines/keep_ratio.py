@@ -6,12 +6,12 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor, nn
 
-from baselines.channel_graph import PrunableConv, prunable_convs
+from baselines.channel_graph import PrunableLayer, prunable_layers
 from baselines.channel_removal import n_removed, remove_channels
 from testbed.cost import count_multiplications
 
 KeepRatio = Annotated[
-    float, Field(gt=0, le=1, description="Share of its channels that every prunable conv keeps.")
+    float, Field(gt=0, le=1, description="Share of its channels that every prunable layer keeps.")
 ]
 KeepMultiplications = Annotated[
     float, Field(gt=0, le=1, description="Share of the dense network's multiplications to keep.")
@@ -35,38 +35,44 @@ def one_of_both(options: Any) -> Any:
 
 
 def channels_to_remove(
-    model: nn.Module, example: Tensor, keep_ratio: float | None, keep_multiplications: float | None
+    model: nn.Module,
+    example: Tensor,
+    keep_ratio: float | None,
+    keep_multiplications: float | None,
+    *,
+    linear_layers: bool = False,
 ) -> tuple[float, dict[str, int]]:
     """The keep ratio, and how many channels each prunable conv loses by it.
 
     Args:
         example: (n, channels, height, width), a valid input, on the model's device.
+        linear_layers: whether prunable linear layers lose units by it too.
 
     Raises:
-        ValueError: if no conv can be pruned, no channel would go though less than all is to be
+        ValueError: if no layer can be pruned, no channel would go though less than all is to be
             kept, or the share of multiplications cannot be reached.
     """
-    convs = prunable_convs(model, example)
+    prunable = prunable_layers(model, example, linear=linear_layers)
     if keep_ratio is None:
         assert keep_multiplications is not None
-        keep_ratio = _keep_ratio_for(keep_multiplications, model, example, convs)
-    removed = _removed(keep_ratio, convs)
+        keep_ratio = _keep_ratio_for(keep_multiplications, model, example, prunable)
+    removed = _removed(keep_ratio, prunable)
     if keep_ratio < 1 and not any(removed.values()):
-        widest = max(conv.channels for conv in convs.values())
+        widest = max(layer.channels for layer in prunable.values())
         raise ValueError(
             f"keep_ratio {keep_ratio:g} removes nothing: of the {widest} channels of the widest "
-            f"prunable conv it takes {(1 - keep_ratio) * widest:.2g}, which rounds to none. "
+            f"prunable layer it takes {(1 - keep_ratio) * widest:.2g}, which rounds to none. "
             f"Ask for less than {1 - 0.5 / widest:.4g}, or for 1 to keep all."
         )
     return keep_ratio, removed
 
 
-def _removed(keep_ratio: float, convs: Mapping[str, PrunableConv]) -> dict[str, int]:
-    return {name: n_removed(keep_ratio, conv.channels) for name, conv in convs.items()}
+def _removed(keep_ratio: float, prunable: Mapping[str, PrunableLayer]) -> dict[str, int]:
+    return {name: n_removed(keep_ratio, layer.channels) for name, layer in prunable.items()}
 
 
 def _keep_ratio_for(
-    share: float, model: nn.Module, example: Tensor, convs: Mapping[str, PrunableConv]
+    share: float, model: nn.Module, example: Tensor, prunable: Mapping[str, PrunableLayer]
 ) -> float:
     """The keep ratio whose network comes nearest to `share` of the dense multiplications.
 
@@ -79,7 +85,7 @@ def _keep_ratio_for(
     dense = cost.multiplications
 
     def share_at(keep_ratio: float) -> float:
-        kept = _kept_shares(model, convs, _removed(keep_ratio, convs))
+        kept = _kept_shares(model, prunable, _removed(keep_ratio, prunable))
         return sum(n.item() * kept.get(layer, 1.0) for layer, n in cost.per_layer.items()) / dense
 
     below, above = 0.0, 1.0  # share_at rises in steps; the one that crosses `share` lies between
@@ -89,20 +95,20 @@ def _keep_ratio_for(
     # Where nothing goes at `above`, only what lies below it prunes at all.
     found = [ratio for ratio in (below, above) if ratio > 0 and share_at(ratio) < 1]
     best = min(found, key=lambda ratio: abs(share_at(ratio) - share))
-    removed = {name: range(n) for name, n in _removed(best, convs).items()}
+    removed = {name: range(n) for name, n in _removed(best, prunable).items()}
     thinned = remove_channels(model, example, removed)
     reached = count_multiplications(thinned, image).multiplications / dense
     if abs(reached - share) > LARGEST_MISS * share:
         raise ValueError(
             f"keep_multiplications {share:g} cannot be reached within {LARGEST_MISS:.0%}: the "
-            f"nearest that thinning every prunable conv of this network comes to is {reached:.3g}, "
-            f"in a range from {share_at(0.0):.3g} (one channel in each) to 1."
+            f"nearest that thinning every prunable layer of this network comes to is "
+            f"{reached:.3g}, in a range from {share_at(0.0):.3g} (one channel in each) to 1."
         )
     return best
 
 
 def _kept_shares(
-    model: nn.Module, convs: Mapping[str, PrunableConv], removed: Mapping[str, int]
+    model: nn.Module, prunable: Mapping[str, PrunableLayer], removed: Mapping[str, int]
 ) -> dict[str, float]:
     """Layer -> share of its multiplications that stays when convs lose so many channels.
 
@@ -110,10 +116,10 @@ def _kept_shares(
     """
     inputs_lost: dict[str, int] = {}
     kept: dict[str, float] = {}
-    for name, conv in convs.items():
-        for layer in (name, *conv.depthwise):
-            kept[layer] = 1 - removed[name] / conv.channels
-        for reader, inputs in conv.readers.items():
+    for name, layer in prunable.items():
+        for thinned in (name, *layer.depthwise):
+            kept[thinned] = 1 - removed[name] / layer.channels
+        for reader, inputs in layer.readers.items():
             inputs_lost[reader] = inputs_lost.get(reader, 0) + removed[name] * inputs
     for reader, lost in inputs_lost.items():
         n_inputs = model.get_parameter(f"{reader}.weight").shape[1]  # no reader is grouped

@@ -9,6 +9,7 @@ METHODS = {
     "vanilla": "baselines.vanilla:Vanilla",
     "random_channels": "baselines.random_channels:RandomChannels",
     "l1_filter": "baselines.l1_filter:L1Filter",
+    "thinet": "baselines.thinet:ThiNet",
     "magnitude": "baselines.magnitude:Magnitude",
     "static_prefix": "rnp.static_prefix:StaticPrefix",
     "rnp": "rnp.runtime_neural_pruning:RNP",

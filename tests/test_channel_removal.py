@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from baselines.channel_graph import prunable_convs
+from baselines.channel_graph import inputs_by_channel, prunable_convs, prunable_layers
 from baselines.channel_removal import n_removed, remove_channels
 from baselines.keep_ratio import channels_to_remove
 from testbed.backbones import BACKBONES, build_backbone
@@ -81,6 +81,39 @@ def test_what_reads_a_channel_is_told_with_how_many_inputs_it_makes() -> None:
     found = prunable_convs(backbone("conv", channels=(4, 6)), images())
     assert found["conv1"].readers == {"conv2": 1}
     assert found["conv2"].readers == {"hidden": 16 * 16}
+
+
+def test_every_channels_inputs_are_told_apart() -> None:
+    model = backbone("conv", channels=(4, 6))
+    found = inputs_by_channel(model, images(), "conv2")
+    assert found == {"hidden": [list(range(256 * c, 256 * (c + 1))) for c in range(6)]}
+    joined = Net(
+        lambda net, x: net.fc(
+            pooled(net.last(torch.cat([net.a(x), net.b(x)], 1)) + net.side(net.b(x)))
+        ),
+        a=conv(3, 4),
+        b=conv(3, 2),
+        last=conv(6, 3),
+        side=conv(2, 3),
+        fc=nn.Linear(3, 2),
+    )
+    found = inputs_by_channel(joined, images(), "b")
+    assert found == {"last": [[4], [5]], "side": [[0], [1]]}
+
+
+def test_linear_layers_lose_units_where_that_is_asked_for() -> None:
+    model = backbone("conv", channels=(4, 6), hidden=9).eval()
+    assert "hidden" not in prunable_convs(model, images())
+    found = prunable_layers(model, images(), linear=True)
+    assert list(found) == ["conv1", "conv2", "hidden"]
+    assert found["hidden"].channels == 9 and found["hidden"].readers == {"classifier": 1}
+    smaller = remove_channels(model, images(), {"hidden": [0, 8], "conv2": [1]})
+    hidden = smaller.get_submodule("hidden")
+    assert (hidden.in_features, hidden.out_features) == (5 * 256, 7)
+    kept = [i for i in range(6 * 256) if i // 256 != 1]
+    assert torch.equal(hidden.weight, model.get_submodule("hidden").weight[1:8][:, kept])
+    with pytest.raises(ValueError, match="network's output"):
+        remove_channels(model, images(), {"classifier": [0]})
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -208,7 +241,8 @@ def refused() -> dict[str, tuple[nn.Module, str, str]]:
         "slice": (halves, "first", "slice takes several"),
         "output": (fully, "last", "network's output"),
         "unused": (unused, "idle", "forward pass does not run it"),
-        "linear": (unused, "fc", "it is a Linear, not a Conv2d"),
+        "linear output": (unused, "fc", "network's output"),
+        "norm": (normed, "norm", "it is a GroupNorm, not a Conv2d or Linear"),
         "unknown": (unused, "frist", "unknown layer 'frist'. Did you mean 'first'"),
     }
 

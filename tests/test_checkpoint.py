@@ -6,6 +6,7 @@ import pytest
 import tiny
 import torch
 
+from baselines.channel_removal import remove_channels
 from baselines.l1_filter import L1Filter
 from testbed.checkpoint import Checkpoint
 from testbed.method import Run
@@ -25,6 +26,17 @@ def test_network_budget_and_step_come_back(tmp_path: Path) -> None:
     found = tiny.network()
     assert Checkpoint(L1Filter(), tiny.network(), data, later).load(found) == 5
     assert later.epochs_spent == 2
+    assert all(torch.equal(found.state_dict()[k], v) for k, v in network.state_dict().items())
+
+
+def test_a_network_that_lost_channels_comes_back_as_small_as_it_was(tmp_path: Path) -> None:
+    data, example = tiny.splits(), torch.zeros(2, 2, 8, 8)
+    network = remove_channels(tiny.network(), example, {"conv1": [1], "hidden": [0, 2]})
+    Checkpoint(L1Filter(), tiny.network(), data, run_in(tmp_path)).save(0, network)
+    found = tiny.network()
+    assert Checkpoint(L1Filter(), tiny.network(), data, run_in(tmp_path)).load(found) == 0
+    assert (found.conv1.out_channels, found.norm1.num_features, found.conv2.in_channels) == (5,) * 3
+    assert found.hidden.out_features == found.classifier.in_features == 8
     assert all(torch.equal(found.state_dict()[k], v) for k, v in network.state_dict().items())
 
 

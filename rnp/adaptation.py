@@ -52,7 +52,9 @@ class Adaptation(BaseModel):
 
     def teacher(self, dense: nn.Module) -> OwnTeacher | None:
         """What the fine-tuning distils from."""
-        return OwnTeacher(dense, self.distillation) if self.distillation else None
+        if self.distillation == 0:
+            return None
+        return OwnTeacher(copy.deepcopy(dense), self.distillation)  # as it goes to the device
 
 
 def adapted(

@@ -126,7 +126,9 @@ def _restored(nodes: list[Any], convs: tuple[PrunedConv, ...], groups: int) -> C
 
 
 def channel_flow(model: nn.Module, groups: int) -> ChannelFlow:
-    """Traces `model`, which stays as it is, and finds the convs that can be pruned at run time.
+    """Traces `model` and finds the convs that can be pruned at run time.
+
+    A tensor that its forward makes of numbers becomes an attribute of it (`_tensor_constant0`).
 
     Raises:
         ValueError: if the network cannot be traced, or no conv can be pruned; says why for each.

@@ -9,7 +9,7 @@ def group_sizes(channels: int, groups: int) -> tuple[int, ...]:
     """Sizes of `groups` groups of consecutive channels, as even as possible, larger ones first.
 
     Layers of at least 16 channels a group get groups of multiples of 16, but for the last one,
-    which also holds what is left. A layer of fewer channels than groups has empty groups at its
+    which holds what is left. A layer of fewer channels than groups has empty groups at its
     end, so that every layer has the same number of actions.
 
     Raises:

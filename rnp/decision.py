@@ -67,8 +67,8 @@ class DecisionNetwork(nn.Module):
         if prepared is not None:
             return prepared(features, state)
         mean, deviation = self.get_buffer(f"mean{step}"), self.get_buffer(f"deviation{step}")
-        encoding = self.encoders[step]((features - mean) / deviation).relu()
-        state = self.cell(encoding, state)
+        standardised = ((features - mean) / deviation).to(self.decoder.weight.dtype)
+        state = self.cell(self.encoders[step](standardised).relu(), state)
         return self.decoder(state), state
 
     def prepare(self, step: int) -> PreparedStep | None:

@@ -7,6 +7,7 @@ what the network that really skips the work is held to.
 
 import operator
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ class PrefixRun:
     """The images' way through the network: observe, act, observe, ..., until there are logits.
 
     This is the Markov decision process of Lin et al. 2017 (section 3.2), of which every image of
-    the batch is an episode. A run can be forked: what was computed is shared, what comes is not.
+    the batch is an episode. A run can be forked, without gradients: what was computed is shared
+    (or copied, where it is written into later), what comes is not.
     """
 
     def __init__(self, network: nn.Module, flow: ChannelFlow, images: Tensor) -> None:
@@ -34,8 +36,6 @@ class PrefixRun:
         self._position = 0
         self._values: dict[fx.Node, Any] = {}
         self._observed: list[Tensor] = []
-        self._shared: set[fx.Node] = set()
-        """Whose values a fork also has, so nothing may be written into them."""
 
     def observe(self) -> Tensor | None:
         """What the next decision is made from; None after the last one, when there are logits.
@@ -63,9 +63,10 @@ class PrefixRun:
         other.actions = list(self.actions)
         other._position = self._position
         other._values = dict(self._values)
+        if any(_writes(node, self.network) for node in self.flow.nodes[self._position :]):
+            memo: dict[int, Any] = {}  # so that what is a view of another stays one
+            other._values = {node: deepcopy(each, memo) for node, each in self._values.items()}
         other._observed = list(self._observed)
-        self._shared = set(self._values)
-        other._shared = set(self._values)
         return other
 
     @property
@@ -85,9 +86,6 @@ class PrefixRun:
 
     def _advance(self) -> None:
         node = self.flow.nodes[self._position]
-        if _writes(node, self.network) and (written := node.all_input_nodes[0]) in self._shared:
-            self._values[written] = self._values[written].clone()
-            self._shared.remove(written)
         args: Any = fx.map_arg(node.args, self._values.__getitem__)
         kwargs: Any = fx.map_arg(node.kwargs, self._values.__getitem__)
         step = self._step_read_by(node)
@@ -118,7 +116,9 @@ class PrefixRun:
         if node.op == "call_module":
             return self.network.get_submodule(str(node.target))(*args, **kwargs)
         if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            # A view may ask for a layout that the values do not have here.
+            method = "reshape" if node.target == "view" else str(node.target)
+            return getattr(args[0], method)(*args[1:], **kwargs)
         if node.op == "call_function":
             if "training" in kwargs:  # as it was when the network was traced
                 kwargs = {**kwargs, "training": self.network.training}

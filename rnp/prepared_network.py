@@ -3,6 +3,7 @@
 Batch norm is folded into the convs, and so is ReLU.
 """
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -44,26 +45,26 @@ class PreparedNetwork:
         self._steps = [decision.prepare(step) for step in range(len(flow.convs))]
         operators = compiled.operators() if self._device_type == "cpu" else None
         self._pooled = None if operators is None else operators.pooled.default
-        self._tensors = [
-            tensors
+        self._owners: list[dict[str, Any]] = [
+            parts
             for module in self._modules.values()
-            for tensors in (module._parameters, module._buffers)
-            if tensors
+            for parts in (module._modules, module._parameters, module._buffers)
+            if parts
         ]
-        self._weights = self._weights_now()
+        self._parts = self._parts_now()
+        self._versions = [_version(part) for part in self._parts]
 
     def is_current(self) -> bool:
-        """Whether all weights are the ones that were prepared."""
-        return self._weights_now() == self._weights
+        """Whether all modules and weights are the ones that were prepared, and unchanged."""
+        parts = self._parts_now()
+        return (
+            len(parts) == len(self._parts)
+            and all(map(operator.is_, parts, self._parts))
+            and [_version(part) for part in parts] == self._versions
+        )
 
-    def _weights_now(self) -> list[tuple[int, int]]:
-        """Which tensors there are, and how often each was changed in place."""
-        return [
-            (id(tensor), 0 if tensor.is_inference() else tensor._version)  # has no version
-            for tensors in self._tensors
-            for tensor in tensors.values()
-            if tensor is not None
-        ]
+    def _parts_now(self) -> list[Any]:
+        return [part for parts in self._owners for part in parts.values() if part is not None]
 
     def autocast_dtype(self) -> torch.dtype | None:
         """The precision that autocast now asks for, if it does."""
@@ -166,6 +167,13 @@ class PreparedNetwork:
             return function(*given[0], **given[1])
 
         return call
+
+
+def _version(part: nn.Module | Tensor) -> int:
+    """How often a tensor was changed in place."""
+    if isinstance(part, nn.Module) or part.is_inference():  # which count nothing
+        return 0
+    return part._version
 
 
 class _Method(NamedTuple):

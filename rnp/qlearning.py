@@ -6,7 +6,7 @@ Per image, action a (from 0) at a conv is rewarded with `a * p`, the last one al
 
 Where we differ: the paper does not say how Q is optimised, explored and scaled; `QLearning` has
 what we chose, and why. Gradients flow back through the recurrent state to the convs before; targets
-are constants. alpha is set from the losses of random actions, once, before anything is learnt.
+are constants. alpha is set from the losses of random actions, before a learning phase begins.
 Besides one-step Q-learning there is regression on the exact cost-to-go, where a table has the loss
 of every combination of prefixes.
 """
@@ -132,11 +132,10 @@ class Learned:
 
     alpha: float
     penalty_in_cross_entropy: float
-    """|p| / alpha: what a channel group must save of an image's cross-entropy to be computed."""
+    """|p| / alpha: what a channel group (of the mean conv, if that is the price) must save of an
+    image's cross-entropy to be computed."""
     backbone_images: float
     """Images that went through the backbone for it, in full passes."""
-    loss: float
-    """Mean of the errors of Q, squared or Huber's, over the last tenth of the steps."""
 
 
 def learn_decisions(
@@ -270,7 +269,7 @@ def learn(
             report({"q_step": step + 1, **figures})
             losses, returns = [], []
     optimizer.zero_grad()  # nothing is left behind but weights
-    return Learned(alpha, penalty, environment.backbone_images, recent)
+    return Learned(alpha, penalty, environment.backbone_images)
 
 
 @torch.no_grad()

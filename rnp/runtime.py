@@ -6,7 +6,7 @@ gradients reach the backbone; in evaluation mode it skips them (see `skipping`).
 
 import copy
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from rnp.prefix_layers import allow_prefixes
 from rnp.prefix_run import PrefixRun
 from rnp.prepared_network import PreparedNetwork
 from rnp.skipping import logits_skipping
+from testbed.prediction import evaluating
 
 
 class RuntimeNetwork(nn.Module):
@@ -55,7 +56,8 @@ class RuntimeNetwork(nn.Module):
         for name in {str(node.target) for node in self.flow.nodes if node.op == "get_attr"}:
             if not hasattr(self, name.split(".")[0]):  # a tensor that forward makes
                 self.register_buffer(name, getattr(backbone, name), persistent=False)
-        inputs = [self._conv(conv.name).in_channels for conv in self.flow.convs]
+        convs = (cast(nn.Conv2d, self.get_submodule(conv.name)) for conv in self.flow.convs)
+        inputs = [conv.in_channels for conv in convs]
         allow_prefixes(self)
         self.decision = DecisionNetwork(inputs, groups, encoding, hidden)
         self._prepared: PreparedNetwork | None = None
@@ -71,12 +73,25 @@ class RuntimeNetwork(nn.Module):
     def skipping(self, images: Tensor, actions: Tensor | None = None) -> Tensor:
         """The logits of `forward` in evaluation mode: only the chosen prefixes are computed.
 
-        Weights are prepared once and again when they change. A change of their `.data` alone goes
-        unnoticed until the network is moved or its mode is set.
+        Weights are prepared once and again when they change. What writes into their `.data`, or a
+        fused optimiser without a forward pass before, goes unnoticed until the network is moved or
+        its mode is set.
 
         Args:
             actions: (n, decisions) int64 to run with instead of the network's own decisions.
+
+        Raises:
+            ValueError: if images or actions have another shape, or there is no such action.
         """
+        self._check(images, actions)
+        if actions is not None and ((actions < 0) | (actions >= self.flow.groups)).any():
+            raise ValueError(
+                f"Expected actions from 0 to {self.flow.groups - 1}, got "
+                f"{int(actions.min())} to {int(actions.max())}."
+            )
+        if self.training:
+            with evaluating(self):
+                return self.skipping(images, actions)
         if len(images) == 0:
             return self.masked(images, actions)
         if self._prepared is None or not self._prepared.is_current():
@@ -88,7 +103,13 @@ class RuntimeNetwork(nn.Module):
 
         Args:
             actions: (n, decisions) int64 to run with instead of the network's own decisions.
+
+        Raises:
+            ValueError: if images or actions have another shape.
         """
+        self._check(images, actions)
+        if torch.is_grad_enabled():
+            self._prepared = None  # a fused optimiser changes weights without leaving a trace
         run = PrefixRun(self, self.flow, images)
         state = None
         while (features := run.observe()) is not None:
@@ -112,5 +133,12 @@ class RuntimeNetwork(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_prepared": None}
 
-    def _conv(self, name: str) -> Any:
-        return self.get_submodule(name)
+    def _check(self, images: Tensor, actions: Tensor | None) -> None:
+        if images.ndim != 4:
+            raise ValueError(f"Expected images (n, C, H, W), got shape {tuple(images.shape)}.")
+        expected = (len(images), len(self.flow.convs))
+        if actions is not None and actions.shape != expected:
+            raise ValueError(
+                f"Expected actions (images, decisions), here {expected}, got "
+                f"{tuple(actions.shape)}."
+            )

@@ -22,7 +22,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from rnp.adaptation import Adaptation, adapted
-from rnp.channel_flow import channel_flow
+from rnp.decision import DecisionNetwork
 from rnp.prefix_run import PrefixRun
 from rnp.qlearning import Learned, QLearning, learn_decisions
 from rnp.runtime import RuntimeNetwork
@@ -39,7 +39,10 @@ class RNP(Adaptation, QLearning):
     """Fine-tuning epochs left by the adaptation are shared evenly by the rounds."""
 
     rounds: int = Field(
-        default=2, ge=1, description="Rounds of teaching the decision network, then the backbone."
+        default=2,
+        ge=1,
+        validate_default=True,  # against the budget, too
+        description="Rounds of teaching the decision network, then the backbone.",
     )
     encoding: int = Field(
         default=64, ge=1, description="Length of a layer's encoding; longer ones cost, gain little."
@@ -61,10 +64,10 @@ class RNP(Adaptation, QLearning):
 
         Goes on after the last complete round, if the run's folder holds a checkpoint.
         """
-        self.check(channel_flow(model, self.k))
+        network = self.skeleton(model).to(run.device)
+        self.check(network.flow)
         epochs = _epochs_per_round(self.rounds, run.fine_tuning.epochs, self.adaptation)
         checkpoint = Checkpoint(self, model, data, run)
-        network = self.skeleton(model).to(run.device)
         completed = checkpoint.load(network)
         if completed < 0:
             network = adapted(model, data, run, self, self.encoding, self.hidden)
@@ -76,7 +79,7 @@ class RNP(Adaptation, QLearning):
             run.fine_tune(network, data, epochs[number - 1], self.teacher(model))
             self._report(network, data, run, number, learned)
             checkpoint.save(number, network)
-        return network
+        return network.eval()
 
     def relearn(self, network: RuntimeNetwork, data: Splits, run: Run) -> RuntimeNetwork:
         """Another point of the curve: the same backbone, decisions learnt anew with these options.
@@ -85,8 +88,22 @@ class RNP(Adaptation, QLearning):
 
         Args:
             network: what `prune` returned, for any `p`; left unchanged.
+
+        Raises:
+            ValueError: if its channels are in another number of groups than `k`.
         """
-        network = copy.deepcopy(network).to(run.device)
+        if network.flow.groups != self.k:
+            raise ValueError(
+                f"Expected a network of k = {self.k} groups, as in these options, got one of "
+                f"{network.flow.groups}. Groups are chosen before the backbone is adapted."
+            )
+        network = copy.deepcopy(network)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(run.seed)
+            network.decision = DecisionNetwork(
+                network.decision.inputs, self.k, self.encoding, self.hidden
+            )
+        network.to(run.device)
         learned = self._teach(network, data, run, self.rounds + 1)
         self._report(network, data, run, self.rounds + 1, learned)
         return network

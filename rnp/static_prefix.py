@@ -17,6 +17,7 @@ long.
 Its output is a smaller network: it runs fewer multiplications, the same for every image.
 """
 
+import copy
 import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -59,7 +60,7 @@ class StaticPrefix(Adaptation):
         Raises:
             ValueError: if no conv can be pruned, or the budget is below the smallest prefixes.
         """
-        cost = PrefixCost(model, channel_flow(model, self.k), data)
+        cost = PrefixCost(model, channel_flow(copy.deepcopy(model), self.k), data)
         budget = self.keep_multiplications * cost.dense
         cost.check_reachable(budget)
         network = adapted(model, data, run, self)

@@ -49,6 +49,17 @@ class Adds(nn.Module):
         return logits
 
 
+class AddsToAnAlias(Adds):
+    """What is written into has another name than what others still need."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        outer = self.stem(images)
+        inner = self.conv2(self.act(self.conv1(outer)))
+        alias = outer.view(-1, 6, 8, 8).add_(inner)
+        logits: Tensor = self.classifier(self.act(alias).mean(dim=(2, 3)))
+        return logits
+
+
 def images(n: int = 6) -> Tensor:
     return torch.randn(n, 2, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -163,7 +174,7 @@ def test_to_observe_twice_changes_nothing() -> None:
     assert first is run.observe()
 
 
-@pytest.mark.parametrize("make", [three_convs, Adds])
+@pytest.mark.parametrize("make", [three_convs, Adds, AddsToAnAlias])
 @torch.no_grad()
 def test_forks_end_as_if_each_had_run_alone(make: type[nn.Module]) -> None:
     network = make()

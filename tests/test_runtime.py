@@ -369,6 +369,21 @@ def changes() -> dict[str, Any]:
                 optimizer.step()
         network.eval()
 
+    def fused_step(network: RuntimeNetwork) -> None:
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, fused=True)
+        with torch.enable_grad():  # in evaluation mode, as where batch norms stay as they are
+            actions = random_actions(network, 8)
+            network.masked(torch.randn(8, 2, 16, 16), actions).square().mean().backward()
+        optimizer.step()
+
+    def parameters_one_after_the_other(network: RuntimeNetwork) -> None:
+        layer: Any = network.get_submodule("hidden")
+        for _ in range(6):  # so that one may lie where the first lay
+            layer.weight = nn.Parameter(layer.weight * 1.2)
+
+    def another_module(network: RuntimeNetwork) -> None:
+        network.norm3 = nn.BatchNorm2d(8).eval()
+
     def data_then_mode(network: RuntimeNetwork) -> None:
         network.get_parameter("conv2.weight").data *= 2
         network.eval()
@@ -377,7 +392,8 @@ def changes() -> dict[str, Any]:
         network.double()
 
     given = (in_place, statistics, decision, another_parameter, load, load_and_assign, fine_tune,
-             data_then_mode, precision)  # fmt: skip
+             fused_step, parameters_one_after_the_other, another_module, data_then_mode,
+             precision)  # fmt: skip
     return {change.__name__: change for change in given}
 
 
@@ -392,6 +408,43 @@ def test_it_notices_that_weights_changed(change: str) -> None:
     assert_same(ours, network.masked(images))
     if change != "precision":
         assert not torch.allclose(ours, before)
+
+
+def test_cast_to_another_precision_it_computes_what_the_masked_network_does() -> None:
+    network, shape = runtime("conv")
+    network.to(torch.bfloat16)
+    images, actions = torch.randn(5, *shape).bfloat16(), random_actions(network, 5)
+    ours, masked = network.skipping(images, actions), network.masked(images, actions)
+    assert network(images).dtype is torch.bfloat16
+    torch.testing.assert_close(ours, masked, rtol=0.1, atol=0.1)
+
+
+def test_to_skip_in_training_mode_is_to_evaluate_and_changes_nothing() -> None:
+    network = RuntimeNetwork(Branching()).train()
+    images, actions = torch.randn(4, 2, 8, 8), random_actions(network, 4)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    skipped = network.skipping(images, actions)
+    assert network.training and all(module.training for module in network.modules())
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert torch.equal(skipped, network.eval().skipping(images, actions))
+
+
+@pytest.mark.parametrize(
+    ("images", "actions", "message"),
+    [
+        (torch.zeros(2, 16, 16), None, r"Expected images \(n, C, H, W\), got shape \(2, 16, 16\)"),
+        (torch.zeros(2, 2, 16, 16), torch.zeros(1, 3).long(), r"here \(2, 3\), got \(1, 3\)"),
+        (torch.zeros(2, 2, 16, 16), torch.full((2, 3), -1), "from 0 to 3, got -1 to -1"),
+        (torch.zeros(2, 2, 16, 16), torch.full((2, 3), 4), "from 0 to 3, got 4 to 4"),
+    ],
+)
+def test_images_and_actions_of_another_shape_are_refused(
+    images: Tensor, actions: Tensor | None, message: str
+) -> None:
+    network, _ = runtime("conv")
+    with pytest.raises(ValueError, match=message):
+        network.skipping(images, actions)
 
 
 def test_copies_and_files_of_it_compute_the_same() -> None:

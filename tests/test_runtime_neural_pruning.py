@@ -1,5 +1,6 @@
 """The method RNP: its rounds, what it reports, going on after a stop, other points of the curve."""
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(
     second.report = reports.append
     network = method.prune(tiny.network(), tiny.splits(), second)
     assert same(network, whole)
+    assert not network.training
     assert second.epochs_spent == 5
     rounds = [report["round"] for report in reports if "round" in report]
     assert rounds == list(range(stopped_in_round + 1, 4))
@@ -111,6 +113,50 @@ def test_other_penalties_relearn_the_decisions_and_leave_the_backbone() -> None:
             assert torch.equal(cheap.state_dict()[name], tensor), name
     costs = [count_multiplications(n, images()).multiplications for n in (cheap, network)]
     assert costs[0] < costs[1]
+
+
+def test_relearnt_decisions_do_not_depend_on_those_before() -> None:
+    network = prune(p=0.0)
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in other.decision.parameters():
+            parameter.add_(1.0)
+    method = RNP(p=-0.1, **QUICK)
+    relearnt = [method.relearn(each, tiny.splits(), tiny.run(4)) for each in (network, other)]
+    assert same(*relearnt)
+
+
+def test_to_relearn_with_another_number_of_groups_is_refused() -> None:
+    with pytest.raises(ValueError, match="k = 8 groups, as in these options, got one of 4"):
+        RNP(k=8, **QUICK).relearn(prune(), tiny.splits(), tiny.run(4))
+
+
+def test_a_budget_that_cannot_pay_the_default_rounds_is_refused_with_the_sweep_file() -> None:
+    context = {"fine_tuning": tiny.run(1).fine_tuning}
+    with pytest.raises(ValidationError, match="2 rounds need an epoch each"):
+        RNP.model_validate({}, context=context)
+
+
+class Viewing(nn.Module):
+    """A network that only contiguous feature maps can go through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(2, 6, 3, padding=1)
+        self.conv2 = nn.Conv2d(6, 8, 3, padding=1)
+        self.conv3 = nn.Conv2d(8, 4, 3, padding=1)
+        self.classifier = nn.Linear(4 * 8 * 8, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.conv3(self.conv2(self.conv1(images).relu()).relu()).relu()
+        logits: torch.Tensor = self.classifier(maps.view(maps.size(0), -1))
+        return logits
+
+
+def test_a_network_that_views_its_feature_maps_can_be_pruned() -> None:
+    data = tiny.splits()
+    network = RNP(p=-0.1, **QUICK).prune(Viewing(), data, tiny.run(4))
+    assert network(images()).shape == (48, 3)
 
 
 def test_the_decision_network_is_fixed_while_the_backbone_is_fine_tuned(

@@ -10,6 +10,7 @@ METHODS = {
     "random_channels": "baselines.random_channels:RandomChannels",
     "l1_filter": "baselines.l1_filter:L1Filter",
     "magnitude": "baselines.magnitude:Magnitude",
+    "policy_gradient": "baselines.policy_gradient:PolicyGradient",
     "static_prefix": "rnp.static_prefix:StaticPrefix",
     "rnp": "rnp.runtime_neural_pruning:RNP",
 }

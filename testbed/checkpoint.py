@@ -13,6 +13,7 @@ from torch import nn
 
 from testbed.data import Splits
 from testbed.method import Run
+from testbed.network_file import load_resized
 from testbed.tensor_file import DamagedFileError, read_tensors, write_tensors
 
 
@@ -34,6 +35,9 @@ class Checkpoint:
     def load(self, network: nn.Module) -> int:
         """Brings `network` and the run's budget to where they were kept.
 
+        Args:
+            network: as large as the one that was kept, or larger; its layers get the sizes of that.
+
         Returns:
             The step that was kept last; -1 if nothing was, or it was another run's or is damaged.
         """
@@ -45,7 +49,7 @@ class Checkpoint:
             return -1
         if texts["of"] != self._of:
             return -1
-        network.load_state_dict(tensors)
+        load_resized(network, tensors)
         self._run.go_on_after(int(texts["epochs"]))
         return int(texts["step"])
 

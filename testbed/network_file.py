@@ -49,6 +49,15 @@ def resized(dense: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
         ValueError: if a layer cannot be resized; names it.
     """
     network = copy.deepcopy(dense)
+    load_resized(network, tensors)
+    return network
+
+
+def load_resized(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Puts these weights and buffers into `network`, its layers made as small as those are.
+
+    Args and errors as for `resized`.
+    """
     for name, module in network.named_modules():
         prefix = f"{name}." if name else ""
         own = {**module._parameters, **module._buffers}
@@ -60,7 +69,6 @@ def resized(dense: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
         if any(own[key].shape != shape for key, shape in shapes.items()):
             _resize(name or type(module).__name__, module, shapes)
     network.load_state_dict(tensors)
-    return network
 
 
 def _check_names(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

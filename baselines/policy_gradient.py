@@ -14,8 +14,9 @@ optimiser, baseline and schedule open: here a small network reads each filter by
 probabilities start near 1, where rewards say most, and a little exploration stays. Masks count by
 the rank of their reward within the step, less the mean rank: a mask that loses a filter which
 matters is so far below the others that it would drown the gain of losing one which does not (of 20
-channels that put out zero, 100 steps found 3 to 10 by reward, 11 to 16 by rank). What is kept is the best rewarded of the most probable mask, those sampled last, and all channels.
-Fine-tuning epochs are spread evenly over the layers; if they are fewer, some layers go without.
+channels that put out zero, 100 steps found 3 to 10 by reward, 11 to 16 by rank). What is kept is
+the best rewarded of the most probable mask, those sampled last, and all channels. Fine-tuning
+epochs are spread evenly over the layers; if they are fewer, some layers go without.
 
 Its output is a smaller network: it runs fewer multiplications.
 """
@@ -182,10 +183,14 @@ class Agent(nn.Module):
         self.to(weight.device)
 
     def forward(self) -> Tensor:
-        """Keep probabilities, (filters,), never quite 0 or 1."""
+        """Keep probabilities, (filters,), never quite 0 or 1.
+
+        Beyond that the scores keep their gradient, so that an agent can still change its mind.
+        """
         scores: Tensor = self.decide(torch.tanh(self.read(self.filters))).squeeze(1)
         explored = min(MOST_EXPLORATION, EXPLORED / len(scores))
-        return explored + (1 - 2 * explored) * torch.sigmoid(scores)
+        bound = math.log((1 - explored) / explored)
+        return torch.sigmoid(scores + (scores.clamp(-bound, bound) - scores).detach())
 
 
 class Remembered:

@@ -41,7 +41,7 @@ def drawn_data(n: int) -> Splits:
 def contenders(layer: str, n_images: int) -> dict[str, Work]:
     """Each judges the same masks of a layer, from the network on."""
     network, data = backbone("96 M"), drawn_data(n_images)
-    n_channels = network.get_submodule(layer).out_channels
+    n_channels = len(network.get_parameter(f"{layer}.weight"))
     generator = torch.Generator().manual_seed(1)
     ranks = torch.rand(MASKS, n_channels, generator=generator).argsort(dim=1)
     masks = ranks < n_channels // 2

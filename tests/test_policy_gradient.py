@@ -260,17 +260,18 @@ def ranks(values: list[float]) -> np.ndarray:
 
 
 def test_a_larger_drop_bound_keeps_fewer_multiplications() -> None:
-    data = tiny.splits(384, 192, brighter=30)
+    data = tiny.splits(384, 192, brighter=24)  # hard enough that channels matter
     bounds, costs = [], []
     for seed in range(5):
         network = tiny.network()
-        train(network, data, tiny.LEARNING, seed=seed, device=CPU)
-        for bound in (0.5, 3.0, 20.0):
-            method = PolicyGradient(drop_bound=bound, steps=40)
+        learning = tiny.LEARNING.model_copy(update={"epochs": 8})
+        train(network, data, learning, seed=seed, device=CPU)
+        for bound in (0.5, 5.0, 50.0):
+            method = PolicyGradient(drop_bound=bound, steps=20)
             pruned = method.prune(network, data, tiny.run(0, seed=seed))
             bounds.append(bound)
             costs.append(count_multiplications(pruned, torch.zeros(1, 2, 8, 8)).multiplications)
-    assert np.corrcoef(ranks(bounds), ranks(costs))[0, 1] < 0
+    assert np.corrcoef(ranks(bounds), ranks(costs))[0, 1] < -0.5
 
 
 def pixels_of(images: Images) -> set[bytes]:

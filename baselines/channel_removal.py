@@ -6,7 +6,7 @@ removed channels see zeros.
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,7 +74,7 @@ def _without(
             if len(channels)
         ]
         with torch.no_grad():
-            with _zeroed_inputs(graph, inputs):
+            with zeroed_inputs(graph.modules, *inputs):
                 expected = network(example)
             try:
                 for name, channels in removed.items():
@@ -105,20 +105,28 @@ def _checked_group(graph: ChannelGraph, name: str, channels: Sequence[int]) -> A
 
 
 @contextmanager
-def _zeroed_inputs(
-    graph: ChannelGraph, inputs: Iterable[Mapping[str, list[int]]]
+def zeroed_inputs(
+    modules: Mapping[str, nn.Module], *inputs: Mapping[str, Sequence[int] | Tensor]
 ) -> Iterator[None]:
-    """Lets each layer see zeros at the given inputs, instead of what reaches it."""
+    """Lets each layer see zeros at the given inputs, instead of what reaches it.
+
+    Args:
+        modules: of the network, by name.
+        inputs: name of a layer -> indices of its inputs; all of them hold.
+    """
     hooks = []
     for readers in inputs:
         for reader, indices in readers.items():
-            layer = graph.modules[reader]
+            layer = modules[reader]
             dim = -1 if isinstance(layer, nn.Linear) else 1
 
             def mask(
-                _: nn.Module, seen: tuple[Tensor], dim: int = dim, indices: list[int] = indices
+                _: nn.Module,
+                seen: tuple[Tensor],
+                dim: int = dim,
+                indices: Sequence[int] | Tensor = indices,
             ) -> tuple[Tensor]:
-                index = torch.tensor(indices, device=seen[0].device)
+                index = torch.as_tensor(indices, device=seen[0].device)
                 return (seen[0].index_fill(dim, index, 0),)
 
             hooks.append(layer.register_forward_pre_hook(mask))

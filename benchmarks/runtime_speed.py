@@ -25,12 +25,12 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python benchmarks/...`
 
+from benchmarks.networks import SHAPE, backbone
 from benchmarks.side_by_side import Goal, Result, Work, arguments, measure, show
 from rnp import compiled
 from rnp.prefix_layers import prepare_conv, prepare_linear
 from rnp.runtime import RuntimeNetwork
 from rnp.runtime_neural_pruning import RNP
-from testbed.backbones import build_backbone
 from testbed.data import Images, load_splits, normalise
 from testbed.machine import Precision, set_threads, tune_malloc
 from testbed.method import Run
@@ -38,7 +38,6 @@ from testbed.operations import counting_multiplications
 from testbed.prediction import autocast
 from testbed.training import Training, train
 
-SHAPE = (3, 32, 32)
 GROUPS = 4
 IMAGES = 128  # in one piece of work
 WIDTHS = [sixteenths / 16 for sixteenths in range(1, 17)]  # whose channels suit vector units
@@ -65,15 +64,6 @@ SETTINGS = [
     Setting("batch 128, bfloat16", "96 M", 128, "bfloat16", {0.3: 0.75, 0.5: 0.82, 0.75: 0.90}),
     Setting("VGG-16, batch 128, float32", "vgg16", 128, "float32", {0.3: 0.75, 0.5: 0.82}),
 ]  # fmt: skip
-
-
-def backbone(name: str, width: float = 1.0) -> nn.Module:
-    """With this share of the channels of each conv, but for the first one of the 96 M network."""
-    torch.manual_seed(0)
-    if name == "vgg16":
-        return build_backbone("vgg16", SHAPE, 10, width=width).eval()
-    channels = [64, *(round(width * full) for full in (64, 128, 128))]
-    return build_backbone("conv", SHAPE, 10, channels=channels, pool_after=[2, 4]).eval()
 
 
 def in_best_form(chain: nn.Module, precision: Precision) -> Callable[[Tensor], Tensor]:

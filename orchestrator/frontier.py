@@ -64,14 +64,15 @@ def on_frontier_within(
 def frontier(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
     """The rows on the frontier of their method and cell, cheapest first.
 
-    The column `on_overall_frontier` says which of them no trial on the same images beats, of
-    whatever method and cell. Data sets are told apart by their name and their numbers of classes
-    and of validation images.
+    The column `on_overall_frontier` says which of them no trial on the same data beats, of whatever
+    method and cell. Data sets are told apart by their name and their numbers of classes and of
+    validation images, those that a method was rewarded on among them.
     """
     candidates = eligible(trials, objectives)
     own = on_frontier_within(candidates, ["cell", "method"], objectives)
+    split = candidates["validation_images"] + candidates["reward_images"].fillna(0)
     overall = on_frontier_within(
-        candidates, ["dataset", "classes", "validation_images"], objectives
+        candidates.assign(split=split), ["dataset", "classes", "split"], objectives
     )
     rows = candidates.assign(on_overall_frontier=overall)[own]
     order = ["cell", "method", *(name for name in objectives if name in DENSE_COST), "trial_id"]

@@ -24,7 +24,7 @@ from testbed.data import DataOptions, Splits
 from testbed.dense_store import DenseRecord, DenseStore
 from testbed.machine import best_precision, set_threads, tune_malloc
 from testbed.measurement import Measurement, measure, multiplications_per_class
-from testbed.method import Run
+from testbed.method import Run, judged_on
 from testbed.network_file import save_network
 from testbed.training import Report, ignore, train
 
@@ -223,9 +223,10 @@ def _prune_and_measure(
     )
     method = method_class(trial.method).model_validate(trial.options)
     pruned = method.prune(dense, splits, run)
-    measured = measure(pruned, dense, splits, run.device, trial.training.precision)
+    judged = judged_on(method, splits)
+    measured = measure(pruned, dense, judged, run.device, trial.training.precision)
     save_network(pruned, workplace.network(trial.trial_id))
-    labels = splits.validation.labels
+    labels = judged.validation.labels
     per_class = multiplications_per_class(measured.cost, labels, splits.class_names)
     return TrialResult(
         row={
@@ -236,10 +237,11 @@ def _prune_and_measure(
             "dense_val_accuracy": record.history[-1]["val_accuracy"] if record.history else None,
             "classes": splits.n_classes,
             "validation_images": len(labels),
+            "reward_images": len(splits.validation) - len(labels),
             "epochs_spent": run.epochs_spent,
         },
         per_class=per_class,
-        images=_images(measured, splits),
+        images=_images(measured, judged),
     )
 
 

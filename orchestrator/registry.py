@@ -11,6 +11,7 @@ METHODS = {
     "l1_filter": "baselines.l1_filter:L1Filter",
     "thinet": "baselines.thinet:ThiNet",
     "magnitude": "baselines.magnitude:Magnitude",
+    "policy_gradient": "baselines.policy_gradient:PolicyGradient",
     "static_prefix": "rnp.static_prefix:StaticPrefix",
     "rnp": "rnp.runtime_neural_pruning:RNP",
 }

@@ -64,6 +64,7 @@ COLUMNS: dict[str, str] = {
     "dense_parameters": INTEGER,
     "classes": INTEGER,  # 1 / classes is chance, the hypervolume's reference
     "validation_images": INTEGER,  # how fine a difference in val_accuracy can be
+    "reward_images": INTEGER,  # validation images that a method learnt from, beside those
     "fine_tuning_epochs": INTEGER,  # the budget
     "epochs_spent": INTEGER,  # backbone epochs used, those inside the method included
     "latency_ms_iqr": FLOAT,  # the spread: between the quartiles

@@ -148,7 +148,8 @@ class PruningMethod(Protocol):
     A validator of options may look at pydantic's `info.context`: `{"fine_tuning": Training}` when a
     sweep file is checked, to refuse what the budget cannot pay before anything starts.
 
-    A method whose networks are more than the dense one with smaller layers is also a `Rebuilding`.
+    A method whose networks are more than the dense one with smaller layers is also a `Rebuilding`,
+    one that learns from the accuracy on validation images also `HoldsBack`.
     """
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
@@ -175,6 +176,26 @@ class Rebuilding(Protocol):
             dense: any network of the dense one's structure, left unchanged.
         """
         ...
+
+
+@runtime_checkable
+class HoldsBack(Protocol):
+    """A method that is rewarded for its accuracy on some of the validation images.
+
+    Its networks are judged on the others: on its own it would be better than it is.
+    """
+
+    def held_back(self, data: Splits) -> Splits:
+        """`data` with only those validation images that `prune` learns nothing from.
+
+        The same ones each time, whatever the dense network and the run.
+        """
+        ...
+
+
+def judged_on(method: PruningMethod, data: Splits) -> Splits:
+    """`data` with the validation images that a network which `method` made is to be measured on."""
+    return method.held_back(data) if isinstance(method, HoldsBack) else data
 
 
 def load_pruned(path: Path, method: PruningMethod, dense: nn.Module) -> nn.Module:

@@ -23,7 +23,10 @@ from testbed.method import load_pruned
 from testbed.network_file import save_network
 
 KINDS = ["conv", "residual"]
-QUICK = {"rnp": {"steps": 20}}  # beside the default options, what would take a minute
+QUICK = {
+    "rnp": {"steps": 20},
+    "policy_gradient": {"steps": 20},
+}  # beside the default options, what would take a minute
 
 
 def method_of(name: str) -> Any:
@@ -40,7 +43,7 @@ def prune(
 ) -> nn.Module:
     """The network that a method with its default options makes of a tiny one."""
     run = tiny.run(3, seed=seed, reports=reports)
-    network: nn.Module = method_of(name).prune(tiny.network(kind), tiny.splits(), run)
+    network: nn.Module = method_of(name).prune(tiny.trained(kind), tiny.splits(), run)
     return network
 
 
@@ -68,7 +71,7 @@ def state(network: nn.Module) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", METHODS)
 def test_the_given_network_stays_as_it_is(name: str, kind: str) -> None:
-    model = tiny.network(kind)
+    model = tiny.trained(kind)
     model.get_submodule("conv1").eval()
     before = state(model)
     method_of(name).prune(model, tiny.splits(), tiny.run(2))
@@ -112,7 +115,7 @@ def test_the_budget_is_spent_and_not_exceeded(name: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(testbed.method, "train", counting_train)
     reports: list[Mapping[str, float]] = []
     run = tiny.run(3, reports=reports)
-    method_of(name).prune(tiny.network(), tiny.splits(), run)
+    method_of(name).prune(tiny.trained(), tiny.splits(), run)
     assert run.epochs_spent == 3 and run.epochs_left == 0
     # From scratch the dense network's epochs are spent too; nothing else may take more.
     budget = 5 if name == "vanilla" else 3

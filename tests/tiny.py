@@ -1,6 +1,8 @@
 """Images, networks and a budget that are small enough to prune in a fraction of a second."""
 
+import copy
 from collections.abc import Mapping
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -9,16 +11,16 @@ from testbed.augmentation import Augmentation
 from testbed.backbones import build_backbone
 from testbed.data import Images, Splits
 from testbed.method import Run
-from testbed.training import Training
+from testbed.training import Training, train
 
 
-def splits(n_train: int = 96, n_validation: int = 48) -> Splits:
+def splits(n_train: int = 96, n_validation: int = 48, brighter: int = 90) -> Splits:
     """Three classes of noisy 8 x 8 images with 2 channels, each class bright in another corner."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(n_train + n_validation) % 3
     pixels = torch.randint(0, 160, (len(labels), 2, 8, 8), generator=generator, dtype=torch.uint8)
     for label, (row, column) in enumerate(((0, 0), (0, 4), (4, 0))):
-        pixels[labels == label, :, row : row + 4, column : column + 4] += 90
+        pixels[labels == label, :, row : row + 4, column : column + 4] += brighter
     return Splits(
         train=Images(pixels[:n_train], labels[:n_train]),
         validation=Images(pixels[n_train:], labels[n_train:]),
@@ -52,6 +54,21 @@ def network(kind: str = "conv") -> nn.Module:
     if kind == "residual":
         return Residual()
     return build_backbone("conv", (2, 8, 8), 3, channels=(6, 8), hidden=10, dropout=0.1)
+
+
+LEARNING = Training(epochs=20, batch_size=32, learning_rate=0.1, precision="float32")
+
+
+@cache
+def _trained(kind: str) -> nn.Module:
+    model = network(kind)
+    train(model, splits(), LEARNING, seed=0, device=torch.device("cpu"))
+    return model
+
+
+def trained(kind: str = "conv") -> nn.Module:
+    """A network that is right about nearly all images of `splits`."""
+    return copy.deepcopy(_trained(kind))
 
 
 def run(

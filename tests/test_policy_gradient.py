@@ -1,0 +1,501 @@
+"""Policy-gradient pruning: its rewards and gradient, how masks are judged, what it removes."""
+
+import copy
+import itertools
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+import baselines.policy_gradient
+from baselines import PolicyGradient
+from baselines.channel_removal import remove_channels
+from baselines.policy_gradient import (
+    Agent,
+    Remembered,
+    advantages,
+    at_least_one,
+    divided,
+    reinforce_loss,
+    rewards,
+)
+from baselines.reward_evaluation import CutNetwork, WholeNetwork, evaluation_of_masks
+from orchestrator.jobs import Workplace, run_trial
+from orchestrator.plan import Trial
+from orchestrator.sweep_file import Resources
+from testbed.backbones import build_backbone
+from testbed.cost import count_multiplications
+from testbed.data import DataOptions, Images, load_splits, normalise
+from testbed.method import judged_on
+from testbed.network_file import load_network
+from testbed.prediction import evaluate
+from testbed.training import Training, ignore, train
+
+CPU = torch.device("cpu")
+
+
+class Block(nn.Module):
+    """Two convs with a batch norm each and a sum around them, on what is written in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+        self.inner1 = nn.Conv2d(4, 6, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(6)
+        self.inner2 = nn.Conv2d(6, 4, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+        self.classifier = nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        outer = self.relu(self.conv(images))
+        inner = self.norm2(self.inner2(self.relu(self.norm1(self.inner1(outer)))))
+        logits: Tensor = self.classifier(self.relu(inner.add_(outer)).mean(dim=(2, 3)))
+        return logits
+
+
+class Spoiling(Block):
+    """Writes into what bypasses the pruned conv, after that conv's reader ran."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        outer = self.relu(self.conv(images))
+        outer.add_(self.norm2(self.inner2(self.relu(self.norm1(self.inner1(outer))))))
+        logits: Tensor = self.classifier(outer.mean(dim=(2, 3)))
+        return logits
+
+
+class Doubting(Block):
+    """Its forward looks at values, so it cannot be traced as a graph."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.abs().max() > 1e6:
+            return images.new_zeros(len(images), 3)
+        return super().forward(images)
+
+
+def with_statistics(network: nn.Module) -> nn.Module:
+    """Weights and batch norms that are not those of a fresh network."""
+    generator = torch.Generator().manual_seed(4)
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point():
+            tensor += 0.3 * torch.rand(tensor.shape, generator=generator)
+            if "var" not in name:
+                tensor -= 0.15
+    return network.eval()
+
+
+def made(kind: str) -> nn.Module:
+    torch.manual_seed(3)
+    kinds = {"block": Block, "spoiling": Spoiling, "doubting": Doubting}
+    if kind in kinds:
+        return with_statistics(kinds[kind]())
+    if kind == "resnet18":
+        return with_statistics(build_backbone("resnet18", (2, 8, 8), 3, width=0.1))
+    return with_statistics(tiny.network(kind))
+
+
+@pytest.mark.parametrize("dense", [0.8, 0.9])
+def test_the_reward_is_what_is_left_of_the_bound_times_filters_over_filters_kept(
+    dense: float,
+) -> None:
+    masks = torch.tensor([[True, True, True, True], [True, True, False, False]])
+    # No drop at b = 2; then 1 of 2 points lost with half of the filters: (1 - 1/2) * 2.
+    accuracies = torch.tensor([dense, dense - 0.01], dtype=torch.float64)
+    assert rewards(accuracies, dense, 2.0, masks).tolist() == pytest.approx([1.0, 1.0])
+    # The sign: a worse network earns less, one at the bound nothing, a better one more than psi.
+    at = torch.tensor([dense - 0.03, dense - 0.02, dense, dense + 0.01], dtype=torch.float64)
+    half = masks[1].expand(4, -1)
+    assert rewards(at, dense, 2.0, half).tolist() == pytest.approx([-1, 0, 2, 3], abs=1e-9)
+    # With a larger bound the same drop costs less.
+    assert rewards(at[:1], dense, 6.0, half[:1]).item() == pytest.approx(1.0)
+
+
+def test_the_estimated_gradient_is_on_average_that_of_the_expected_advantage() -> None:
+    scores = torch.tensor([0.3, -0.8, 1.1], dtype=torch.float64, requires_grad=True)
+    actions = torch.tensor(list(itertools.product([False, True], repeat=3)))
+    values = torch.tensor([-4.0, 0.5, 2.0, 1.0, -1.0, 3.0, 0.7, 1.0], dtype=torch.float64)
+
+    def probabilities(scores: Tensor) -> Tensor:
+        keep = scores.sigmoid()
+        return torch.where(actions, keep, 1 - keep).prod(dim=1)
+
+    p = probabilities(scores.detach())
+    # By enumeration: how much more often each mask beats one drawn from the policy than it loses.
+    beats = (values[:, None] - values).sign()
+    (exact,) = torch.autograd.grad(probabilities(scores) @ (beats @ p), scores)
+    mean = torch.zeros(3, dtype=torch.float64)
+    for chosen in itertools.product(range(8), repeat=3):  # every outcome of three samples
+        sampled = torch.tensor(chosen)
+        loss = reinforce_loss(scores.sigmoid(), actions[sampled], advantages(values[sampled]))
+        (gradient,) = torch.autograd.grad(loss, scores)
+        mean -= p[sampled].prod() * gradient
+    torch.testing.assert_close(mean, exact)
+
+
+def test_reinforce_follows_the_expected_reward() -> None:
+    """With the rewards themselves in place of advantages: the report's equation 4, enumerated."""
+    scores = torch.tensor([0.3, -0.8], dtype=torch.float64, requires_grad=True)
+    actions = torch.tensor([[False, False], [False, True], [True, False], [True, True]])
+    values = torch.tensor([-4.0, 0.5, 2.0, 1.0], dtype=torch.float64)
+    keep = scores.sigmoid()
+    p = torch.where(actions, keep, 1 - keep).prod(dim=1)
+    (exact,) = torch.autograd.grad((p * values).sum(), scores, retain_graph=True)
+    loss = 4 * reinforce_loss(keep, actions, p.detach() * values)
+    (estimated,) = torch.autograd.grad(-loss, scores)
+    torch.testing.assert_close(estimated, exact)
+
+
+def test_an_advantage_is_how_many_others_are_beaten_less_those_that_beat() -> None:
+    values = torch.tensor([1.0, 2.0, -60.0, 2.0])
+    torch.testing.assert_close(advantages(values), torch.tensor([-1 / 3, 2 / 3, -1.0, 2 / 3]))
+    assert advantages(torch.ones(5)).abs().sum() == 0
+    assert advantages(values).sum().abs() < 1e-6
+
+
+def test_where_no_filter_is_kept_the_largest_is() -> None:
+    weight = torch.tensor([[1.0, 1.0], [-3.0, 0.0], [2.0, 0.0]])
+    actions = torch.tensor([[False, False, False], [True, False, False]])
+    assert at_least_one(actions, weight).tolist() == [[False, True, False], [True, False, False]]
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1, 1), (7, 3, 5, 5), (64, 2, 1, 3)])
+def test_an_agent_reads_any_number_of_filters_of_any_size(shape: tuple[int, ...]) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    agent = Agent(weight, torch.Generator().manual_seed(1))
+    keep = agent()
+    assert keep.shape == shape[:1]
+    assert torch.allclose(keep, keep[0]) and 0.8 < keep[0] < 1
+    agent.decide.weight.data.fill_(50.0)
+    keep = agent()
+    assert ((keep > 0) & (keep < 1)).all() and keep.std() > 0  # told apart, never quite decided
+    order = torch.arange(shape[0]).flip(0)
+    agent.filters = agent.filters[order]
+    torch.testing.assert_close(agent(), keep[order])  # each by its own weights alone
+
+
+def test_a_reward_is_found_out_once() -> None:
+    asked: list[Tensor] = []
+
+    def reward(masks: Tensor) -> Tensor:
+        asked.extend(masks)
+        return masks.sum(dim=1)
+
+    remembered = Remembered(reward)
+    masks = torch.tensor([[True, False], [True, True], [True, False]])
+    assert remembered(masks).tolist() == remembered(masks).tolist() == [1, 2, 1]
+    assert len(asked) == 2
+
+
+MASKED = [
+    ("conv", "conv1", CutNetwork),
+    ("conv", "conv2", CutNetwork),
+    ("residual", "conv1", CutNetwork),
+    ("resnet18", "stage2.0.conv1", CutNetwork),
+    ("block", "inner1", CutNetwork),
+    ("spoiling", "inner1", WholeNetwork),
+    ("doubting", "inner1", WholeNetwork),
+]
+
+
+@pytest.mark.parametrize(("kind", "layer", "way"), MASKED)
+def test_masks_are_judged_as_the_smaller_networks_themselves(
+    kind: str, layer: str, way: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(baselines.reward_evaluation, "BATCH_SIZE", 40)  # several, the last smaller
+    network: Any = made(kind)
+    data = tiny.splits(n_validation=100)
+    n_channels = len(network.get_parameter(f"{layer}.weight"))
+    inputs = normalise(data.validation.pixels, data.mean, data.std)
+    with torch.no_grad():  # so that no class is always the answer
+        network.classifier.bias -= network(inputs).mean(dim=0)
+        # The labels are what the whole network says, so that a wrong mask shows.
+        images = Images(data.validation.pixels, network(inputs).argmax(dim=1))
+    evaluation = evaluation_of_masks(network, layer, images, data, device=CPU, precision="float32")
+    assert type(evaluation) is way
+    before = copy.deepcopy(network.state_dict())
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        masks = torch.rand(6, n_channels, generator=generator) < 0.5
+        masks[:, 0] |= ~masks.any(dim=1)
+        masks[-1] = True
+        expected = []
+        for mask in masks:
+            removed = {layer: (~mask).nonzero().flatten().tolist()}
+            smaller = remove_channels(network, torch.zeros(2, 2, 8, 8), removed)
+            expected.append(evaluate(smaller, images, data, device=CPU, precision="float32"))
+        assert evaluation(masks) == pytest.approx(expected)
+        assert evaluation(masks)[-1] == 1.0 and len(set(expected)) > 1
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+
+
+def test_it_removes_at_least_90_percent_of_channels_that_put_out_zero() -> None:
+    data = tiny.splits(n_validation=192)
+    torch.manual_seed(3)
+    network: Any = build_backbone("conv", (2, 8, 8), 3, channels=(24, 12), batch_norm=True)
+    train(network, data, tiny.LEARNING, seed=0, device=CPU)
+    dead = torch.arange(24) % 2 == 1
+    for parameter in (network.norm1.weight, network.norm1.bias):
+        parameter.data[dead] = 0.0
+    train(network, data, tiny.LEARNING, seed=0, device=CPU)
+    for parameter in (network.norm1.weight, network.norm1.bias):
+        parameter.data[dead] = 0.0
+    marks = network.conv1.weight[:, 0, 0, 0].clone()
+    method = PolicyGradient(layers="one", layer="conv1", drop_bound=0.5, steps=200)
+    smaller = method.prune(network.eval(), data, tiny.run(0))
+    kept = torch.isin(marks, smaller.conv1.weight[:, 0, 0, 0])
+    assert kept[dead].double().mean() <= 0.1
+
+
+def ranks(values: list[float]) -> np.ndarray:
+    """Ties get the mean of their ranks."""
+    each = np.array(values)
+    return (each[:, None] > each).sum(axis=1) + ((each[:, None] == each).sum(axis=1) - 1) / 2
+
+
+def test_a_larger_drop_bound_keeps_fewer_multiplications() -> None:
+    data = tiny.splits(384, 192, brighter=24)  # hard enough that channels matter
+    bounds, costs = [], []
+    for seed in range(5):
+        network = tiny.network()
+        learning = tiny.LEARNING.model_copy(update={"epochs": 8})
+        train(network, data, learning, seed=seed, device=CPU)
+        for bound in (0.5, 5.0, 50.0):
+            method = PolicyGradient(drop_bound=bound, steps=20)
+            pruned = method.prune(network, data, tiny.run(0, seed=seed))
+            bounds.append(bound)
+            costs.append(count_multiplications(pruned, torch.zeros(1, 2, 8, 8)).multiplications)
+    assert np.corrcoef(ranks(bounds), ranks(costs))[0, 1] < -0.5
+
+
+def pixels_of(images: Images) -> set[bytes]:
+    return {image.numpy().tobytes() for image in images.pixels}
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
+def test_held_back_images_are_the_validation_images_that_give_no_rewards(share: float) -> None:
+    data = tiny.splits(n_validation=60)
+    rewarding, held_back = divided(data, share)
+    assert len(rewarding) == round(share * 60)
+    assert not pixels_of(rewarding) & pixels_of(held_back.validation)
+    assert pixels_of(rewarding) | pixels_of(held_back.validation) == pixels_of(data.validation)
+    assert rewarding.labels.bincount().tolist() == [len(rewarding) // 3] * 3  # classes alike
+    assert held_back.train is data.train
+    again = PolicyGradient(reward_share=share).held_back(data)
+    assert torch.equal(again.validation.pixels, held_back.validation.pixels)
+    assert judged_on(PolicyGradient(reward_share=share), data).validation.labels.equal(
+        held_back.validation.labels
+    )
+
+
+def test_only_reward_images_decide_and_only_held_back_ones_are_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, method = tiny.splits(), PolicyGradient(steps=5)
+    rewarding, held_back = divided(data, method.reward_share)
+    spoilt = torch.randint_like(held_back.validation.pixels, 256)
+    seen: list[set[bytes]] = []
+    real = baselines.policy_gradient.evaluation_of_masks
+
+    def spy(network: nn.Module, name: str, images: Images, *others: Any, **options: Any) -> Any:
+        seen.append(pixels_of(images))
+        return real(network, name, images, *others, **options)
+
+    monkeypatch.setattr(baselines.policy_gradient, "evaluation_of_masks", spy)
+    reports: list[Mapping[str, float]] = []
+    network = method.prune(tiny.trained(), data, tiny.run(3, reports=reports))
+    assert seen == [pixels_of(rewarding)] * 2
+    accuracy = evaluate(network, held_back.validation, data, device=CPU, precision="float32")
+    assert [r["val_accuracy"] for r in reports if "epoch" in r][-1] == accuracy
+    # With other held-back images the same network comes out.
+    pixels = data.validation.pixels.clone(memory_format=torch.preserve_format)
+    for place, image in enumerate(data.validation.pixels):
+        if image.numpy().tobytes() not in pixels_of(rewarding):
+            pixels[place] = spoilt[place % len(spoilt)]
+    other = replace(data, validation=Images(pixels, data.validation.labels))
+    same = method.prune(tiny.trained(), other, tiny.run(3))
+    assert all(torch.equal(same.state_dict()[k], v) for k, v in network.state_dict().items())
+
+
+class StoppedError(Exception):
+    """Stands for whatever stops a process."""
+
+
+@pytest.mark.parametrize("stopped_in_layer", [1, 2, 3])
+def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(
+    stopped_in_layer: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = PolicyGradient(steps=15, drop_bound=10)
+    whole = method.prune(tiny.trained(), tiny.splits(), tiny.run(3))
+    real_learn, learnt = baselines.policy_gradient.learn, []
+
+    def stop(*arguments: Any) -> Any:
+        if len(learnt) == stopped_in_layer - 1:
+            raise StoppedError
+        learnt.append(real_learn(*arguments))
+        return learnt[-1]
+
+    first, second = tiny.run(3), tiny.run(3)
+    first.folder = second.folder = tmp_path
+    with monkeypatch.context() as patch:
+        patch.setattr(baselines.policy_gradient, "learn", stop)
+        if stopped_in_layer < 3:
+            with pytest.raises(StoppedError):
+                method.prune(tiny.trained(), tiny.splits(), first)
+        else:
+            method.prune(tiny.trained(), tiny.splits(), first)  # stopped after its last layer
+    reports: list[Mapping[str, float]] = []
+    second.report = reports.append
+    network = method.prune(tiny.trained(), tiny.splits(), second)
+    assert network.conv1.out_channels < 6  # so that the checkpoint's network is a smaller one
+    assert all(torch.equal(network.state_dict()[k], v) for k, v in whole.state_dict().items())
+    assert second.epochs_spent == 3
+    layers = [report["layer"] for report in reports if "layer" in report]
+    assert layers == list(range(stopped_in_layer, 3))
+
+
+def test_each_layer_reports_what_it_kept_and_is_fine_tuned() -> None:
+    reports: list[Mapping[str, float]] = []
+    run = tiny.run(3, reports=reports)
+    network = PolicyGradient(steps=10, drop_bound=20).prune(tiny.trained(), tiny.splits(), run)
+    layers = [report for report in reports if "layer" in report]
+    assert [report["layer"] for report in layers] == [1, 2]
+    for name, report, channels in (("conv1", layers[0], 6), ("conv2", layers[1], 8)):
+        kept = report[f"channels_kept.{name}"]
+        assert kept == network.get_submodule(name).out_channels < channels
+        assert report[f"channels_pruned.{name}"] == channels - kept
+    kinds = ["epoch" if "epoch" in r else "layer" for r in reports if {"epoch", "layer"} & r.keys()]
+    assert kinds == ["epoch", "layer", "epoch", "epoch", "layer"]
+
+
+def test_layers_are_pruned_in_the_order_in_which_they_run() -> None:
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classifier = nn.Linear(4, 3)
+            self.upper = nn.Conv2d(5, 4, 3, padding=1)
+            self.lower = nn.Conv2d(2, 5, 3, padding=1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            inner = self.upper(self.lower(images).relu()).relu()
+            logits: Tensor = self.classifier(inner.amax(dim=(2, 3)))
+            return logits
+
+    torch.manual_seed(0)
+    network, data = Backwards(), tiny.splits()
+    train(network, data, tiny.LEARNING, seed=0, device=CPU)
+    reports: list[Mapping[str, float]] = []
+    PolicyGradient(steps=2).prune(network, data, tiny.run(0, reports=reports))
+    layers = [report for report in reports if "layer" in report]
+    assert "channels_kept.lower" in layers[0] and "channels_kept.upper" in layers[1]
+
+
+def test_one_layer_alone_is_pruned_where_one_is_asked_for() -> None:
+    run, method = tiny.run(2), PolicyGradient(steps=10, layers="one", layer="conv2", drop_bound=20)
+    network = method.prune(tiny.trained(), tiny.splits(), run)
+    assert network.conv1.out_channels == 6 and network.conv2.out_channels < 8
+    assert run.epochs_spent == 2
+
+
+def test_where_nothing_may_be_lost_nothing_goes_and_that_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = tiny.trained()
+    method = PolicyGradient(drop_bound=1e-9, steps=1)
+    with pytest.MonkeyPatch.context() as patch:  # every channel counts
+        patch.setattr(
+            baselines.policy_gradient,
+            "evaluation_of_masks",
+            lambda *_, **__: lambda masks: masks.double().mean(dim=1).tolist(),
+        )
+        network = method.prune(model, tiny.splits(), tiny.run(0))
+    assert network.conv1.out_channels == 6 and network.conv2.out_channels == 8
+    assert "Nothing was removed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"drop_bound": 0.0}, "greater than 0"),
+        ({"drop_bound": -1.0}, "greater than 0"),
+        ({"drop_bound": float("inf")}, "finite"),
+        ({"samples": 1}, "greater than or equal to 2"),
+        ({"reward_share": 0.0}, "greater than 0"),
+        ({"reward_share": 1.0}, "less than 1"),
+        ({"layers": "one"}, "give layer, the name of a conv"),
+        ({"layer": "conv1"}, "give layer, the name of a conv"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        PolicyGradient(**options)
+
+
+def test_a_dense_network_no_better_than_chance_is_refused_before_any_work() -> None:
+    run = tiny.run(3)
+    with pytest.raises(ValueError, match=r"no better than chance: of 24 .*commonest class 33.3%"):
+        PolicyGradient().prune(tiny.network(), tiny.splits(), run)
+    assert run.epochs_spent == 0
+
+
+def test_validation_images_that_cannot_be_divided_are_refused() -> None:
+    for share in (0.001, 0.999):
+        with pytest.raises(ValueError, match="of 48 validation images"):
+            PolicyGradient(reward_share=share).prune(tiny.trained(), tiny.splits(), tiny.run(1))
+
+
+def test_an_unknown_layer_is_answered_with_those_that_there_are() -> None:
+    method = PolicyGradient(layers="one", layer="conv3")
+    with pytest.raises(ValueError, match=r"unknown prunable conv 'conv3'.*conv1, conv2"):
+        method.prune(tiny.trained(), tiny.splits(), tiny.run(1))
+
+
+@pytest.mark.parametrize("narrow", ["conv1", "conv2"])
+def test_a_layer_of_one_channel_stays(narrow: str) -> None:
+    data = tiny.splits(384, 192)
+    channels = (1, 8) if narrow == "conv1" else (6, 1)
+    torch.manual_seed(0)
+    network: Any = build_backbone("conv", (2, 8, 8), 3, channels=channels, hidden=10)
+    train(network, data, tiny.LEARNING, seed=0, device=CPU)
+    smaller = PolicyGradient(steps=10, drop_bound=20).prune(network, data, tiny.run(1))
+    assert smaller.get_submodule(narrow).out_channels == 1
+    other = "conv2" if narrow == "conv1" else "conv1"
+    assert smaller.get_submodule(other).out_channels < network.get_submodule(other).out_channels
+
+
+def test_a_sweeps_row_is_of_the_held_back_images(tmp_path: Path) -> None:
+    data = DataOptions(name="digits", train_images=400, validation_share=0.25)
+    workplace = Workplace(tmp_path, tmp_path / "dense", tmp_path, Resources())
+    splits = load_splits(data, tmp_path, seed=0)
+    training = Training(epochs=8, batch_size=32, learning_rate=0.1)
+    rows = {}
+    for method, options in (("dense", {}), ("policy_gradient", {"steps": 2, "reward_share": 0.4})):
+        trial = Trial(
+            trial_id=method,
+            study=method,
+            cell="all",
+            method=method,
+            options=options,
+            data=data,
+            backbone="conv",
+            backbone_options={"depth": 4, "width": 0.25},
+            training=training,
+            fine_tuning=training.model_copy(update={"epochs": 1}),
+            seed=0,
+        )
+        rows[method] = run_trial(trial, splits, workplace, ignore).row
+    row = rows["dense"]
+    assert (row["validation_images"], row["reward_images"]) == (100, 0)
+    row = rows["policy_gradient"]
+    assert row["status"] == "completed", row["error"]
+    assert (row["validation_images"], row["reward_images"]) == (60, 40)
+    dense = build_backbone("conv", splits.input_shape, 10, depth=4, width=0.25)
+    network = load_network(workplace.network("policy_gradient"), dense)
+    held_back = PolicyGradient(reward_share=0.4).held_back(splits)
+    assert row["val_accuracy"] == evaluate(network, held_back.validation, splits, device=CPU)

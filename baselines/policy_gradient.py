@@ -107,7 +107,9 @@ class PolicyGradient(BaseModel):
         for number, name in enumerate(layers):
             if number <= completed:
                 continue
-            kept, reward = self._learnt(network, name, images, data, run, number, dense_accuracy)
+            kept, reward, n_masks = self._learnt(
+                network, name, images, data, run, number, dense_accuracy
+            )
             removed = (~kept).nonzero().flatten().tolist()
             network = remove_channels(network, example_images(data, run.device), {name: removed})
             due = run.fine_tuning.epochs * (number + 1) // len(layers)
@@ -116,6 +118,7 @@ class PolicyGradient(BaseModel):
                 {
                     "layer": number + 1,
                     "layer_reward": reward,
+                    "reward_epochs": n_masks * len(images) / len(data.train),
                     f"channels_kept.{name}": len(kept) - len(removed),
                     f"channels_pruned.{name}": len(removed),
                 }
@@ -147,8 +150,9 @@ class PolicyGradient(BaseModel):
         run: Run,
         number: int,
         dense_accuracy: float,
-    ) -> tuple[Tensor, float]:
-        """Which channels of a conv stay, (channels,) bool on the CPU, and the reward of that."""
+    ) -> tuple[Tensor, float, int]:
+        """Which channels of a conv stay, (channels,) bool on the CPU, the reward of that, and how
+        many masks the reward images were sent through the network with."""
         evaluation = evaluation_of_masks(
             network, name, images, data, device=run.device, precision=run.fine_tuning.precision
         )
@@ -158,7 +162,10 @@ class PolicyGradient(BaseModel):
             return rewards(accuracies, dense_accuracy, self.drop_bound, masks)
 
         weight = network.get_parameter(f"{name}.weight")
-        return learn(weight, Remembered(reward), self.samples, self.steps, 1000 * run.seed + number)
+        remembered = Remembered(reward)
+        seed = 1000 * run.seed + number
+        kept, best = learn(weight, remembered, self.samples, self.steps, seed)
+        return kept, best, len(remembered)
 
 
 class Agent(nn.Module):
@@ -201,6 +208,10 @@ class Remembered:
     def __init__(self, reward: Callable[[Tensor], Tensor]) -> None:
         self._reward = reward
         self._known: dict[bytes, float] = {}
+
+    def __len__(self) -> int:
+        """Masks that were evaluated."""
+        return len(self._known)
 
     def __call__(self, masks: Tensor) -> Tensor:
         """(masks,) float64, of masks (masks, channels) bool on the CPU."""

@@ -24,6 +24,7 @@ DENSE_COST = {  # each cost, and the column of the dense network's own
     "latency_ms": "dense_latency_ms",
 }
 BUDGETS = (0.25, 0.5, 0.75)  # shares of the dense network's multiplications
+TRADE = {"val_accuracy": "maximize", "multiplications": "minimize"}
 
 
 def eligible(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
@@ -90,31 +91,6 @@ def to_be_tested(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.Seri
     return candidates["trial_id"][marks]
 
 
-def compare_methods(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
-    """One row per cell and method, in the order in which they first appear.
-
-    Columns: cell, method, tries, completed, hypervolume (0 where nothing completed), and
-    `val_accuracy_at_25`, `_50` and `_75`: the best validation accuracy at or below that percentage
-    of the dense network's multiplications, missing where no trial is that cheap.
-    """
-    searched = trials[trials["phase"] == "search"]
-    budgets = {f"val_accuracy_at_{100 * budget:.0f}": budget for budget in BUDGETS}
-    rows = []
-    for (cell, method), group in searched.groupby(["cell", "method"], sort=False, dropna=False):
-        rows.append(
-            {
-                "cell": cell,
-                "method": method,
-                "tries": len(group),
-                "completed": int((group["status"] == "completed").sum()),
-                "hypervolume": hypervolume(group, objectives),
-                **{name: accuracy_within(group, budget) for name, budget in budgets.items()},
-            }
-        )
-    columns = ["cell", "method", "tries", "completed", "hypervolume", *budgets]
-    return pd.DataFrame(rows, columns=columns)
-
-
 def hypervolume(trials: pd.DataFrame, objectives: Mapping[str, str]) -> float:
     """The volume that these trials' frontier dominates, up to (chance, the dense network's costs).
 
@@ -124,15 +100,31 @@ def hypervolume(trials: pd.DataFrame, objectives: Mapping[str, str]) -> float:
 
     Source: Zitzler and Thiele 1998, PPSN V; computed by moocore.
     """
-    candidates = eligible(trials, objectives)
-    points = np.column_stack([_as_share(candidates, name) for name in objectives])
+    return volume(shares(trials, objectives), objectives, chance(trials))
+
+
+def volume(points: np.ndarray, objectives: Mapping[str, str], chance: float) -> float:
+    """`hypervolume`, of points (n, objectives) as `shares` gives them."""
     points = points[np.isfinite(points).all(axis=1)]
     if len(points) == 0:
         return 0.0
-    worst = {"val_accuracy": 1 / candidates["classes"].iloc[0]}
-    reference = [worst.get(name, 1.0) for name in objectives]
+    reference = [chance if name == "val_accuracy" else 1.0 for name in objectives]
     maximise = [direction == "maximize" for direction in objectives.values()]
     return float(moocore.hypervolume(points, ref=reference, maximise=maximise))
+
+
+def shares(trials: pd.DataFrame, objectives: Mapping[str, str]) -> np.ndarray:
+    """(n, objectives): costs as shares of the dense network's; NaN in rows that may not compete."""
+    points = np.full((len(trials), len(objectives)), math.nan)
+    candidates = eligible(trials, objectives)
+    rows = trials.index.isin(candidates.index)
+    points[rows] = np.column_stack([as_share(candidates, name) for name in objectives])
+    return points
+
+
+def chance(trials: pd.DataFrame) -> float:
+    """The accuracy of guessing; NaN where no trial says how many classes there are."""
+    return 1 / float(trials["classes"].max()) if trials["classes"].notna().any() else math.nan
 
 
 def accuracy_within(trials: pd.DataFrame, budget: float) -> float:
@@ -146,15 +138,15 @@ def best_within(trials: pd.DataFrame, budget: float) -> pd.Series | None:
 
     Of equally accurate ones the cheapest.
     """
-    candidates = eligible(trials, {"val_accuracy": "maximize", "multiplications": "minimize"})
-    affordable = candidates[_as_share(candidates, "multiplications") <= budget]
+    candidates = eligible(trials, TRADE)
+    affordable = candidates[as_share(candidates, "multiplications") <= budget]
     if affordable.empty:
         return None
     order = affordable.sort_values(["val_accuracy", "multiplications"], ascending=[False, True])
     return order.iloc[0]
 
 
-def _as_share(trials: pd.DataFrame, objective: str) -> np.ndarray:
+def as_share(trials: pd.DataFrame, objective: str) -> np.ndarray:
     """(n,) the objective, a cost as a share of the dense network's; NaN where that is missing."""
     values = trials[objective].to_numpy(dtype=float, na_value=math.nan)
     if objective not in DENSE_COST:

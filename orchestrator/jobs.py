@@ -38,6 +38,9 @@ class FrontierTest:
 
 Job = DenseNetwork | Trial | FrontierTest
 
+# Passes of images that no method's budget of epochs counts, by what reports call them.
+PASSES = ("q_learning_epochs", "reward_epochs")
+
 
 @dataclass(frozen=True)
 class TrialResult:
@@ -106,14 +109,17 @@ def run_trial(trial: Trial, splits: Splits, workplace: Workplace, report: Report
     started = datetime.now(UTC)
     row = known_columns(trial, started)
     reported: dict[str, float] = {}
+    passes = dict.fromkeys(PASSES, 0.0)
 
     def keep_and_report(values: Mapping[str, float]) -> None:
         reported.update(values)
+        for name in PASSES:
+            passes[name] += values.get(name, 0.0)
         report(values)
 
     try:
         result = _prune_and_measure(trial, splits, workplace, keep_and_report)
-        row |= {"status": "completed", **result.row}
+        row |= {"status": "completed", **result.row, **passes}
         row["val_accuracy_before_finetuning"] = reported.get("val_accuracy_before_finetuning")
     except Exception as error:
         # Whatever a method, a user's network or the machine raises belongs to this trial alone.

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from orchestrator.frontier import compare_methods, to_be_tested
+from orchestrator.comparison import compare_methods
+from orchestrator.frontier import to_be_tested
 from orchestrator.jobs import FrontierTest, Job, TrialResult, Workplace, known_columns
 from orchestrator.plan import DenseNetwork, Trial, dense_networks
 from orchestrator.progress import Progress

@@ -67,6 +67,8 @@ COLUMNS: dict[str, str] = {
     "reward_images": INTEGER,  # validation images that a method learnt from, beside those
     "fine_tuning_epochs": INTEGER,  # the budget
     "epochs_spent": INTEGER,  # backbone epochs used, those inside the method included
+    "q_learning_epochs": FLOAT,  # passes beside them, over the number of training images: to learn
+    "reward_epochs": FLOAT,  # decisions from, and to find out rewards
     "latency_ms_iqr": FLOAT,  # the spread: between the quartiles
     "latency_ms_batch128_iqr": FLOAT,
     "started_at": STRING,  # UTC, ISO 8601

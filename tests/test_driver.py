@@ -149,6 +149,13 @@ def test_single_images_are_kept_of_networks_that_decide_per_image(deciding: Path
     assert in_the_row == pytest.approx(means.to_dict())
 
 
+def test_passes_beside_the_budget_are_in_the_row(deciding: Path) -> None:
+    rows = read_trials(deciding / "trials.csv").set_index("method")
+    assert rows.loc["rnp", "q_learning_epochs"] > 0
+    assert rows.loc["static_prefix", "q_learning_epochs"] == 0
+    assert list(rows["reward_epochs"]) == [0, 0]
+
+
 def test_a_network_that_decides_per_image_meets_the_test_images_from_its_file(
     deciding: Path,
 ) -> None:

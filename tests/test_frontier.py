@@ -11,7 +11,6 @@ import pytest
 
 from orchestrator.frontier import (
     best_within,
-    compare_methods,
     eligible,
     frontier,
     hypervolume,
@@ -183,28 +182,6 @@ def test_every_cost_is_a_share_of_the_dense_networks() -> None:
         assert volume == pytest.approx(0.5 * (1 - share)), cost
     costs = {"parameters": "minimize", "latency_ms": "minimize"}
     assert hypervolume(frame, costs) == pytest.approx(0.7 * 0.75)
-
-
-def test_methods_are_compared_per_cell() -> None:
-    frame = trials(
-        [(0.5, 20), (0.7, 50), (0.9, 75.1), (0.95, 10), (0.6, 60), (0.2, 5)],
-        method=["l1_filter"] * 4 + ["dense"] * 2,
-        cell=["depth=4"] * 5 + ["depth=8"],
-        status=["completed"] * 3 + ["failed"] + ["completed"] * 2,
-    )
-    table = compare_methods(frame, OBJECTIVES)
-    assert table[["cell", "method", "tries", "completed"]].to_numpy().tolist() == [
-        ["depth=4", "l1_filter", 4, 3],
-        ["depth=4", "dense", 1, 1],
-        ["depth=8", "dense", 1, 1],
-    ]
-    budgets = ["val_accuracy_at_25", "val_accuracy_at_50", "val_accuracy_at_75"]
-    np.testing.assert_array_equal(
-        table[budgets].to_numpy(dtype=float),
-        [[0.5, 0.7, 0.7], [math.nan, math.nan, 0.6], [0.2, 0.2, 0.2]],
-    )
-    expected = 0.3 * 0.4 + 0.251 * 0.6 + 0.249 * 0.8
-    assert table["hypervolume"][0] == pytest.approx(expected)
 
 
 def test_the_best_within_a_budget_is_the_cheaper_of_two_equally_accurate() -> None:

@@ -374,6 +374,26 @@ def test_each_layer_reports_what_it_kept_and_is_fine_tuned() -> None:
     assert kinds == ["epoch", "layer", "epoch", "epoch", "layer"]
 
 
+def test_passes_for_rewards_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        evaluation = evaluation_of_masks(*arguments, **options)
+
+        def evaluate_and_count(masks: Tensor) -> Any:
+            seen.append(len(masks) * len(arguments[2]))
+            return evaluation(masks)
+
+        return evaluate_and_count
+
+    monkeypatch.setattr(baselines.policy_gradient, "evaluation_of_masks", counting)
+    reports: list[Mapping[str, float]] = []
+    run = tiny.run(2, reports=reports)
+    PolicyGradient(steps=5).prune(tiny.trained(), tiny.splits(), run)
+    said = sum(report.get("reward_epochs", 0) for report in reports)
+    assert said == pytest.approx(sum(seen) / len(tiny.splits().train)) and said > 0
+
+
 def test_layers_are_pruned_in_the_order_in_which_they_run() -> None:
     class Backwards(nn.Module):
         def __init__(self) -> None:

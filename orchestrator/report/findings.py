@@ -26,6 +26,7 @@ CONTROLS = {
     "random_channels": "the control that a method must beat before its frontier says anything",
     "vanilla": "the same smaller network trained from scratch for as long",
 }
+PASSES = {"q_learning_epochs": "for Q-learning", "reward_epochs": "for rewards"}
 HALF = 0.5
 
 
@@ -179,6 +180,7 @@ def cautions(result: SweepResult) -> list[str]:
     if len(set(tries.values())) > 1:
         counts = _listed(f"{name} {tries[name]}" for name in result.methods if tries[name])
         found.append(f"The methods did not get the same number of tries: {counts}.")
+    found += _budgets(result)
     if result.searched["seed"].nunique() == 1:
         found.append(
             "One seed: how much of a difference between methods is luck cannot be read from this "
@@ -190,6 +192,29 @@ def cautions(result: SweepResult) -> list[str]:
     if len(machines) > 1:
         kinds = _listed(f"{device}, {threads} threads" for device, threads in machines.to_numpy())
         found.append(f"Latencies were measured on different machines: {kinds}.")
+    return found
+
+
+def _budgets(result: SweepResult) -> list[str]:
+    """What some methods were given and others not: epochs, and passes that no epoch counts."""
+    rows = result.searched
+    epochs = {
+        name: tuple(sorted(set(rows.loc[rows["method"] == name, "fine_tuning_epochs"].dropna())))
+        for name in result.methods
+    }
+    given = {name: each for name, each in epochs.items() if each}
+    found = []
+    if len(set(given.values())) > 1:
+        counts = _listed(f"{name} {', '.join(map(str, each))}" for name, each in given.items())
+        found.append(f"The methods were not given the same fine-tuning epochs: {counts}.")
+    for column, what in PASSES.items():
+        medians = rows.groupby("method", sort=False)[column].median()
+        extra = [f"{name} {times:.1f}" for name, times in medians.items() if times > 0]
+        if extra:
+            found.append(
+                f"Beside its epochs a median trial sent as many images as an epoch has through the "
+                f"network {what}: {_listed(extra)} times. The others needed none of that."
+            )
     return found
 
 

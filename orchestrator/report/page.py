@@ -21,7 +21,8 @@ import jinja2
 import pandas as pd
 import vl_convert
 
-from orchestrator.frontier import compare_methods, frontier
+from orchestrator.comparison import compare_methods, compare_pairs
+from orchestrator.frontier import frontier
 from orchestrator.report import findings, per_image, tables
 from orchestrator.report.charts import (
     COSTS,
@@ -103,6 +104,7 @@ def _facts(
         "overall": tables.frontier_table(result, points[points["on_overall_frontier"]]),
         "frontiers": tables.frontier_table(result, points),
         "comparison": tables.comparison_table(result, comparison),
+        "pairs": tables.pairs_table(result, compare_pairs(result.trials)),
         "effort": tables.effort_table(result),
         "spread": per_image.spread_table(result, deciding),
         "class_costs": list(per_image.class_costs(result, folder, deciding)),

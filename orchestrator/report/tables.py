@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.frontier import BUDGETS, best_within
-from orchestrator.notation import accuracy, duration, millions, milliseconds, percent
+from orchestrator.notation import MISSING, accuracy, duration, millions, milliseconds, percent
 from orchestrator.report.findings import HALF, SweepResult
 
 
@@ -129,6 +129,7 @@ def comparison_table(result: SweepResult, comparison: pd.DataFrame) -> Table:
             "cell": row["cell"] if len(cells) > 1 else "",
             "method": row["method"],
             "hypervolume": f"{row['hypervolume']:.3f}",
+            "95 % interval": _interval(row["hypervolume_low"], row["hypervolume_high"]),
             **{
                 f"at ≤ {percent(budget)}": accuracy(row[f"val_accuracy_at_{100 * budget:.0f}"])
                 for budget in BUDGETS
@@ -139,6 +140,32 @@ def comparison_table(result: SweepResult, comparison: pd.DataFrame) -> Table:
     ]
     best = ordered.groupby("cell")["hypervolume"].idxmax().tolist() if records else []
     return Table.of(records, words=("cell", "method"), best_rows=best)
+
+
+def pairs_table(result: SweepResult, pairs: pd.DataFrame) -> Table:
+    """At what share of equal costs the row's method is ahead of the column's.
+
+    Args:
+        pairs: of `compare_pairs`.
+    """
+    said = {
+        (row["method"], row["other"]): f"{percent(row['ahead'])}"
+        + (
+            f" ({_percent_interval(row['ahead_low'], row['ahead_high'])})"
+            if math.isfinite(row["ahead_low"])
+            else ""
+        )
+        for _, row in pairs.iterrows()
+    }
+    methods = [name for name in result.methods if name in set(pairs["method"])]
+    records = [
+        {
+            "ahead of →": one,
+            **{other: MISSING if one == other else said.get((one, other), "") for other in methods},
+        }
+        for one in methods
+    ]
+    return Table.of(records, words=("ahead of →",))
 
 
 def effort_table(result: SweepResult) -> Table:
@@ -155,6 +182,8 @@ def effort_table(result: SweepResult) -> Table:
                 "completed": str((rows["status"] == "completed").sum()),
                 "fine-tuning epochs": _range(rows["fine_tuning_epochs"]),
                 "epochs spent": _range(rows["epochs_spent"]),
+                "Q-learning passes": _passes(rows["q_learning_epochs"]),
+                "reward passes": _passes(rows["reward_epochs"]),
                 "time": duration(rows["duration_s"].sum()),
                 "a trial": duration(_number(rows["duration_s"].median())),
             }
@@ -163,15 +192,29 @@ def effort_table(result: SweepResult) -> Table:
 
 
 def failures(result: SweepResult) -> list[Failure]:
-    """The trials that did not complete, by the first line of their error, the commonest first."""
+    """The trials that enter no frontier, by the first line of their error, the commonest first.
+
+    Those that did not complete, and those that lack a finite figure for an objective.
+    """
     rows = result.trials[result.trials["status"] != "completed"]
-    texts = rows["error"].fillna("").where(rows["error"].notna(), rows["status"])
-    reasons = texts.str.split("\n").str[0]
-    groups = [
-        Failure(str(reason), list(rows.loc[same.index, "trial_id"]), texts[same.index[0]])
-        for reason, same in reasons.groupby(reasons, sort=False)
-    ]
-    return sorted(groups, key=lambda group: -len(group.trial_ids))
+    texts = dict(
+        zip(
+            rows["trial_id"],
+            rows["error"].where(rows["error"].notna(), rows["status"]),
+            strict=True,
+        )
+    )
+    completed = result.trials[result.trials["status"] == "completed"]
+    for _, row in completed.iterrows():
+        unknown = [name for name in result.objectives if not math.isfinite(_number(row[name]))]
+        if unknown:
+            texts[row["trial_id"]] = f"completed without a number for {', '.join(unknown)}"
+    groups: dict[str, Failure] = {}
+    for trial_id, text in texts.items():
+        reason = str(text).split("\n")[0]
+        group = groups.setdefault(reason, Failure(reason, [], str(text)))
+        group.trial_ids.append(trial_id)
+    return sorted(groups.values(), key=lambda group: -len(group.trial_ids))
 
 
 def provenance(result: SweepResult) -> list[tuple[str, str]]:
@@ -231,6 +274,20 @@ def _range(column: pd.Series) -> str:
     if pd.isna(low):
         return ""
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _passes(column: pd.Series) -> str:
+    """Epochs' worth of images, the median trial's; empty where there was none."""
+    median = column.median()
+    return f"{median:.1f}" if median > 0 else ""
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{low:.3f} to {high:.3f}" if math.isfinite(low) else ""
+
+
+def _percent_interval(low: float, high: float) -> str:
+    return f"{100 * low:.0f} to {100 * high:.0f}"
 
 
 def _number(value: Any) -> float:

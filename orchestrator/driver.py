@@ -123,8 +123,9 @@ def load_shared(sweep: Sweep, data_root: Path) -> dict[str, Splits]:
     shared: dict[str, Splits] = {}
     for study in studies(sweep):
         data = DataOptions.model_validate(study.options["data"])
-        key = splits_key(data, study.seed)
-        if key not in shared:
-            shared[key] = load_splits(data, data_root, study.seed)
-            _ = shared[key].fingerprint  # worked out here once, and not in every worker
+        for seed in (study.seed, *sweep.fresh_seeds):
+            key = splits_key(data, seed)
+            if key not in shared:
+                shared[key] = load_splits(data, data_root, seed)
+                _ = shared[key].fingerprint  # worked out here once, and not in every worker
     return shared

@@ -37,6 +37,11 @@ def describe(sweep: Sweep) -> str:
         f"{_count(len(planned), 'study', 'studies')}, {_count(len(networks), 'dense network')}. "
         f"Epochs: {dense_epochs:,} for dense networks, at most {trial_epochs:,} for trials.",
     ]
+    if sweep.confirm:
+        lines.append(
+            "Then every point on a method's frontier is run again with the fresh seeds "
+            f"{', '.join(map(str, sweep.fresh_seeds))}."
+        )
     return "\n".join(lines)
 
 

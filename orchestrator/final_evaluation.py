@@ -1,4 +1,4 @@
-"""The one place that sees the test images: the networks on a frontier, once, at the end."""
+"""The one place that sees the test images: networks that stand for a frontier, once, at the end."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +24,8 @@ class FinalFigures:
     """A fraction."""
     multiplications: float
     """Mean per image."""
+    images: int
+    """How many."""
     per_class: dict[str, dict[str, float]]
     """Class name -> layer -> mean multiplications of the class's test images."""
 
@@ -48,6 +50,7 @@ def final_figures(
     return FinalFigures(
         accuracy=evaluate(pruned, images, splits, device=device, precision=precision),
         multiplications=cost.multiplications,
+        images=len(images),
         per_class=multiplications_per_class(cost, images.labels, splits.class_names),
     )
 

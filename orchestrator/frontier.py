@@ -80,15 +80,24 @@ def frontier(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFram
     return rows.sort_values(order, ignore_index=True)
 
 
-def to_be_tested(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.Series:
-    """The trial_id of the rows on the frontier of their method, cell and seed.
+def to_be_confirmed(trials: pd.DataFrame, objectives: Mapping[str, str]) -> list[str]:
+    """The trial_id of the rows on the frontier of their method and cell."""
+    return list(frontier(trials, objectives)["trial_id"])
 
-    Each seed by itself, so that a mean over seeds is not one over those that were lucky on their
-    validation images. What is on a method's frontier is among them.
+
+def to_be_tested(trials: pd.DataFrame, objectives: Mapping[str, str]) -> list[str]:
+    """The trial_id of the rows whose networks meet the test images.
+
+    Those are the completed confirmations, where there are any. Else the rows on the frontier of
+    their method, cell and seed: each seed by itself, so that a mean over seeds is not one over
+    those that were lucky on their validation images. What is on a method's frontier is among them.
     """
+    confirmed = trials[trials["phase"] == "confirmation"]
+    if not confirmed.empty:
+        return list(confirmed["trial_id"][confirmed["status"] == "completed"])
     candidates = eligible(trials, objectives)
     marks = on_frontier_within(candidates, ["cell", "method", "seed"], objectives)
-    return candidates["trial_id"][marks]
+    return list(candidates["trial_id"][marks])
 
 
 def hypervolume(trials: pd.DataFrame, objectives: Mapping[str, str]) -> float:

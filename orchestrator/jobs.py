@@ -19,6 +19,7 @@ from orchestrator.final_evaluation import FinalFigures, final_figures
 from orchestrator.plan import DenseNetwork, Trial, dense_network, fine_tuning_teacher
 from orchestrator.registry import method_class
 from orchestrator.sweep_file import Resources
+from orchestrator.trial_files import write_extremes, write_reports
 from testbed.backbones import build_backbone
 from testbed.data import DataOptions, Splits
 from testbed.dense_store import DenseRecord, DenseStore
@@ -108,19 +109,18 @@ def run_trial(trial: Trial, splits: Splits, workplace: Workplace, report: Report
     """Runs one trial to its end. Its own errors end in its row, with status `failed`."""
     started = datetime.now(UTC)
     row = known_columns(trial, started)
-    reported: dict[str, float] = {}
-    passes = dict.fromkeys(PASSES, 0.0)
+    reports: list[Mapping[str, float]] = []
 
     def keep_and_report(values: Mapping[str, float]) -> None:
-        reported.update(values)
-        for name in PASSES:
-            passes[name] += values.get(name, 0.0)
+        reports.append(dict(values))
         report(values)
 
     try:
         result = _prune_and_measure(trial, splits, workplace, keep_and_report)
-        row |= {"status": "completed", **result.row, **passes}
-        row["val_accuracy_before_finetuning"] = reported.get("val_accuracy_before_finetuning")
+        row |= {"status": "completed", **result.row}
+        row |= {name: sum(values.get(name, 0.0) for values in reports) for name in PASSES}
+        before = "val_accuracy_before_finetuning"
+        row[before] = next((values[before] for values in reports if before in values), None)
     except Exception as error:
         # Whatever a method, a user's network or the machine raises belongs to this trial alone.
         row |= {
@@ -129,6 +129,7 @@ def run_trial(trial: Trial, splits: Splits, workplace: Workplace, report: Report
             + "".join(traceback.format_exception(error)),
         }
         result = TrialResult(row)
+    write_reports(workplace.folder / "reports" / f"{trial.trial_id}.jsonl", reports)
     row["duration_s"] = (datetime.now(UTC) - started).total_seconds()
     return TrialResult(row, result.per_class, result.images)
 
@@ -232,6 +233,12 @@ def _prune_and_measure(
     judged = judged_on(method, splits)
     measured = measure(pruned, dense, judged, run.device, trial.training.precision)
     save_network(pruned, workplace.network(trial.trial_id))
+    if measured.cost.decides_per_image:
+        write_extremes(
+            workplace.folder / "images" / f"{trial.trial_id}.png",
+            judged.validation.pixels,
+            measured.cost.per_image.tolist(),
+        )
     labels = judged.validation.labels
     per_class = multiplications_per_class(measured.cost, labels, splits.class_names)
     return TrialResult(

@@ -145,6 +145,29 @@ def plain_trials(sweep: Sweep) -> list[Trial]:
     return [study.trial(0, {}) for study in planned]
 
 
+def confirmations(trials: Sequence[Trial], fresh_seeds: Sequence[int]) -> list[Trial]:
+    """These trials again with each of the fresh seeds; settings that differ in the seed alone once.
+
+    Args:
+        trials: of the search, the one that speaks for its settings before others like it.
+    """
+    once: dict[str, Trial] = {}
+    for trial in trials:
+        once.setdefault(trial.model_dump_json(exclude={"trial_id", "study", "seed"}), trial)
+    return [
+        trial.model_copy(
+            update={
+                "trial_id": f"{trial.trial_id}-c{seed}",
+                "seed": seed,
+                "phase": "confirmation",
+                "confirms": trial.trial_id,
+            }
+        )
+        for seed in fresh_seeds
+        for trial in once.values()
+    ]
+
+
 class DenseNetwork(BaseModel):
     """All that determines a trained dense network."""
 
@@ -184,6 +207,8 @@ def fine_tuning_teacher(trial: Trial) -> DenseNetwork | None:
 def dense_networks(sweep: Sweep) -> list[DenseNetwork]:
     """The dense networks that are known before the search, each once, teachers before students.
 
+    Those of the confirmation's seeds too: they are as many again, which no core need wait for.
+
     What depends on a range is not among them: it is known only when the trial is.
     """
     found: dict[str, DenseNetwork] = {}
@@ -199,7 +224,7 @@ def dense_networks(sweep: Sweep) -> list[DenseNetwork]:
         distillation = {**sections["training"], **sections["fine_tuning"]}.get("distillation")
         if distillation and not any(True for _ in variables(distillation["teacher"])):
             backbones.append({**sections["backbone"], **distillation["teacher"]})
-        for seed in sweep.seeds:
+        for seed in (*sweep.seeds, *sweep.fresh_seeds):
             for options in backbones:
                 for network in _with_teachers(_dense_network(data, options, training, seed)):
                     found.setdefault(network.model_dump_json(), network)

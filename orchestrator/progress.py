@@ -85,7 +85,7 @@ class Progress:
         with self._lock:
             self._running.pop(row["trial_id"], None)
             self._ended[row["status"]] += 1
-            if row["status"] == "completed":
+            if row["status"] == "completed" and row.get("phase") != "confirmation":
                 self._tries[row["method"]] += 1
                 self._keep_best(row)
         if not self.console.is_terminal or row["status"] != "completed":

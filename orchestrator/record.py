@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.comparison import compare_methods
-from orchestrator.frontier import to_be_tested
+from orchestrator.frontier import to_be_confirmed, to_be_tested
 from orchestrator.jobs import FrontierTest, Job, TrialResult, Workplace, known_columns
-from orchestrator.plan import DenseNetwork, Trial, dense_networks
+from orchestrator.plan import DenseNetwork, Trial, confirmations, dense_networks
 from orchestrator.progress import Progress
 from orchestrator.registry import method_class
 from orchestrator.report import write_report
@@ -68,11 +68,12 @@ class Record:
         self._reports: dict[str, list[dict[str, float]]] = defaultdict(list)
         self._tested: dict[str, dict[str, float]] = {}
         self._statuses: set[str] = set()
+        self._confirmations: Callable[[], Trial | None] | None = None
         self._tests: Callable[[], FrontierTest | None] | None = None
         self._started: dict[str, datetime] = {}
 
     def phases(self, ask: Callable[[], Trial | None], total: int) -> list[Phase]:
-        """Dense networks, teachers before their students; the trials; the frontier's tests.
+        """Dense networks, teachers before their students; trials; confirmations; the tests.
 
         Args:
             ask: gives the trials, of which there are `total`.
@@ -81,7 +82,8 @@ class Record:
             self._phase("Dense networks", batch)
             for batch in _by_generation(dense_networks(self._sweep))
         ]
-        return [*dense, self._announced("Trials", total, ask), self._next_test]
+        trials = self._announced("Trials", total, ask)
+        return [*dense, trials, self._next_confirmation, self._next_test]
 
     def finish(self, whole: bool) -> int:
         """Writes the report, of the whole sweep or of what there is; returns the exit status."""
@@ -115,6 +117,7 @@ class Record:
             self._tested[trial_id] = {
                 "test_accuracy": result.accuracy,
                 "test_multiplications": result.multiplications,
+                "test_images": result.images,
             }
             path = self._folder / "test_multiplications_per_class.csv"
             append_multiplications_per_class(path, trial_id, result.per_class)
@@ -147,7 +150,7 @@ class Record:
             )
         if result.images:
             write_images(self._folder, trial.trial_id, *result.images)
-        if self.proposer:
+        if self.proposer and trial.phase == "search":
             self.proposer.tell(trial.trial_id, row)
         reports = self._reports.pop(trial.trial_id, [])
         if self.tracker:
@@ -156,12 +159,26 @@ class Record:
             self.tracker.trial_done(row, reports, settings)
         self._progress.trial_done(row)
 
+    def _next_confirmation(self) -> Trial | None:
+        """A trial on a frontier, with a fresh seed; which, is known once the search has ended."""
+        if not self._sweep.confirm:
+            return None
+        if self._confirmations is None:
+            rows = self._table.read()
+            trial_ids = to_be_confirmed(rows, self._sweep.objectives)
+            trials = [self._trials[trial_id] for trial_id in trial_ids]
+            done = set(rows["trial_id"])
+            again = confirmations(trials, self._sweep.fresh_seeds)
+            again = [trial for trial in again if trial.trial_id not in done]
+            self._confirmations = self._phase("Confirmation of the frontiers", again)
+        return self._confirmations()
+
     def _next_test(self) -> FrontierTest | None:
-        """The next trial on a seed's frontier, which is known once all trials have ended."""
+        """The next trial that meets the test images, once all trials have ended."""
         if self._tests is None:
             trial_ids = to_be_tested(self._table.read(), self._sweep.objectives)
             tests = [FrontierTest(self._trials[trial_id]) for trial_id in trial_ids]
-            self._tests = self._phase("Test images, for the frontier", tests)
+            self._tests = self._phase("Test images", tests)
         return self._tests()
 
     def _phase(self, text: str, jobs: Sequence[AnyJob]) -> Callable[[], AnyJob | None]:

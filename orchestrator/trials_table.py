@@ -40,7 +40,7 @@ COLUMNS: dict[str, str] = {
     "train_accuracy": FLOAT,  # accuracies are fractions
     "val_accuracy": FLOAT,
     "val_accuracy_before_finetuning": FLOAT,
-    "test_accuracy": FLOAT,  # filled once, at the end, for the trials on a frontier
+    "test_accuracy": FLOAT,  # filled once, at the end; see `frontier.to_be_tested`
     "multiplications": FLOAT,  # per image: mean and percentiles over the validation images
     "multiplications_p5": FLOAT,
     "multiplications_p50": FLOAT,
@@ -56,6 +56,7 @@ COLUMNS: dict[str, str] = {
     "duration_s": FLOAT,
     "error": STRING,  # its first line says what went wrong
     "test_multiplications": FLOAT,  # their mean over the test images, filled with test_accuracy
+    "test_images": INTEGER,
     "multiplications_per_class": STRING,  # true class -> mean, as JSON; of validation images
     # What the report needs beside these:
     "cell": STRING,  # the shared settings of the grid, "depth=4 dropout=0.1"; "all" without a grid

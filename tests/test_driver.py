@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
@@ -15,6 +16,7 @@ from mlflow import MlflowClient
 from orchestrator import final_evaluation, record
 from orchestrator.plan import plain_trials
 from orchestrator.progress import Progress
+from orchestrator.search import open_journal
 from orchestrator.sweep import main as sweep_main
 from orchestrator.sweep_file import load_sweep
 from orchestrator.trial import main as trial_main
@@ -30,7 +32,7 @@ fine_tuning: {epochs: 1, learning_rate: 0.01}
 """
 LEFT_BEHIND = {
     "sweep.yaml", "trials.csv", "frontier.csv", "multiplications_per_class.csv",
-    "report.html", "report.md", "frontier.png", "test_multiplications_per_class.csv",
+    "report.html", "report.md", "frontier.png", "test_multiplications_per_class.csv", "reports",
 }  # fmt: skip
 
 
@@ -105,7 +107,8 @@ def test_ray_gives_the_same_figures_as_one_process(plain: Path, tmp_path: Path) 
 
 def test_mlflow_holds_each_trial_once_and_the_frontier(tmp_path: Path) -> None:
     searched = "methods: {dense: {}, l1_filter: {keep_ratio: {uniform: [0.2, 0.9]}}}\n"
-    sweep = write(tmp_path, "searched", searched + "search: {trials: 3}\n")
+    rest = "search: {trials: 3}\nconfirm: {seeds: 1}\n"
+    sweep = write(tmp_path, "searched", searched + rest)
     assert sweep_main(arguments(sweep, tmp_path)) == 0
     rows = read_trials(tmp_path / "runs" / "searched" / "trials.csv").set_index("trial_id")
     client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
@@ -113,10 +116,20 @@ def test_mlflow_holds_each_trial_once_and_the_frontier(tmp_path: Path) -> None:
     assert experiment is not None
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     assert set(runs) == {*rows.index, "frontier"}
-    assert len(rows) == 4
+    search = rows[rows["phase"] == "search"]
+    assert len(search) == 4
+    confirmed = {
+        runs[trial_id].data.tags["confirms"] for trial_id in set(rows.index) - set(search.index)
+    }
+    assert confirmed == set(
+        read_trials(tmp_path / "runs" / "searched" / "frontier.csv")["trial_id"]
+    )
+    journal = open_journal(tmp_path / "runs" / "searched" / "studies.journal")
+    told = optuna.load_study(study_name="l1_filter-s0", storage=journal).trials
+    assert [trial.state.name for trial in told] == ["COMPLETE"] * 3
     for trial_id, row in rows.iterrows():
         assert runs[trial_id].data.metrics["val_accuracy"] == row["val_accuracy"]
-    assert rows["l1_filter.keep_ratio"].nunique() == 3
+    assert search["l1_filter.keep_ratio"].nunique() == 3
 
 
 DECIDING = """
@@ -138,7 +151,7 @@ def deciding(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_single_images_are_kept_of_networks_that_decide_per_image(deciding: Path) -> None:
     rows = read_trials(deciding / "trials.csv").set_index("method")
     assert list(rows["status"]) == ["completed"] * 2
-    (file,) = (deciding / "images").iterdir()
+    (file,) = (deciding / "images").glob("*.csv")
     assert file.stem == rows.loc["rnp", "trial_id"]
     images = pd.read_csv(file)
     assert len(images) == rows.loc["rnp", "validation_images"]

@@ -18,9 +18,10 @@ from PIL import Image
 from orchestrator.comparison import compare_methods, compare_pairs
 from orchestrator.frontier import frontier
 from orchestrator.report.charts import CSS, LIGHT, below_chart, chart_data, frontier_chart
-from orchestrator.report.findings import SweepResult, answer, cautions, remarks
+from orchestrator.report.findings import answer, cautions, remarks
 from orchestrator.report.page import main, write_report
 from orchestrator.report.per_image import class_costs, deciding_trials, spread_table
+from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.tables import (
     comparison_table,
     effort_table,
@@ -489,7 +490,7 @@ def test_what_single_images_cost_is_said_of_networks_on_a_frontier_that_decide_p
 ) -> None:
     folder = folder_with_images(tmp_path)
     result = SweepResult.read(folder)
-    deciding = deciding_trials(folder, frontier(result.trials, result.objectives))
+    deciding = deciding_trials(result, frontier(result.trials, result.objectives))
     assert list(deciding["trial_id"]) == ["rnp-000"]
     spread = spread_table(result, deciding)
     figures = dict(zip(spread.header, spread.rows[0], strict=True))
@@ -506,7 +507,7 @@ def test_classes_have_the_whole_networks_figures_and_each_layers(
     """Of test images where there are any; a layer that a class never runs costs it nothing."""
     folder = folder_with_images(tmp_path, with_tests)
     result = SweepResult.read(folder)
-    (costs,) = class_costs(result, folder, result.trials.iloc[:1])
+    (costs,) = class_costs(result, result.trials.iloc[:1])
     face = "55.0 M" if with_tests else "50.0 M"
     assert costs.images == ("test" if with_tests else "validation")
     assert "rnp-000, " in costs.title and "p -0.1" in costs.title

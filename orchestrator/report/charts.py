@@ -18,7 +18,8 @@ import vl_convert
 
 from orchestrator.frontier import DENSE_COST, eligible, on_frontier_within
 from orchestrator.notation import accuracy, millions, milliseconds, percent
-from orchestrator.report.findings import SweepResult
+from orchestrator.report.findings import standard_error
+from orchestrator.report.sweep_result import SweepResult
 
 COSTS = {
     "multiplications": "Multiplications per image (millions)",
@@ -49,6 +50,7 @@ TOOLTIP = [
     alt.Tooltip("tested:N", title="test accuracy"),
     alt.Tooltip("work:N", title="multiplications"),
     alt.Tooltip("latency:N"),
+    alt.Tooltip("command:N", title="run it again"),
 ]
 
 # The method that the reader points out on the page; the others fade.
@@ -106,6 +108,12 @@ def chart_data(result: SweepResult) -> list[dict[str, Any]]:
     frame = completed[["trial_id", "method", "cell", "val_accuracy", "dense_val_accuracy"]].copy()
     frame["settings"] = [result.settings(row) for _, row in completed.iterrows()]
     frame["tested"] = completed["test_accuracy"].map(accuracy)
+    frame["command"] = [result.command(row) for _, row in completed.iterrows()]
+    errors = [
+        1.96 * standard_error(*pair) / 100
+        for pair in completed[["val_accuracy", "validation_images"]].astype(float).to_numpy()
+    ]
+    frame["low"], frame["high"] = frame["val_accuracy"] - errors, frame["val_accuracy"] + errors
     frame["work"] = [
         f"{millions(cost)} ({percent(cost / dense)} of dense)"
         for cost, dense in completed[["multiplications", "dense_multiplications"]].to_numpy()
@@ -163,9 +171,20 @@ def frontier_chart(
     return alt.layer(
         *_reference(result, cell, y, palette),
         beaten.mark_point(size=30, filled=True, clip=True),
+        _intervals(steps, colour if cell else None, palette),
         steps.mark_line(interpolate="step-after", strokeWidth=2, color=palette.ink),
         unbeaten.mark_point(size=80, filled=True, stroke=palette.surface, strokeWidth=1),
     )
+
+
+def _intervals(steps: alt.Chart, colour: alt.Color | None, palette: Palette) -> alt.Chart:
+    """What 95 of 100 draws of as many validation images would show, on each frontier's trials."""
+    bars = steps.transform_filter("isValid(datum.low)").encode(
+        y=alt.Y("low:Q"), y2="high:Q", opacity=_faded(0.45)
+    )
+    if colour is not None:
+        bars = bars.encode(color=colour)
+    return bars.mark_rule(strokeWidth=1.5, color=palette.ink, clip=True)
 
 
 def page_spec(
@@ -179,7 +198,7 @@ def page_spec(
     )
     spec = chart.add_params(CHOSEN).to_dict(validate=False)
     del spec["$schema"]  # an address; the page must name none
-    return {**spec, "background": None, "config": _config(CSS)}
+    return {**spec, "background": None, "config": config(CSS)}
 
 
 def picture(result: SweepResult, records: Sequence[Record], cost: str) -> bytes:
@@ -205,7 +224,7 @@ def picture(result: SweepResult, records: Sequence[Record], cost: str) -> bytes:
     )
     chart = alt.concat(*panels, columns=columns).properties(title=title).add_params(CHOSEN)
     spec = chart.to_dict(validate=False)
-    spec |= {"config": _config(LIGHT), "background": LIGHT.surface, "padding": 16}
+    spec |= {"config": config(LIGHT), "background": LIGHT.surface, "padding": 16}
     spec["datasets"] = {**spec.get("datasets", {}), "trials": list(records)}
     return vl_convert.vegalite_to_png(json.dumps(spec), scale=2)
 
@@ -277,7 +296,7 @@ def _faded(opacity: float) -> Any:
     return alt.condition(shown, alt.value(opacity), alt.value(0.12 * opacity))
 
 
-def _config(palette: Palette) -> dict[str, Any]:
+def config(palette: Palette) -> dict[str, Any]:
     """Quiet axes, so that the marks speak."""
     return {
         "font": FONT,

@@ -6,20 +6,15 @@ Every sentence is made from trials.csv and sweep.yaml alone.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import yaml
 
+from orchestrator.confirmed import by_seed, confirmed
 from orchestrator.frontier import best_within
 from orchestrator.notation import accuracy, millions, percent
-from orchestrator.trials_table import read_trials
+from orchestrator.report.sweep_result import SweepResult
 
 CONTROLS = {
     "dense": "the network that everything is measured against",
@@ -28,60 +23,6 @@ CONTROLS = {
 }
 PASSES = {"q_learning_epochs": "for Q-learning", "reward_epochs": "for rewards"}
 HALF = 0.5
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """A run folder as it is read: the sweep file as resolved, and a row for every trial."""
-
-    sweep: Mapping[str, Any]
-    trials: pd.DataFrame
-
-    @staticmethod
-    def read(folder: Path) -> SweepResult:
-        """Raises FileNotFoundError if `folder` is no run folder."""
-        sweep = yaml.safe_load((folder / "sweep.yaml").read_text(encoding="utf-8"))
-        return SweepResult(sweep, read_trials(folder / "trials.csv"))
-
-    @property
-    def objectives(self) -> dict[str, str]:
-        return self.sweep["objectives"]
-
-    @cached_property
-    def searched(self) -> pd.DataFrame:
-        """The trials of the search, in the order in which they ended."""
-        return self.trials[self.trials["phase"] == "search"]
-
-    @cached_property
-    def methods(self) -> list[str]:
-        """In the sweep file's order."""
-        return list(dict.fromkeys([*self.sweep["methods"], *self.trials["method"]]))
-
-    @cached_property
-    def cells(self) -> list[str]:
-        """The settings of the shared grid that have trials, depth=8 before depth=12."""
-        return sorted(self.searched["cell"].unique(), key=_natural)
-
-    def settings(self, row: pd.Series) -> str:
-        """The options by which a trial differs from others of its method: keep_ratio 0.52."""
-        return ", ".join(
-            f"{name.removeprefix(row['method'] + '.')} {_short(row[name])}"
-            for name in self._varying[row["method"]]
-            if not pd.isna(row[name])
-        )
-
-    @cached_property
-    def _varying(self) -> dict[str, list[str]]:
-        """Method -> the columns of its options that are not the same in all its trials."""
-        columns = [str(column) for column in self.trials.columns]
-        return {
-            str(method): [
-                name
-                for name in columns
-                if name.startswith(f"{method}.") and rows[name].nunique(dropna=False) > 1
-            ]
-            for method, rows in self.trials.groupby("method")
-        }
 
 
 def answer(result: SweepResult) -> tuple[str, str]:
@@ -95,10 +36,88 @@ def answer(result: SweepResult) -> tuple[str, str]:
     }
     if not best:
         return "No trial needs half of the dense network's multiplications or less.", ""
+    points = confirmed(result.trials)
+    if not points.empty:
+        return _confirmed_answer(result, points)
     if len(result.cells) > 1:
         return _answer_for_many_cells(result, best)
     (rows,) = best.values()
     return _answer_for_one_cell(result, rows)
+
+
+def _confirmed_answer(result: SweepResult, points: pd.DataFrame) -> tuple[str, str]:
+    """As `answer`, of test images and fresh seeds: each method's point is the one that the search
+    would have chosen, so that the test images choose between methods alone."""
+    by_id = points.set_index("trial_id", drop=False)
+    rows = result.searched[result.searched["trial_id"].isin(by_id.index)]
+    best = {}
+    for cell in result.cells:
+        chosen = _best_of_each_method(rows[rows["cell"] == cell])
+        if chosen:
+            found = [by_id.loc[row["trial_id"]] for row in chosen]
+            best[cell] = sorted(found, key=lambda point: -point["test_accuracy"])
+    if not best:
+        return "No confirmed trial needs half of the dense network's multiplications or less.", ""
+    seeds = _seeds(max(int(rows[0]["n"]) for rows in best.values()))
+    if len(best) > 1 or len(result.cells) > 1:
+        counts = Counter(rows[0]["method"] for rows in best.values())
+        ranked = [f"{method} in {count}" for method, count in counts.most_common()]
+        first = max((rows[0] for rows in best.values()), key=lambda row: row["test_accuracy"])
+        return (
+            "Most accurate on test images at half of the dense network's multiplications: "
+            f"{_listed(ranked)} of {len(result.cells)} settings, confirmed with {seeds}.",
+            f"The best of all is {first['method']} at {first['cell']} with "
+            f"{millions(first['multiplications'])} multiplications: {mean_and_deviation(first)}.",
+        )
+    (ordered,) = best.values()
+    first, *others = ordered
+    dense = by_id[by_id["method"] == "dense"]
+    against = ""
+    if not dense.empty:
+        against = f" against {mean_and_deviation(dense.iloc[0])} of the dense network"
+    headline = (
+        f"{first['method']} is the most accurate at half of the dense network's multiplications: "
+        f"test accuracy {mean_and_deviation(first)}{against}, confirmed with {seeds}."
+    )
+    more = [
+        f"It needs {millions(first['multiplications'])} multiplications, {percent(first['share'])} "
+        "of dense."
+    ]
+    close = [row["method"] for row in others if not _told_apart(result, first, row)]
+    if close:
+        more.append(
+            f"Too close to it for {seeds} and {first['test_images']:,} test images to tell apart: "
+            f"{_listed(close)}."
+        )
+    control = next((row for row in others if row["method"] == "random_channels"), None)
+    if first["method"] == "random_channels":
+        more.append("Removing channels at random is the control: no method is more accurate here.")
+    elif control is not None and "random_channels" not in close:
+        points_behind = 100 * (first["test_accuracy"] - control["test_accuracy"])
+        more.append(f"The control, random_channels, is {points_behind:.1f} points behind.")
+    return headline, " ".join(more)
+
+
+def _told_apart(result: SweepResult, one: pd.Series, other: pd.Series) -> bool:
+    """Whether two points differ by two standard errors: of test images, and over the seeds."""
+    differences = by_seed(result.trials, one["trial_id"]) - by_seed(
+        result.trials, other["trial_id"]
+    )
+    over_seeds = 100 * differences.std() / math.sqrt(differences.count())
+    images = [standard_error(row["test_accuracy"], row["test_images"]) for row in (one, other)]
+    error = math.hypot(*images, 0.0 if math.isnan(over_seeds) else over_seeds)
+    return bool(100 * (one["test_accuracy"] - other["test_accuracy"]) >= 2 * error)
+
+
+def mean_and_deviation(point: pd.Series) -> str:
+    """0.912 ± 0.004; the deviation only where there are several seeds."""
+    deviation = point["test_deviation"]
+    said = f" ± {accuracy(deviation)}" if math.isfinite(deviation) else ""
+    return f"{accuracy(point['test_accuracy'])}{said}"
+
+
+def _seeds(n: int) -> str:
+    return "one fresh seed" if n == 1 else f"{n} fresh seeds"
 
 
 def _best_of_each_method(trials: pd.DataFrame) -> list[pd.Series]:
@@ -125,7 +144,7 @@ def _answer_for_one_cell(result: SweepResult, best: list[pd.Series]) -> tuple[st
     more = [
         f"That trial needs {millions(first['multiplications'])} multiplications, {share} of dense."
     ]
-    margin = 2 * _standard_error(first["val_accuracy"], first["validation_images"])
+    margin = 2 * standard_error(first["val_accuracy"], first["validation_images"])
     behind = {
         row["method"]: 100 * (first["val_accuracy"] - row["val_accuracy"])
         for row in best[len(names) :]
@@ -181,10 +200,13 @@ def cautions(result: SweepResult) -> list[str]:
         counts = _listed(f"{name} {tries[name]}" for name in result.methods if tries[name])
         found.append(f"The methods did not get the same number of tries: {counts}.")
     found += _budgets(result)
-    if result.searched["seed"].nunique() == 1:
+    if (
+        result.searched["seed"].nunique() == 1
+        and not (result.trials["phase"] == "confirmation").any()
+    ):
         found.append(
             "One seed: how much of a difference between methods is luck cannot be read from this "
-            "sweep."
+            "sweep. With `confirm: {seeds: 3}` in its file, every point on a frontier is run again."
         )
     if (noise := _noise(result.searched)) is not None:
         found.append(noise)
@@ -221,7 +243,7 @@ def _budgets(result: SweepResult) -> list[str]:
 def _noise(trials: pd.DataFrame) -> str | None:
     """How far apart accuracies must be, from the number of validation images."""
     images, best = trials["validation_images"].min(), trials["val_accuracy"].max()
-    error = _standard_error(best, images)
+    error = standard_error(best, images)
     if not math.isfinite(error):
         return None
     return (
@@ -231,7 +253,7 @@ def _noise(trials: pd.DataFrame) -> str | None:
     )
 
 
-def _standard_error(accuracy: float, images: float) -> float:
+def standard_error(accuracy: float, images: float) -> float:
     """Of an accuracy over so many images, in points; NaN where either is missing.
 
     With two right and two wrong images added, since the plain formula has no error at all where
@@ -295,17 +317,7 @@ def _latency(result: SweepResult) -> str:
     )
 
 
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def _listed(names: Iterable[str]) -> str:
     """a, b and c"""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def _natural(name: str) -> list[tuple[bool, float, str]]:
-    """Sorts the numbers inside names as numbers."""
-    parts = re.split(r"(\d+(?:\.\d+)?)", name)
-    return [(False, float(p), "") if p[:1].isdigit() else (True, 0.0, p) for p in parts]

@@ -1,18 +1,20 @@
-"""The report of a sweep, made from its run folder at any time.
+"""The report of a sweep, made from its run folder at any time; of several from all of theirs.
 
-    python -m orchestrator.report runs/NAME
+    python -m orchestrator.report runs/A [runs/B ...]
 
 reads sweep.yaml and the tables of its trials, and writes frontier.csv, report.html (one file that
-opens offline), report.md and frontier.png beside them.
+opens offline), report.md and frontier.png beside them. The report of several is a folder of its own
+beside the first, `A+B`.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,9 @@ import pandas as pd
 import vl_convert
 
 from orchestrator.comparison import compare_methods, compare_pairs
-from orchestrator.frontier import frontier
-from orchestrator.report import findings, per_image, tables
+from orchestrator.confirmed import confirmed
+from orchestrator.frontier import best_within, frontier
+from orchestrator.report import figures, findings, per_image, tables
 from orchestrator.report.charts import (
     COSTS,
     CSS,
@@ -36,18 +39,24 @@ from orchestrator.report.charts import (
     page_spec,
     picture,
 )
+from orchestrator.report.sweep_result import SweepResult
 from orchestrator.trials_table import write_atomically, write_table
 
 ALWAYS_DRAWN = ("multiplications", "nonzero_multiplications", "latency_ms")
 
 
-def write_report(folder: Path) -> None:
-    """Writes the four files of the report, each at once.
+def write_report(*folders: Path) -> Path:
+    """Writes the four files of the report, each at once; returns the folder that holds them.
 
     Raises:
-        FileNotFoundError: if the folder holds no sweep.yaml and trials.csv.
+        FileNotFoundError: if a folder holds no sweep.yaml and trials.csv.
+        ValueError: if several sweeps had other objectives.
     """
-    result = findings.SweepResult.read(folder)
+    result = SweepResult.read(*folders)
+    folder = folders[0]
+    if len(folders) > 1:
+        folder = folder.with_name("+".join(each.name for each in folders))
+        folder.mkdir(exist_ok=True)
     records = chart_data(result)
     cost = main_cost(result)
     points = frontier(result.trials, result.objectives)
@@ -58,6 +67,7 @@ def write_report(folder: Path) -> None:
     page = {"light": asdict(LIGHT), "dark": asdict(DARK), "trials": records}
     page |= {"scripts": _scripts()}
     write_atomically(folder / "report.html", _render("report.html.jinja", facts | page))
+    return folder
 
 
 @functools.cache
@@ -66,13 +76,13 @@ def _scripts() -> str:
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
-def main_cost(result: findings.SweepResult) -> str:
+def main_cost(result: SweepResult) -> str:
     """The first cost among the objectives, which the frontier chart has on its x axis."""
     return next(name for name in result.objectives if name != "val_accuracy")
 
 
 def _facts(
-    result: findings.SweepResult,
+    result: SweepResult,
     points: pd.DataFrame,
     records: Sequence[Record],
     cost: str,
@@ -80,7 +90,10 @@ def _facts(
 ) -> dict[str, Any]:
     """What both templates show."""
     headline, more = findings.answer(result)
-    deciding = per_image.deciding_trials(folder, points)
+    deciding = per_image.deciding_trials(result, points)
+    sure = confirmed(result.trials)
+    best = best_at_half(result)
+    reached = figures.surfaces(result)
     comparison = compare_methods(result.trials, result.objectives)
     cells: list[str | None] = [*result.cells] or [None]
     charts = {
@@ -90,7 +103,7 @@ def _facts(
     }
     return {
         "name": result.sweep["name"],
-        "folder": folder.name,
+        "folders": [each.name for each in result.folders],
         "headline": headline,
         "more": more,
         "key_figures": tables.key_figures(result),
@@ -107,12 +120,49 @@ def _facts(
         "pairs": tables.pairs_table(result, compare_pairs(result.trials)),
         "effort": tables.effort_table(result),
         "spread": per_image.spread_table(result, deciding),
-        "class_costs": list(per_image.class_costs(result, folder, deciding)),
+        "class_costs": list(per_image.class_costs(result, deciding)),
+        "spreads": list(per_image.spreads(result, deciding)),
+        "confirmed": tables.confirmed_table(result, sure),
+        "confirmed_charts": _per_cell(
+            result, lambda cell: figures.confirmed_spec(result, sure, cell)
+        ),
+        "attainment_charts": _per_cell(
+            result, lambda cell: figures.attainment_spec(result, reached, cell)
+        ),
+        "curves": _per_cell(
+            result, lambda cell: figures.curves_spec(result, best[best["cell"] == cell])
+        ),
+        "sparsity_chart": figures.sparsity_spec(result),
+        "rounds_chart": figures.rounds_spec(result, points),
+        "depths": tables.depth_table(result, sure),
+        "channels": tables.channels_table(result, best),
         "failures": tables.failures(result),
         "provenance": tables.provenance(result),
-        "sweep_file": (folder / "sweep.yaml").read_text(encoding="utf-8"),
+        "sweep_files": [
+            (each.name, (each / "sweep.yaml").read_text(encoding="utf-8"))
+            for each in result.folders
+        ],
         "tested": bool(points["test_accuracy"].notna().any()),
     }
+
+
+def best_at_half(result: SweepResult) -> pd.DataFrame:
+    """Of each cell and method the best trial at half of the dense cost; if none is, at any."""
+    found = []
+    for _, rows in result.searched.groupby(["cell", "method"], sort=False):
+        best = best_within(rows, findings.HALF)
+        best = best_within(rows, math.inf) if best is None else best
+        if best is not None:
+            found.append(best)
+    return pd.DataFrame(found, columns=result.trials.columns)
+
+
+def _per_cell(
+    result: SweepResult, draw: Callable[[str], dict[str, Any] | None]
+) -> list[tuple[str, dict[str, Any]]]:
+    """The cells that have such a chart, with it."""
+    drawn = [(cell, draw(cell)) for cell in result.cells]
+    return [(cell, chart) for cell, chart in drawn if chart is not None]
 
 
 def _render(template: str, facts: dict[str, Any]) -> bytes:
@@ -134,12 +184,17 @@ def _markdown_cell(text: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m orchestrator.report", description=__doc__)
-    parser.add_argument("folder", type=Path, help="a run folder, such as runs/digits_quick")
-    folder = parser.parse_args(arguments).folder
+    parser.add_argument(
+        "folders", type=Path, nargs="+", help="run folders, such as runs/digits_quick"
+    )
+    folders = parser.parse_args(arguments).folders
     try:
-        write_report(folder)
+        print(write_report(*folders) / "report.html")
     except FileNotFoundError as error:
-        print(f"{folder} is no run folder: it has no {Path(error.filename).name}.", file=sys.stderr)
+        missing = Path(error.filename)
+        print(f"{missing.parent} is no run folder: it has no {missing.name}.", file=sys.stderr)
         return 2
-    print(folder / "report.html")
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     return 0

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from PIL import Image
 
 from orchestrator.notation import millions, percent
-from orchestrator.report.findings import SweepResult
+from orchestrator.report.figures import spread_spec
+from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.tables import Table
+from orchestrator.trial_files import extremes, read_extremes
+
+IMAGES = "images/{}.csv"
+MOST_SPREADS = 4  # trials whose single images are shown
 
 
 @dataclass(frozen=True)
@@ -26,10 +36,62 @@ class ClassCosts:
     """A row for the whole network and one for each layer, a column for each class."""
 
 
-def deciding_trials(folder: Path, points: pd.DataFrame) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Picture:
+    """One image, in the page itself."""
+
+    address: str
+    """A `data:` address."""
+    said: str
+    """Its true class, what it cost, and whether it was classified right."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What one trial spent on single images."""
+
+    title: str
+    chart: dict[str, Any]
+    """How many cost how much."""
+    cheapest: list[Picture]
+    dearest: list[Picture]
+
+
+def deciding_trials(result: SweepResult, points: pd.DataFrame) -> pd.DataFrame:
     """Those of the trials whose networks decide per image: they have left a file of images."""
-    files = points["trial_id"].map(lambda trial_id: folder / "images" / f"{trial_id}.csv")
-    return points[files.map(Path.exists).astype(bool)]
+    there = [result.file(row, IMAGES).exists() for _, row in points.iterrows()]
+    return points[pd.Series(there, index=points.index, dtype=bool)]
+
+
+def spreads(result: SweepResult, trials: pd.DataFrame) -> Iterator[Spread]:
+    """For each of the trials, at most `MOST_SPREADS`: the most accurate ones."""
+    for _, trial in trials.nlargest(MOST_SPREADS, "val_accuracy").iterrows():
+        images = pd.read_csv(
+            result.file(trial, IMAGES), dtype={"class": str}, keep_default_na=False
+        )
+        picture = result.file(trial, "images/{}.png")
+        costs = images["multiplications"].tolist()
+        shown: tuple[list[Picture], list[Picture]] = ([], [])
+        if picture.exists():
+            rows = zip(extremes(costs), read_extremes(picture, len(costs)), strict=True)
+            for found, (places, drawn) in zip(shown, rows, strict=True):
+                found += [
+                    Picture(_address(each), _said(images.iloc[place]))
+                    for place, each in zip(places, drawn, strict=True)
+                ]
+        title = ", ".join(filter(None, [trial["trial_id"], result.settings(trial)]))
+        yield Spread(title, spread_spec(images, trial["dense_multiplications"]), *shown)
+
+
+def _address(picture: Image.Image) -> str:
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def _said(image: pd.Series) -> str:
+    right = "" if image["correct"] in (True, "true") else ", wrong"
+    return f"{image['class']}, {millions(image['multiplications'])}{right}"
 
 
 def spread_table(result: SweepResult, trials: pd.DataFrame) -> Table:
@@ -53,20 +115,19 @@ def spread_table(result: SweepResult, trials: pd.DataFrame) -> Table:
     return Table.of(records, words=("cell", "method", "settings", "trial"))
 
 
-def class_costs(result: SweepResult, folder: Path, trials: pd.DataFrame) -> Iterator[ClassCosts]:
+def class_costs(result: SweepResult, trials: pd.DataFrame) -> Iterator[ClassCosts]:
     """For each of the trials; of test images where it has met them."""
-    tables = {
-        images: _read(path)
+    read = cache(_read)
+    for _, trial in trials.sort_values(["cell", "method", "multiplications"]).iterrows():
         for images, name in (
             ("test", "test_multiplications_per_class.csv"),
             ("validation", "multiplications_per_class.csv"),
-        )
-        if (path := folder / name).exists()
-    }
-    for _, trial in trials.sort_values(["cell", "method", "multiplications"]).iterrows():
-        for images, table in tables.items():
-            rows = table[table["trial_id"] == trial["trial_id"]]
-            if not rows.empty:
+        ):
+            path = result.file(trial, name)
+            table = read(path) if path.exists() else None
+            own_id = str(trial["trial_id"]).rpartition("/")[2]
+            rows = None if table is None else table[table["trial_id"] == own_id]
+            if rows is not None and not rows.empty:
                 title = ", ".join(filter(None, [trial["trial_id"], result.settings(trial)]))
                 dense = trial["dense_multiplications"]
                 yield ClassCosts(title, images, _class_table(rows, dense))

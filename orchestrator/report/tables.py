@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from safetensors import safe_open
 
 from orchestrator.frontier import BUDGETS, best_within
 from orchestrator.notation import MISSING, accuracy, duration, millions, milliseconds, percent
-from orchestrator.report.findings import HALF, SweepResult
+from orchestrator.report.findings import HALF, mean_and_deviation
+from orchestrator.report.sweep_result import SweepResult, natural
+
+NETWORKS = "networks/{}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,104 @@ def frontier_table(result: SweepResult, points: pd.DataFrame) -> Table:
         for _, row in points.sort_values(["multiplications", "val_accuracy"]).iterrows()
     ]
     return Table.of(records, words=("cell", "method", "settings", "trial"))
+
+
+def confirmed_table(result: SweepResult, points: pd.DataFrame) -> Table:
+    """The frontiers' points on test images with fresh seeds, beside what the search made of them.
+
+    Args:
+        points: of `confirmed`.
+    """
+    rows = result.trials.set_index("trial_id", drop=False)
+    records = [
+        {
+            "cell": point["cell"] if len(result.cells) > 1 else "",
+            "method": point["method"],
+            "settings": result.settings(rows.loc[point["trial_id"]]),
+            "test": mean_and_deviation(point),
+            "n": str(point["n"]),
+            "search's validation": accuracy(point["search_val_accuracy"]),
+            "multiplications": millions(point["multiplications"]),
+            "of dense": percent(point["share"]),
+            "latency": milliseconds(point["latency_ms"]),
+            "trial": point["trial_id"],
+        }
+        for _, point in points.iterrows()
+    ]
+    return Table.of(records, words=("cell", "method", "settings", "trial"))
+
+
+def depth_table(result: SweepResult, points: pd.DataFrame) -> Table:
+    """Each setting before and after: the best trial of every method at half of the cost.
+
+    Args:
+        points: of `confirmed`; where a trial was confirmed, its accuracies there are shown.
+    """
+    confirmed = points.set_index("trial_id")
+    records = []
+    for cell in result.cells:
+        rows = result.searched[result.searched["cell"] == cell]
+        for method in result.methods:
+            candidates = rows[rows["method"] == method]
+            if not confirmed.empty:
+                candidates = candidates[candidates["trial_id"].isin(confirmed.index)]
+            best = best_within(candidates, HALF)
+            if best is None:
+                continue
+            point = confirmed.loc[best["trial_id"]] if best["trial_id"] in confirmed.index else None
+            records.append(
+                {
+                    "setting": cell,
+                    "before": millions(best["dense_multiplications"]),
+                    "accuracy before": accuracy(best["dense_val_accuracy"]),
+                    "method": method,
+                    "after": millions(best["multiplications"]),
+                    "accuracy after": accuracy(best["val_accuracy"]),
+                    "on test images": "" if point is None else mean_and_deviation(point),
+                    "trial": best["trial_id"],
+                }
+            )
+    return Table.of(records, words=("setting", "method", "trial"))
+
+
+def channels_table(result: SweepResult, trials: pd.DataFrame) -> Table:
+    """How many channels each conv has in these trials' networks, of how many: 12 of 64.
+
+    Left out are networks that hold all channels: those that zero weights or decide per image.
+    """
+    whole: dict[str, dict[str, int]] = {}
+    for _, row in result.trials[result.trials["method"] == "dense"].iterrows():
+        whole.setdefault(row["cell"], _channels(result.file(row, NETWORKS)))
+    names = list(dict.fromkeys(name for each in whole.values() for name in each))
+    records = []
+    for _, row in trials.iterrows():
+        dense, own = whole.get(row["cell"], {}), _channels(result.file(row, NETWORKS))
+        if any(own[name] < n for name, n in dense.items() if name in own):
+            of = {name: f"{own[name]} of {n}" for name, n in dense.items() if name in own}
+            records.append(
+                {
+                    "cell": row["cell"] if len(result.cells) > 1 else "",
+                    "method": row["method"],
+                    "settings": result.settings(row),
+                    **{name: of.get(name, "") for name in names},
+                    "trial": row["trial_id"],
+                }
+            )
+    return Table.of(records, words=("cell", "method", "settings", "trial"))
+
+
+def _channels(network: Path) -> dict[str, int]:
+    """The output channels of every conv in a network's file; none where there is no file."""
+    if not network.exists():
+        return {}
+    with safe_open(network, framework="np") as file:
+        names = sorted(file.keys(), key=natural)
+        shapes = {name: file.get_slice(name).get_shape() for name in names}
+    return {
+        name.removesuffix(".weight"): shape[0]
+        for name, shape in shapes.items()
+        if name.endswith(".weight") and len(shape) == 4
+    }
 
 
 def comparison_table(result: SweepResult, comparison: pd.DataFrame) -> Table:

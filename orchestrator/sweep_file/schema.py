@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -91,6 +92,14 @@ class Search(BaseModel):
     seed: Seed = 0
 
 
+class Confirm(BaseModel):
+    """What is run again after the search: every point on a method's frontier."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seeds: int = Field(ge=1, le=100, description="Fresh ones, of dense network and split too.")
+
+
 class Resources(BaseModel):
     """What one trial gets."""
 
@@ -117,7 +126,14 @@ class Sweep(BaseModel):
     seeds: Annotated[tuple[Seed, ...], AfterValidator(_each_once)] = (0,)
     objectives: Objectives = {"val_accuracy": "maximize", "multiplications": "minimize"}
     search: Search = Search()
+    confirm: Confirm | None = None
     resources: Resources = Resources()
+
+    @property
+    def fresh_seeds(self) -> tuple[int, ...]:
+        """The seeds of the confirmation: the least that the search does not use."""
+        wanted = self.confirm.seeds if self.confirm else 0
+        return tuple(islice((seed for seed in count() if seed not in self.seeds), wanted))
 
     @property
     def varied(self) -> list[str]:

@@ -1,0 +1,191 @@
+"""Run folders as a report reads them: the sweep files as resolved, and a row for every trial."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from orchestrator.trials_table import read_trials
+
+SHARED = ("data", "backbone", "training", "fine_tuning")
+FIXED_COLUMNS = {
+    "data.name": "dataset",
+    "backbone.name": "backbone",
+    "backbone.depth": "depth",
+    "backbone.dropout": "dropout",
+}
+OUT_OF = "run_folder"  # the column that says which folder a row is of, where there are several
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What one run folder holds, or several together."""
+
+    sweep: Mapping[str, Any]
+    trials: pd.DataFrame
+    folders: tuple[Path, ...] = ()
+
+    @staticmethod
+    def read(*folders: Path) -> SweepResult:
+        """
+        Raises:
+            FileNotFoundError: if one is no run folder.
+            ValueError: if several had other objectives, so that no frontier holds them all.
+        """
+        sweeps = [
+            yaml.safe_load((folder / "sweep.yaml").read_text(encoding="utf-8"))
+            for folder in folders
+        ]
+        tables = [read_trials(folder / "trials.csv") for folder in folders]
+        if len(folders) == 1:
+            return SweepResult(sweeps[0], tables[0], folders)
+        return SweepResult(_joined(sweeps), _stacked(folders, sweeps, tables), folders)
+
+    @property
+    def objectives(self) -> dict[str, str]:
+        return self.sweep["objectives"]
+
+    @cached_property
+    def searched(self) -> pd.DataFrame:
+        """The trials of the search, in the order in which they ended."""
+        return self.trials[self.trials["phase"] == "search"]
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """In the sweep file's order."""
+        return list(dict.fromkeys([*self.sweep["methods"], *self.trials["method"]]))
+
+    @cached_property
+    def cells(self) -> list[str]:
+        """The settings of the shared grid that have trials, depth=8 before depth=12."""
+        return sorted(self.searched["cell"].unique(), key=natural)
+
+    def settings(self, row: pd.Series) -> str:
+        """The options by which a trial differs from others of its method: keep_ratio 0.52."""
+        return ", ".join(
+            f"{name.removeprefix(row['method'] + '.')} {_short(row[name])}"
+            for name in self._varying[row["method"]]
+            if not pd.isna(row[name])
+        )
+
+    def file(self, row: pd.Series, place: str) -> Path:
+        """A file of a trial's run folder.
+
+        Args:
+            place: its path in there, with `{}` for the trial's name.
+        """
+        return self._folder(row) / place.format(str(row["trial_id"]).rpartition("/")[2])
+
+    def command(self, row: pd.Series) -> str:
+        """The command that runs this trial again, and it alone, in a folder of its name."""
+        folder = self._folder(row)
+        method = str(row["method"])
+        sweep = self._sweeps.get(folder, self.sweep)
+        name = str(row["trial_id"]).rpartition("/")[2]
+        changes = {"name": f"{name}-again", "seeds": f"[{row['seed']}]", "confirm": "null"}
+        for path in _varied({section: sweep.get(section, {}) for section in SHARED}):
+            changes[path] = _plain(row.get(FIXED_COLUMNS.get(path, path)))
+        for path in _varied(sweep["methods"].get(method, {})):
+            option = path.partition(".")[0]
+            changes[f"methods.{method}.{option}"] = _plain(row.get(f"{method}.{option}"))
+        said = [f"--set {shlex.quote(f'{key}={value}')}" for key, value in changes.items()]
+        file = shlex.quote(str(Path("runs", folder.name, "sweep.yaml")))
+        only = f"--only {shlex.quote(method)}"
+        return " ".join(["python -m orchestrator.trial", file, only, *said])
+
+    def _folder(self, row: pd.Series) -> Path:
+        return Path(row[OUT_OF]) if OUT_OF in row else self.folders[0]
+
+    @cached_property
+    def _sweeps(self) -> dict[Path, Mapping[str, Any]]:
+        return {
+            folder: yaml.safe_load((folder / "sweep.yaml").read_text(encoding="utf-8"))
+            for folder in self.folders
+        }
+
+    @cached_property
+    def _varying(self) -> dict[str, list[str]]:
+        """Method -> the columns of its options that are not the same in all its trials."""
+        columns = [str(column) for column in self.trials.columns]
+        return {
+            str(method): [
+                name
+                for name in columns
+                if name.startswith(f"{method}.") and rows[name].nunique(dropna=False) > 1
+            ]
+            for method, rows in self.trials.groupby("method")
+        }
+
+
+def _joined(sweeps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One sweep that has what all of them have; sections that differ are said to differ."""
+    objectives = [sweep["objectives"] for sweep in sweeps]
+    if any(each != objectives[0] for each in objectives):
+        said = "; ".join(f"{sweep['name']}: {', '.join(sweep['objectives'])}" for sweep in sweeps)
+        raise ValueError(f"expected sweeps of the same objectives, got {said}. Report each alone.")
+    joined: dict[str, Any] = {"name": " + ".join(sweep["name"] for sweep in sweeps)}
+    for section in (*SHARED, "objectives", "search", "confirm", "resources"):
+        found = [sweep.get(section) or {} for sweep in sweeps]
+        same = all(each == found[0] for each in found)
+        joined[section] = found[0] if same else {"": "differs between the sweeps, see below"}
+    joined["objectives"] = objectives[0]
+    joined["methods"] = {name: {} for sweep in sweeps for name in sweep["methods"]}
+    joined["seeds"] = sorted({seed for sweep in sweeps for seed in sweep.get("seeds", [])})
+    return joined
+
+
+def _stacked(
+    folders: Sequence[Path], sweeps: Sequence[Mapping[str, Any]], tables: Sequence[pd.DataFrame]
+) -> pd.DataFrame:
+    """All rows, with names of their own. Methods compete where the shared sections are the same."""
+    shared = [[sweep.get(section) for section in SHARED] for sweep in sweeps]
+    same = all(each == shared[0] for each in shared)
+    parts = []
+    for folder, sweep, table in zip(folders, sweeps, tables, strict=True):
+        part = table.copy()
+        part[OUT_OF] = str(folder)
+        for column in ("trial_id", "confirms"):
+            named = part[column].notna()
+            part.loc[named, column] = f"{sweep['name']}/" + part.loc[named, column]
+        if not same:
+            part["cell"] = f"{sweep['name']}: " + part["cell"]
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _varied(value: Any, path: str = "") -> Iterator[str]:
+    """The dotted paths of a sweep file's grids and ranges."""
+    if not isinstance(value, Mapping):
+        return
+    if len(value) == 1 and next(iter(value)) in ("grid", "uniform", "log_uniform", "int", "choice"):
+        yield path.removeprefix(".")
+        return
+    for name, inner in value.items():
+        yield from _varied(inner, f"{path}.{name}")
+
+
+def _plain(value: Any) -> str:
+    """A cell of trials.csv as YAML has it."""
+    if value is None or pd.isna(value):
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(float(value)) if isinstance(value, float) else str(value)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def natural(name: str) -> list[tuple[bool, float, str]]:
+    """Sorts the numbers inside names as numbers."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", name)
+    return [(False, float(p), "") if p[:1].isdigit() else (True, 0.0, p) for p in parts]

@@ -22,7 +22,6 @@ from orchestrator.trial_files import read_reports
 
 Spec = dict[str, Any]
 BINS = 30
-ALL_ROUND = {"padding": {"left": 5, "right": 10, "top": 5, "bottom": 5}}
 
 
 def confirmed_spec(
@@ -117,7 +116,9 @@ def attainment_spec(result: SweepResult, surfaces: pd.DataFrame, cell: str) -> S
                         "field": "by",
                         "type": "nominal",
                         "scale": {**dashes, "range": [[1, 0], [5, 3], [1, 3]]},
-                        "legend": {"title": "reached by", "orient": "top"},
+                        "legend": {"title": "reached by", "orient": "top", "symbolType": "stroke"}
+                        | {"symbolStrokeColor": CSS.ink, "symbolStrokeWidth": 2, "symbolSize": 400}
+                        | {"titleFontWeight": "normal", "titleColor": CSS.muted},
                     },
                 },
             }

@@ -59,7 +59,7 @@ def prepare_conv(
     weight = conv.weight.detach()[:outputs, :inputs]
     bias = None if conv.bias is None else conv.bias.detach()[:outputs]
     if norm is not None:
-        weight, bias = _folded(weight, bias, norm)
+        weight, bias = folded(weight, bias, norm)
     weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
     bias = None if bias is None else bias.to(dtype)
     padded_by_torch = conv.padding_mode != "zeros" or isinstance(conv.padding, str)
@@ -111,7 +111,7 @@ def prepare_norm(norm: nn.BatchNorm2d, channels: int | None) -> Prepared:
     return lambda images: F.batch_norm(images, mean, variance, weight, bias, eps=norm.eps)
 
 
-def _folded(
+def folded(
     weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d
 ) -> tuple[Tensor, Tensor | None]:
     n = len(weight)

@@ -136,7 +136,7 @@ class RuntimeNetwork(nn.Module):
     def _check(self, images: Tensor, actions: Tensor | None) -> None:
         if images.ndim != 4:
             raise ValueError(f"Expected images (n, C, H, W), got shape {tuple(images.shape)}.")
-        expected = (len(images), len(self.flow.convs))
+        expected = (images.shape[0], len(self.flow.convs))  # len() would fix the batch of an export
         if actions is not None and actions.shape != expected:
             raise ValueError(
                 f"Expected actions (images, decisions), here {expected}, got "

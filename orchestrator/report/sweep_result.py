@@ -13,15 +13,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from orchestrator.past_trial import FIXED_COLUMNS
 from orchestrator.trials_table import read_trials
 
 SHARED = ("data", "backbone", "training", "fine_tuning")
-FIXED_COLUMNS = {
-    "data.name": "dataset",
-    "backbone.name": "backbone",
-    "backbone.depth": "depth",
-    "backbone.dropout": "dropout",
-}
 OUT_OF = "run_folder"  # the column that says which folder a row is of, where there are several
 
 

@@ -88,7 +88,7 @@ def key_figures(result: SweepResult) -> list[Figure]:
         figures.insert(
             0,
             Figure(
-                "Best at half the multiplications",
+                "Best at half the cost, validation",
                 accuracy(best["val_accuracy"]),
                 f"{best['method']}, {millions(best['multiplications'])}",
             ),

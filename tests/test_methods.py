@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import re
 import sys
 import textwrap
 from collections.abc import Mapping
@@ -173,6 +174,34 @@ def test_the_network_comes_back_from_a_file(name: str, kind: str, tmp_path: Path
 def test_channel_methods_run_fewer_multiplications(name: str, kind: str) -> None:
     dense = count_multiplications(tiny.network(kind), images()).multiplications
     assert count_multiplications(prune(name, kind), images()).multiplications < 0.8 * dense
+
+
+# What makes a method keep all, beside a share that rounds to everything.
+KEEPS_ALL: dict[str, dict[str, Any]] = {
+    "magnitude": {"threshold": 1e-9},
+    "policy_gradient": {"drop_bound": 1e-9, "steps": 1},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+# `dense` is to remove nothing; `rnp` has no amount, and what its decisions come to is measured.
+@pytest.mark.parametrize("name", [n for n in METHODS if n not in ("dense", "rnp")])
+def test_a_method_that_removes_nothing_fails_and_says_what_to_do(name: str, kind: str) -> None:
+    cls = method_class(name)
+    shares = [o for o in ("keep_ratio", "keep_multiplications") if o in cls.model_fields]
+    model = tiny.trained(kind)
+    dense = count_multiplications(model, images()).multiplications
+    for options in [{share: 0.999} for share in shares] or [KEEPS_ALL[name]]:
+        run = tiny.run(1)
+        try:
+            network = cls(**options).prune(model, tiny.splits(), run)
+        except ValueError as error:
+            assert re.search("removes nothing|Nothing was removed|cannot be reached", str(error))
+            assert re.search("Ask for|Raise", str(error))
+            # Policy gradient learns that only by its work.
+            assert run.epochs_spent == (1 if name == "policy_gradient" else 0)
+        else:  # the least that can be removed is more than was asked for
+            assert count_multiplications(network, images()).multiplications < dense
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -403,20 +403,17 @@ def test_one_layer_alone_is_pruned_where_one_is_asked_for() -> None:
     assert run.epochs_spent == 2
 
 
-def test_where_nothing_may_be_lost_nothing_goes_and_that_is_said(
-    caplog: pytest.LogCaptureFixture,
+def test_where_nothing_may_be_lost_it_fails_and_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = tiny.trained()
+    monkeypatch.setattr(  # every channel counts
+        baselines.policy_gradient,
+        "evaluation_of_masks",
+        lambda *_, **__: lambda masks: masks.double().mean(dim=1).tolist(),
+    )
     method = PolicyGradient(drop_bound=1e-9, steps=1)
-    with pytest.MonkeyPatch.context() as patch:  # every channel counts
-        patch.setattr(
-            baselines.policy_gradient,
-            "evaluation_of_masks",
-            lambda *_, **__: lambda masks: masks.double().mean(dim=1).tolist(),
-        )
-        network = method.prune(model, tiny.splits(), tiny.run(0))
-    assert network.conv1.out_channels == 6 and network.conv2.out_channels == 8
-    assert "Nothing was removed" in caplog.text
+    with pytest.raises(ValueError, match=r"Nothing was removed: .* conv1, conv2. Raise drop_bound"):
+        method.prune(tiny.trained(), tiny.splits(), tiny.run(0))
 
 
 @pytest.mark.parametrize(

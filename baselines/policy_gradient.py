@@ -18,6 +18,8 @@ channels that put out zero, 100 steps found 3 to 10 by reward, 11 to 13 by rank)
 the best rewarded of the most probable mask, those sampled last, and all channels. Fine-tuning
 epochs are spread evenly over the layers; if they are fewer, some layers go without.
 
+Its `val_accuracy_before_finetuning` is that with the first layer pruned, as for `thinet`.
+
 Its output is a smaller network: it runs fewer multiplications.
 """
 

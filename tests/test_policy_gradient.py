@@ -27,8 +27,8 @@ from baselines.policy_gradient import (
     rewards,
 )
 from baselines.reward_evaluation import CutNetwork, WholeNetwork, evaluation_of_masks
-from orchestrator.jobs import Workplace, run_trial
-from orchestrator.plan import Trial
+from orchestrator.jobs import Workplace, obtain_dense, run_trial
+from orchestrator.plan import Trial, dense_network
 from orchestrator.sweep_file import Resources
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications
@@ -471,8 +471,9 @@ def test_a_sweeps_row_is_of_the_held_back_images(tmp_path: Path) -> None:
     workplace = Workplace(tmp_path, tmp_path / "dense", tmp_path, Resources())
     splits = load_splits(data, tmp_path, seed=0)
     training = Training(epochs=8, batch_size=32, learning_rate=0.1)
+    permissive = {"steps": 10, "drop_bound": 100.0, "reward_share": 0.4}
     rows = {}
-    for method, options in (("dense", {}), ("policy_gradient", {"steps": 2, "reward_share": 0.4})):
+    for method, options in (("dense", {}), ("policy_gradient", permissive)):
         trial = Trial(
             trial_id=method,
             study=method,
@@ -496,3 +497,7 @@ def test_a_sweeps_row_is_of_the_held_back_images(tmp_path: Path) -> None:
     network = load_network(workplace.network("policy_gradient"), dense)
     held_back = PolicyGradient(reward_share=0.4).held_back(splits)
     assert row["val_accuracy"] == evaluate(network, held_back.validation, splits, device=CPU)
+    trained, record = obtain_dense(dense_network(trial), splits, workplace)
+    expected = evaluate(trained, held_back.validation, splits, device=CPU)
+    assert row["dense_val_accuracy"] == expected
+    assert rows["dense"]["dense_val_accuracy"] == record.history[-1]["val_accuracy"] != expected

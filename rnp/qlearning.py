@@ -14,7 +14,7 @@ of every combination of prefixes.
 import copy
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
@@ -239,13 +239,10 @@ def learn(
     penalty = abs(options.p) / alpha
     report({"alpha": alpha, "penalty_in_cross_entropy": penalty})
     frozen = copy.deepcopy(decision)  # the target network, where there is one
-    biases = [parameter for parameter in decision.parameters() if parameter.ndim == 1]
-    weights = [parameter for parameter in decision.parameters() if parameter.ndim > 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": weights, "weight_decay": options.q_weight_decay}, {"params": biases}],
-        weight_decay=0.0,
-        fused=True,
-    )
+    biases: dict[str, Any] = {"params": [b for b in decision.parameters() if b.ndim == 1]}
+    weights: dict[str, Any] = {"params": [w for w in decision.parameters() if w.ndim > 1]}
+    weights["weight_decay"] = options.q_weight_decay
+    optimizer = torch.optim.AdamW([weights, biases], weight_decay=0.0, fused=True)
     report_every = math.ceil(options.steps / REPORTS)
     losses, returns = [], []
     drawn = batches(environment.n_images, options.batch_size, generator)

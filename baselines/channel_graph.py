@@ -293,7 +293,7 @@ class ChannelGraph:
             return "the forward pass does not run it"
         group = self.group(name, [0])  # what one channel meets, all meet
         if any(part.dependency.target.type == OPTYPE.CUSTOMIZED for part in group):
-            return "a reshape regroups its channels, as a channel shuffle does"
+            return "a reshape of more than four dimensions may mix its channels"
         # Another writer of the channels explains more than their readers do, so it comes first.
         for dependency, _, _ in group:
             if self._writes(dependency) and dependency.target.module is not module:

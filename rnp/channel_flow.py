@@ -199,7 +199,7 @@ def _follow(
     while waiting:
         node = waiting.pop(0)
         for user in node.users:
-            if _asks_batch_size(user):
+            if asks_batch_size(user):
                 continue
             inputs = _reader_inputs(user, flat[node], modules, times_run, module.out_channels)
             if inputs is not None:
@@ -271,7 +271,7 @@ def _passes(
         return flat
     if alone and _is(node, {torch.flatten}, {"flatten"}) and _flattens_all_but_the_batch(node):
         return True
-    if _is(node, {torch.reshape}, {"view", "reshape"}) and _keeps_only_the_batch(node):
+    if _is(node, {torch.reshape}, {"view", "reshape"}) and keeps_only_the_batch(node):
         return True
     if alone and _is(node, {torch.mean}, {"mean"}) and not flat and _means_spatially(node):
         return not node.kwargs.get("keepdim", False) and len(node.args) < 3
@@ -298,7 +298,7 @@ def _flattens_all_but_the_batch(node: fx.Node) -> bool:
     return bool(given.get("start_dim", 0) == 1 and given.get("end_dim", -1) == -1)
 
 
-def _keeps_only_the_batch(node: fx.Node) -> bool:
+def keeps_only_the_batch(node: fx.Node) -> bool:
     """Whether it is `x.view(x.size(0), -1)`, or said in another way."""
     given: Any = node.args[1:]
     shape = given[0] if len(given) == 1 else given
@@ -308,10 +308,10 @@ def _keeps_only_the_batch(node: fx.Node) -> bool:
     if not isinstance(first, fx.Node):
         return False
     of = first.args[0] if first.target is operator.getitem else first
-    return isinstance(of, fx.Node) and _asks_batch_size(of)
+    return isinstance(of, fx.Node) and asks_batch_size(of)
 
 
-def _asks_batch_size(node: fx.Node) -> bool:
+def asks_batch_size(node: fx.Node) -> bool:
     """Whether it is `x.size(0)`, or the `x.shape` of `x.shape[0]`."""
     if node.op == "call_method" and node.target == "size":
         return node.args[1:] == (0,)

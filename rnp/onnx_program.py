@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 
+from rnp.channel_flow import asks_batch_size, keeps_only_the_batch
 from rnp.prefix_layers import folded
 from rnp.runtime import RuntimeNetwork
 
@@ -160,6 +161,9 @@ class _Program:
 
     def _other(self, node: fx.Node, module: nn.Module | None) -> str:
         values = [self._values[used] for used in node.all_input_nodes]
+        asked: Any = node.args[0] if node.target is operator.getitem else node
+        if isinstance(asked, fx.Node) and asks_batch_size(asked):
+            return ""  # it is 1, and nothing but a reshape that keeps it asks
         if isinstance(module, nn.Linear):
             read = self._flow.step_read_by.get(str(node.target))
             return self._reading_linear(str(node.target), values[0], module, read)
@@ -174,6 +178,8 @@ class _Program:
             return self._add("GlobalAveragePool", values[0])
         flattens = isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1)
         if flattens or (node.target in (torch.flatten, "flatten") and _given(node, 1) == (1, -1)):
+            return self._add("Flatten", values[0], axis=1)
+        if node.target in (torch.reshape, "view", "reshape") and keeps_only_the_batch(node):
             return self._add("Flatten", values[0], axis=1)
         if node.target in (torch.mean, "mean"):
             axes: Any = node.kwargs["dim"] if "dim" in node.kwargs else node.args[1]

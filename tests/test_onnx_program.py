@@ -38,7 +38,8 @@ class Pools(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         inner = self.norm(self.pool(torch.sigmoid(self.second(self.first(images).relu()))))
         inner = self.average(torch.tanh(self.third(inner)))
-        logits: Tensor = self.classifier(torch.flatten(self.all(inner), 1))
+        pooled = self.all(inner)
+        logits: Tensor = self.classifier(pooled.view(pooled.size(0), -1))
         return logits
 
 

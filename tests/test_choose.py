@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from orchestrator.choose import main
 from orchestrator.past_trial import past_trial
@@ -21,6 +22,7 @@ from orchestrator.trials_table import read_trials
 from testbed.data import load_splits
 from tests.test_driver import PROJECT, write
 from tests.test_frontier import OBJECTIVES
+from tests.test_readme import blocks
 from tests.test_report import SMALL, result_of
 from tests.test_report_confirmed import CONFIRMED
 
@@ -149,6 +151,13 @@ def test_every_format_gives_the_networks_logits_and_nothing_is_unpickled(
     logits = np.concatenate([session.run(["logits"], {"images": b.numpy()})[0] for b in batches])
     right = torch.from_numpy(logits).argmax(dim=1) == splits.validation.labels
     assert right.double().mean().item() == pytest.approx(row["val_accuracy"], abs=0.02)
+    Image.fromarray(splits.validation.pixels[0, 0].numpy()).save(tmp_path / "image.png")
+    readme = next(block for block in blocks("python") if "onnxruntime" in block)
+    said = subprocess.run(
+        [sys.executable, "-c", readme.replace("my_network", "shipped")],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+    assert int(said) == logits[0].argmax()
     program = torch.export.load(target / "model.pt2").module()
     np.testing.assert_allclose(program(images).detach().numpy(), logits, rtol=1e-2, atol=1e-2)
     assert (target / "weights.safetensors").exists()

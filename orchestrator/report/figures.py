@@ -7,12 +7,14 @@ Written out rather than built with altair, which takes a tenth of a second for e
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import vl_convert
 
 from orchestrator.comparison import attainment
 from orchestrator.notation import accuracy, millions, percent
@@ -85,6 +87,37 @@ def confirmed_spec(
         "Test accuracy of confirmed trials against multiplications.",
         palette,
     )
+
+
+def confirmed_picture(result: SweepResult, points: pd.DataFrame) -> bytes:
+    """The confirmed points of all cells as a PNG, a panel for each."""
+    drawn = [(cell, confirmed_spec(result, points, cell, LIGHT)) for cell in result.cells]
+    columns = 1 if len(drawn) == 1 else 2
+    width, height = (760, 400) if columns == 1 else (380, 240)
+    legend = {"title": None, "orient": "top", "columns": 6}
+    panels = []
+    for cell, spec in drawn:
+        if spec is not None:
+            for layer in spec["layer"]:
+                for channel in {"color", "shape"} & layer["encoding"].keys():
+                    layer["encoding"][channel]["legend"] = legend
+            own = {name: spec[name] for name in ("data", "layer")}
+            title = {} if columns == 1 else {"title": cell}
+            panels.append({**own, **title, "width": width, "height": height})
+    whole = {
+        "title": {
+            "text": f"{result.sweep['name']}: test accuracy against multiplications",
+            "subtitle": "Filled: mean and deviation of fresh seeds. Hollow: the validation "
+            "accuracy that the search saw.",
+        },
+        "params": [{"name": "chosen", "value": ""}],
+        "concat": panels,
+        "columns": columns,
+        "config": config(LIGHT),
+        "background": LIGHT.surface,
+        "padding": 16,
+    }
+    return vl_convert.vegalite_to_png(json.dumps(whole), scale=2)
 
 
 def attainment_spec(result: SweepResult, surfaces: pd.DataFrame, cell: str) -> Spec | None:

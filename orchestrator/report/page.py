@@ -62,7 +62,11 @@ def write_report(*folders: Path) -> Path:
     points = frontier(result.trials, result.objectives)
     facts = _facts(result, points, records, cost, folder)
     write_table(points, folder / "frontier.csv")
-    write_atomically(folder / "frontier.png", picture(result, records, cost))
+    sure = confirmed(result.trials)
+    drawn = (
+        picture(result, records, cost) if sure.empty else figures.confirmed_picture(result, sure)
+    )
+    write_atomically(folder / "frontier.png", drawn)
     write_atomically(folder / "report.md", _render("report.md.jinja", facts))
     page = {"light": asdict(LIGHT), "dark": asdict(DARK), "trials": records}
     page |= {"scripts": _scripts()}

@@ -15,21 +15,10 @@ from torch import Tensor, nn
 
 from rnp.decision import DecisionNetwork
 from rnp.environment import BackboneEnvironment, batches
-from rnp.qlearning import (
-    Learned,
-    QLearning,
-    epsilon_greedy,
-    exact_returns,
-    learn,
-    learn_decisions,
-    play,
-    prices,
-    q_loss,
-    q_values,
-    rewards,
-    td_targets,
-)
+from rnp.play import epsilon_greedy, play, q_values
+from rnp.qlearning import Learned, QLearning, learn, learn_decisions, prices
 from rnp.runtime import RuntimeNetwork
+from rnp.targets import exact_returns, q_loss, rewards, td_targets
 from testbed.backbones import build_backbone
 from testbed.training import DivergedError
 

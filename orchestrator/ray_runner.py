@@ -1,7 +1,8 @@
 """Ray Tune runs the jobs of a sweep, phase after phase: dense networks, trials, and what follows.
 
 Every job that starts also ends, with one call, whatever happens to it: `on_end` with what it
-returned, or `on_lost` where it raised, its worker process died or the sweep was stopped.
+returned, or `on_lost` where it raised or the sweep was stopped. Where its worker process was lost
+instead, with its node say, or for want of memory, it starts again in another, a few times.
 
 What keeps a job that does nothing at about 0.01 s (`benchmarks/sweep_overhead.py`): worker
 processes go from job to job (a new one takes 1 to 2 s), jobs and results are opaque to Tune, and
@@ -27,12 +28,14 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from orchestrator.ray_worker import Job, News, Parcel, Work, error_text, worker_class
+from orchestrator.notation import error_text
+from orchestrator.ray_worker import Job, News, Parcel, Work, worker_class
+from orchestrator.schedule import Later
 from orchestrator.sweep_file import Resources
 
 _SETTINGS = {
@@ -47,8 +50,12 @@ _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a job that asks for no GPU sees none
 }
 
-Phase = Callable[[], Job | None]
-"""A part of the run: gives a job when there is a free place for one, and None after its last."""
+Phase = Callable[[], Job | Later | None]
+"""A part of the run: gives a job when there is a free place for one, and None after its last.
+`LATER` says that there is none until one that is running has ended."""
+
+MOST_RESTARTS = 3
+"""Of one job. A job that kills its worker each time must end too."""
 
 _SILENT = logging.CRITICAL  # what goes wrong is raised or goes to on_lost
 
@@ -58,11 +65,22 @@ class Listener:
     """Who hears of the jobs, in the driver's own thread."""
 
     on_start: Callable[[Job], None]
+    """Also when it starts again."""
     on_report: Callable[[Job, Mapping[str, float]], None]
     on_end: Callable[[Job, Any], None]
     """With what the job returned."""
     on_lost: Callable[[Job, str, str], None]
     """With "failed" or "stopped", and an error whose first line says what went wrong."""
+    on_restart: Callable[[Job, str], None] = lambda job, reason: None
+    """With why its worker was lost; it will start again."""
+
+
+@dataclass
+class _Task:
+    """A job that Ray has been given."""
+
+    job: Job
+    restarts: int = 0
 
 
 def run_jobs(
@@ -97,12 +115,12 @@ def run_jobs(
         try:
             tune.run(
                 worker_class(work, shared or {}),
-                search_alg=_TuneSearcher(driver),
+                search_alg=_TuneSearcher(driver, interrupted),
                 scheduler=_TuneScheduler(),
                 callbacks=[_TuneCallback(driver, interrupted)],
                 num_samples=-1,
                 reuse_actors=True,
-                resources_per_trial={"cpu": resources.cpus, "gpu": resources.gpus},
+                resources_per_trial=resources.of_ray,
                 raise_on_failed_trial=False,
                 storage_path=folder,
                 name="tune",
@@ -124,7 +142,8 @@ class _Driver:
         self._phase_is_over = False  # but for the jobs that are running
         self._listener = listener
         self._slots = slots
-        self._running: dict[str, Job] = {}
+        self._running: dict[str, _Task] = {}
+        self._again: deque[_Task] = deque()
 
     def suggest(self, tune_id: str) -> dict[str, Any] | None:
         """The configuration of Tune's next trial; None where none is to start now.
@@ -133,44 +152,68 @@ class _Driver:
         """
         if len(self._running) >= self._slots.number():
             return None
+        if self._again:
+            return self._give(tune_id, self._again.popleft())
         while self._phases:
-            if self._phase_is_over and self._running:
+            if not self._phase_is_over:
+                job = self._phases[0]()
+                if isinstance(job, Later):
+                    return None
+                if job is not None:
+                    return self._give(tune_id, _Task(job))
+                self._phase_is_over = True
+            if self._running:  # which may have to start again
                 return None
-            job = self._phases[0]()
-            self._phase_is_over = job is None
-            if job is not None:
-                self._running[tune_id] = job
-                return {"job": Parcel(job)}
             self._phases.popleft()
+            self._phase_is_over = False
         return Searcher.FINISHED  # type: ignore[return-value]
+
+    def _give(self, tune_id: str, task: _Task) -> dict[str, Any]:
+        self._running[tune_id] = task
+        return {"job": Parcel(task.job)}
 
     def started(self, tune_id: str) -> None:
         with self._keeping_failure():
-            self._listener.on_start(self._running[tune_id])
+            self._listener.on_start(self._running[tune_id].job)
 
     def heard(self, tune_id: str, news: News) -> None:
         """News of a running job."""
-        job = self._running[tune_id]
+        job = self._running[tune_id].job
         with self._keeping_failure():
             for values in news.reports:
                 self._listener.on_report(job, values)
             if news.error is not None:
-                self.lost(tune_id, news.error)
+                self.lost(tune_id, news.error, news.blameless)
             elif news.ended:
                 del self._running[tune_id]
                 self._listener.on_end(job, news.result)
 
-    def lost(self, tune_id: str, error: str) -> None:
-        """A job from which nothing more will come. Tune may say so twice."""
-        if tune_id in self._running:
-            with self._keeping_failure():
-                self._listener.on_lost(self._running.pop(tune_id), "failed", error)
+    def lost(self, tune_id: str, error: str, blameless: bool) -> None:
+        """A job from which nothing more will come. Tune may say so twice.
+
+        Args:
+            blameless: whether it was no error of the job's own, which it would only make again.
+        """
+        if tune_id not in self._running:
+            return
+        task = self._running.pop(tune_id)
+        with self._keeping_failure():
+            if not blameless:
+                self._listener.on_lost(task.job, "failed", error)
+            elif task.restarts == MOST_RESTARTS:
+                reason = f"Given up after {MOST_RESTARTS + 1} starts. {error}"
+                self._listener.on_lost(task.job, "failed", reason)
+            else:
+                task.restarts += 1
+                self._again.append(task)
+                self._listener.on_restart(task.job, error)
 
     def stop_running(self) -> None:
-        """Gives up all jobs that are running."""
-        for tune_id in list(self._running):
-            job = self._running.pop(tune_id)
-            self._listener.on_lost(job, "stopped", "Stopped: the sweep was interrupted.")
+        """Gives up all jobs that are running, or are to start again."""
+        for task in [*self._running.values(), *self._again]:
+            self._listener.on_lost(task.job, "stopped", "Stopped: the sweep was interrupted.")
+        self._running.clear()
+        self._again.clear()
 
     @contextmanager
     def _keeping_failure(self) -> Iterator[None]:
@@ -197,14 +240,14 @@ class _Slots:
     _PERIOD_S = 10.0
 
     def __init__(self, resources: Resources) -> None:
-        self._needs = {"CPU": float(resources.cpus), "GPU": resources.gpus}
+        self._needs = resources.of_ray
         self._counted_at = time.monotonic()
         self._number = self._count()
         if self._number == 0:
             raise ValueError(
-                f"Expected a machine with the {resources.cpus} CPUs and {resources.gpus:g} GPUs "
-                "that a trial asks for, but none has as many. Ask for less in the sweep file's "
-                "resources."
+                f"Expected a machine with the {resources.cpus} CPUs, {resources.gpus:g} GPUs and "
+                f"{resources.memory_gb:g} GB of memory that a trial asks for, but none has as "
+                "much. Ask for less in the sweep file's resources."
             )
 
     def number(self) -> int:
@@ -227,11 +270,14 @@ class _InterruptedError(BaseException):
 class _TuneSearcher(Searcher):
     """Where Tune gets its trials from."""
 
-    def __init__(self, driver: _Driver) -> None:
+    def __init__(self, driver: _Driver, interrupted: threading.Event) -> None:
         super().__init__()
         self._driver = driver
+        self._interrupted = interrupted
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        if self._interrupted.is_set():  # Tune asks for ten minutes if nothing runs: no node is left
+            raise _InterruptedError
         return self._driver.suggest(trial_id)
 
     def on_trial_complete(
@@ -293,20 +339,25 @@ class _TuneCallback(tune.Callback):
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
         if not self._interrupted.is_set():  # else the signal has reached the worker too
-            self._driver.lost(trial.trial_id, _why_lost(trial))
+            self._driver.lost(trial.trial_id, *_why_lost(trial))
 
 
-def _why_lost(trial: TuneTrial) -> str:
-    """What Tune has written down of a trial whose worker did not answer."""
+def _why_lost(trial: TuneTrial) -> tuple[str, bool]:
+    """What Tune has written down of a trial whose worker did not answer; whether it is blameless.
+
+    A RayTaskError is what the worker's process raised: the job's result cannot be sent, say.
+    """
     path = trial.pickled_error_file
     if path is None or not Path(path).exists():
-        return "The worker failed, and Tune kept no reason."
+        return "The worker failed, and Tune kept no reason.", True
     error = pickle.loads(Path(path).read_bytes())
     if isinstance(error, RayActorError) and error.actor_init_failed:
-        return f"The worker process could not start: {str(error).strip().splitlines()[-1]}\n{error}"
+        last = str(error).strip().splitlines()[-1]
+        return f"The worker process could not start: {last}\n{error}", True
     if isinstance(error, RayActorError):
-        return f"The worker process died: killed, out of memory, or crashed.\n{error}"
-    return error_text(getattr(error, "cause", error))  # a RayTaskError's is what the worker raised
+        return f"The worker process died: killed, out of memory, or crashed.\n{error}", True
+    blameless = isinstance(error, RayError) and not isinstance(error, RayTaskError)
+    return error_text(getattr(error, "cause", error)), blameless
 
 
 @contextmanager

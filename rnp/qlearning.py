@@ -14,7 +14,7 @@ of every combination of prefixes.
 import copy
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
@@ -76,7 +76,14 @@ class QLearning(BaseModel):
         default=256, ge=1, description="Images a batch; losses of single images vary much."
     )
     q_learning_rate: float = Field(
-        default=1e-3, gt=0, description="Of Adam, its usual rate; falls linearly to 0."
+        default=1e-3, gt=0, description="Of AdamW, its usual rate; falls linearly to 0."
+    )
+    q_weight_decay: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Of AdamW, biases excepted. Above 0 (1 is much) images are told apart only "
+        "where many show that it pays, not where single ones' losses were learnt by heart.",
     )
     epsilon: tuple[Probability, Probability] = Field(
         default=(1.0, 0.1),
@@ -232,7 +239,10 @@ def learn(
     penalty = abs(options.p) / alpha
     report({"alpha": alpha, "penalty_in_cross_entropy": penalty})
     frozen = copy.deepcopy(decision)  # the target network, where there is one
-    optimizer = torch.optim.Adam(decision.parameters(), fused=True)
+    biases: dict[str, Any] = {"params": [b for b in decision.parameters() if b.ndim == 1]}
+    weights: dict[str, Any] = {"params": [w for w in decision.parameters() if w.ndim > 1]}
+    weights["weight_decay"] = options.q_weight_decay
+    optimizer = torch.optim.AdamW([weights, biases], weight_decay=0.0, fused=True)
     report_every = math.ceil(options.steps / REPORTS)
     losses, returns = [], []
     drawn = batches(environment.n_images, options.batch_size, generator)
@@ -252,7 +262,8 @@ def learn(
             targets = td_targets(reward, source, options.gamma)
             taken = played.values.gather(2, played.actions[:, :, None]).squeeze(2)
             loss = q_loss(taken, targets, options.q_loss)
-        optimizer.param_groups[0]["lr"] = options.q_learning_rate * (1 - step / options.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = options.q_learning_rate * (1 - step / options.steps)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byte
     try:
         yield process
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGINT)  # at SIGTERM PostgreSQL waits for its clients to leave
         process.wait(60)
 
 

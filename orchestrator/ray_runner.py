@@ -168,6 +168,11 @@ class _Driver:
             self._phase_is_over = False
         return Searcher.FINISHED  # type: ignore[return-value]
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether Ray has no job."""
+        return not self._running
+
     def _give(self, tune_id: str, task: _Task) -> dict[str, Any]:
         self._running[tune_id] = task
         return {"job": Parcel(task.job)}
@@ -276,9 +281,11 @@ class _TuneSearcher(Searcher):
         self._interrupted = interrupted
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        if self._interrupted.is_set():  # Tune asks for ten minutes if nothing runs: no node is left
+        if not self._interrupted.is_set():
+            return self._driver.suggest(trial_id)
+        if self._driver.is_idle:  # Tune asks on for ten minutes, in the same step: no node is left
             raise _InterruptedError
-        return self._driver.suggest(trial_id)
+        return None
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

@@ -31,7 +31,8 @@ from benchmarks.side_by_side import Goal, Result, arguments, show
 from orchestrator.jobs import TrialResult, known_columns
 from orchestrator.plan import Trial, studies
 from orchestrator.progress import Progress
-from orchestrator.ray_runner import Listener, connected, run_jobs
+from orchestrator.ray_connection import connected
+from orchestrator.ray_runner import Listener, run_jobs
 from orchestrator.ray_worker import Work
 from orchestrator.record import Record
 from orchestrator.search import Proposer, open_journal

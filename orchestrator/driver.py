@@ -32,7 +32,8 @@ def run_on_ray(sweep: Sweep, folder: Path, data_root: Path, address: str | None)
         SweepFileError: if the data cannot be loaded or the cluster not be used; no folder is left
             then.
     """
-    from orchestrator.ray_runner import Listener, check_resources, connected, run_jobs
+    from orchestrator.ray_connection import connected
+    from orchestrator.ray_runner import Listener, check_resources, run_jobs
     from orchestrator.search import Proposer, n_tries, open_journal
     from orchestrator.tracking import Tracker
 

@@ -47,7 +47,8 @@ def sweep(found: Cluster, folder: Path, **environment: str) -> subprocess.Popen[
 
 READ = """
 import json, sys, time, torch, ray_jobs
-from orchestrator.ray_runner import Listener, connected, run_jobs
+from orchestrator.ray_connection import connected
+from orchestrator.ray_runner import Listener, run_jobs
 from orchestrator.sweep_file import Resources
 
 n_bytes = 64 * 2**20

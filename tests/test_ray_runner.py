@@ -18,8 +18,9 @@ import ray_jobs
 import torch
 from ray_jobs import Job
 
-from orchestrator import ray_runner
-from orchestrator.ray_runner import Listener, Phase, check_resources, connected, run_jobs
+from orchestrator import ray_connection, ray_runner
+from orchestrator.ray_connection import connected
+from orchestrator.ray_runner import Listener, Phase, check_resources, run_jobs
 from orchestrator.schedule import LATER, Later
 from orchestrator.sweep_file import Resources
 
@@ -270,9 +271,9 @@ def test_as_many_jobs_run_at_a_time_as_there_is_memory_for(two_workers: None) ->
 def test_a_cluster_that_is_not_there_is_said_at_once() -> None:
     started = time.monotonic()
     with pytest.raises(ValueError, match=r"Cannot join .*127.0.0.1:1.*Start one with `ray start"):
-        ray_runner._join("127.0.0.1:1")
+        ray_connection._join("127.0.0.1:1")
     with pytest.raises(ValueError, match="ray job submit"):
-        ray_runner._join("ray://127.0.0.1:10001")
+        ray_connection._join("ray://127.0.0.1:10001")
     assert time.monotonic() - started < 10
 
 
@@ -290,7 +291,8 @@ def test_settings_of_the_user_stand_and_ours_go_again(
 
 SWEEP = """
 import sys, time
-from orchestrator.ray_runner import Listener, connected, run_jobs
+from orchestrator.ray_connection import connected
+from orchestrator.ray_runner import Listener, run_jobs
 from orchestrator.sweep_file import Resources
 import my_package.work
 

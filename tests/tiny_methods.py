@@ -44,7 +44,7 @@ def raises(*_: Any, **__: Any) -> None:
 
 
 class Steps(BaseModel):
-    """Takes steps of a moment each, adds 1 to a weight and keeps a checkpoint at every one."""
+    """Takes steps of a moment each, adds 1 to some weights and keeps a checkpoint at every one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,7 +62,7 @@ class Steps(BaseModel):
         checkpoint = Checkpoint(self, model, data, run)
         for step in range(checkpoint.load(network) + 1, self.steps):
             with torch.no_grad():
-                next(network.parameters()).flatten()[0] += 1
+                next(network.parameters()).add_(1)
             time.sleep(self.seconds)
             with (run.folder / "steps.txt").open("a") as file:
                 node = ray.get_runtime_context().get_node_id()

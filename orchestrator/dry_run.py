@@ -26,7 +26,7 @@ def describe(sweep: Sweep) -> str:
     ]
     if not networks:
         lines.append(
-            "  none that is known now: their options are searched, each trial trains its own"
+            "  none that is known now: their options are searched; trained when a trial needs one"
         )
     lines += [
         "",

@@ -4,7 +4,6 @@ A job runs in any process: a worker of Ray's, or the only one there is.
 """
 
 import hashlib
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from orchestrator.final_evaluation import FinalFigures, final_figures
+from orchestrator.notation import error_text
 from orchestrator.plan import DenseNetwork, Trial, dense_network, fine_tuning_teacher
 from orchestrator.registry import method_class
 from orchestrator.sweep_file import Resources
@@ -88,7 +88,7 @@ def do_job(
         shared: the splits of every data set and seed, by `splits_key`.
         report: gets every epoch's and round's figures.
     """
-    set_threads(workplace.resources.cpus)
+    set_threads(workplace.resources.threads or workplace.resources.cpus)
     tune_malloc()
     subject = job.trial if isinstance(job, FrontierTest) else job
     splits = shared[splits_key(subject.data, subject.seed)]
@@ -117,11 +117,7 @@ def run_trial(trial: Trial, splits: Splits, workplace: Workplace, report: Report
         row["val_accuracy_before_finetuning"] = reported.get("val_accuracy_before_finetuning")
     except Exception as error:
         # Whatever a method, a user's network or the machine raises belongs to this trial alone.
-        row |= {
-            "status": "failed",
-            "error": f"{type(error).__name__}: {error}\n"
-            + "".join(traceback.format_exception(error)),
-        }
+        row |= {"status": "failed", "error": error_text(error)}
         result = TrialResult(row)
     row["duration_s"] = (datetime.now(UTC) - started).total_seconds()
     return TrialResult(row, result.per_class, result.images)

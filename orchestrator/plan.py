@@ -181,6 +181,14 @@ def fine_tuning_teacher(trial: Trial) -> DenseNetwork | None:
     return _dense_network(trial.data, options, trial.training, trial.seed)
 
 
+def networks_of(trial: Trial) -> list[DenseNetwork]:
+    """The dense networks that must be there for a trial, teachers before their students."""
+    needed = [*_with_teachers(dense_network(trial))]
+    if teacher := fine_tuning_teacher(trial):
+        needed += _with_teachers(teacher)
+    return needed
+
+
 def dense_networks(sweep: Sweep) -> list[DenseNetwork]:
     """The dense networks that are known before the search, each once, teachers before students.
 

@@ -72,13 +72,20 @@ class Progress:
         with self._lock:
             self._running.get(trial_id, {}).update(metrics)
 
-    def other_done(self, name: str, status: str, text: str) -> None:
-        """What is no trial has ended: a dense network, a test; `text` is its line."""
+    def test_done(self, name: str, status: str, text: str) -> None:
+        """A test has ended; `text` is its line."""
         with self._lock:
             self._running.pop(name, None)
             self._ended[status] += 1
         if not self.console.is_terminal or status != "completed":
             self._print_done(text)
+
+    def dense_done(self, name: str, status: str, text: str) -> None:
+        """A dense network has ended, which is none of the phase's trials; `text` is its line."""
+        with self._lock:
+            self._running.pop(name, None)
+        if not self.console.is_terminal or status != "completed":
+            self.message(text)
 
     def trial_done(self, row: Mapping[str, Any]) -> None:
         """A trial has ended; `row` is its row of trials.csv."""

@@ -8,7 +8,7 @@ are as many studies as there are cores.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,24 @@ class _Asked:
 
 def open_journal(path: Path) -> JournalStorage:
     """The file of all studies of a sweep, in the format of Optuna's `JournalFileBackend`."""
-    return JournalStorage(_Journal(path))
+    return _JournalStorage(_Journal(path))
+
+
+class _JournalStorage(JournalStorage):
+    """Optuna's storage, without its search for enqueued trials, of which a sweep has none.
+
+    At every ask it would go through all trials: 4 ms more a trial, in the mean over 10,000.
+    """
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        if states == (TrialState.WAITING,):
+            return []
+        return super().get_all_trials(study_id, deepcopy, states)
 
 
 class _Journal(JournalFileBackend):

@@ -41,17 +41,25 @@ class Run:
     """The network that training from scratch distils from, where `training` asks for one."""
     epochs_spent: int = field(default=0, init=False)
     """Epochs of the fine-tuning budget that are used up. To be read, not written."""
-    _before_is_reported: bool = field(default=False, init=False, repr=False)
+    val_accuracy_before_finetuning: float | None = field(default=None, init=False)
+    """Of what the first `fine_tune` was given; None before that. To be read, not written."""
 
     @property
     def epochs_left(self) -> int:
         """Epochs of the fine-tuning budget that a method may still spend."""
         return self.fine_tuning.epochs - self.epochs_spent
 
-    def go_on_after(self, epochs_spent: int) -> None:
-        """Takes the epochs that were spent before the process was stopped as spent."""
+    def go_on_after(self, epochs_spent: int, before_finetuning: float | None) -> None:
+        """Takes as done what was done before the process was stopped; the caller may hear of it
+        for the second time.
+
+        Args:
+            epochs_spent: of the budget.
+            before_finetuning: the `val_accuracy_before_finetuning` by then.
+        """
         self.epochs_spent = epochs_spent
-        self._before_is_reported = True
+        if before_finetuning is not None:
+            self._report_before(before_finetuning)
 
     def fine_tune(
         self,
@@ -80,7 +88,7 @@ class Run:
                 f"{self.fine_tuning.epochs} for fine-tuning, got {epochs}. "
                 "Ask for fewer, or give all methods more with fine_tuning.epochs."
             )
-        if not self._before_is_reported:
+        if self.val_accuracy_before_finetuning is None:
             accuracy = evaluate(
                 model,
                 data.validation,
@@ -88,8 +96,7 @@ class Run:
                 device=self.device,
                 precision=self.fine_tuning.precision,
             )
-            self.report({"val_accuracy_before_finetuning": accuracy})
-            self._before_is_reported = True
+            self._report_before(accuracy)
         settings, teacher = self.fine_tuning, self.teacher
         if own_teacher is not None:
             teacher = own_teacher.network
@@ -114,6 +121,10 @@ class Run:
         total = self.training.epochs + self.fine_tuning.epochs
         budget = self.fine_tuning.epochs
         self._spend(model, data, self.training, total, budget, self.teacher_from_scratch)
+
+    def _report_before(self, accuracy: float) -> None:
+        self.val_accuracy_before_finetuning = accuracy
+        self.report({"val_accuracy_before_finetuning": accuracy})
 
     def _spend(
         self,

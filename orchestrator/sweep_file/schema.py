@@ -96,8 +96,19 @@ class Resources(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cpus: int = Field(default=1, ge=1, description="Cores, and threads.")
+    cpus: int = Field(default=1, ge=1, description="Cores.")
+    threads: int | None = Field(
+        default=None, ge=1, description="That torch computes with; as many as cores if None."
+    )
     gpus: Annotated[float, Field(ge=0), AfterValidator(_whole_or_part)] = 0
+    memory_gb: float = Field(
+        default=0, ge=0, description="Billions of bytes that Ray sets aside, and does not enforce."
+    )
+
+    @property
+    def of_ray(self) -> dict[str, float]:
+        """The same in Ray's words: memory in bytes."""
+        return {"CPU": self.cpus, "GPU": self.gpus, "memory": int(1e9 * self.memory_gb)}
 
 
 class Sweep(BaseModel):

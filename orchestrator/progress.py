@@ -88,7 +88,7 @@ class Progress:
             if row["status"] == "completed":
                 self._tries[row["method"]] += 1
                 self._keep_best(row)
-        if not self.console.is_terminal or row["status"] != "completed":
+        if not self.console.is_terminal or row["status"] not in ("completed", "stopped_early"):
             self._print_done(describe(row))
 
     def _print_done(self, text: str) -> None:
@@ -116,6 +116,7 @@ class Progress:
             f"[bold]{escape(self._title)}[/]" if self._title else "",
             f"{done} of {self._total} done",
             f"{len(self._running)} running",
+            f"{self._ended['stopped_early']} stopped early" if self._ended["stopped_early"] else "",
             f"[red]{self._ended['failed']} failed[/]" if self._ended["failed"] else "",
             f"{duration(elapsed)} so far",
             f"about {left} left" if done < self._total else "",
@@ -152,6 +153,11 @@ class Progress:
 def describe(row: Mapping[str, Any]) -> str:
     """One line of a trial that has ended: its figures, or the first line of its error."""
     took = duration(_number(row, "duration_s"))
+    if row["status"] == "stopped_early":
+        return (
+            f"{row['trial_id']}  stopped early after {row['epochs_spent']} epochs at val "
+            f"{accuracy(_number(row, 'val_accuracy'))}  {took}"
+        )
     if row["status"] != "completed":
         reason = (str(row.get("error") or "").splitlines() or ["no reason given"])[0]
         return f"{row['trial_id']}  {row['status']}: {reason}  {took}"

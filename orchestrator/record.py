@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from orchestrator.early_stopping import Rungs
 from orchestrator.frontier import compare_methods, to_be_tested
 from orchestrator.jobs import FrontierTest, Job, TrialResult, Workplace, known_columns
 from orchestrator.plan import DenseNetwork, Trial, dense_networks
@@ -54,6 +55,7 @@ class Record:
             dense=(folder.parent / "dense").resolve(),
             data_root=data_root.resolve(),
             resources=sweep.resources,
+            rungs=_rungs(sweep, folder.resolve()),
         )
         self.proposer: Proposer | None = None
         self.tracker: Tracker | None = None
@@ -92,7 +94,7 @@ class Record:
             self.tracker.finish(self._folder, comparison)
         if not whole:
             return INTERRUPTED
-        return ALL_COMPLETED if self._statuses <= {"completed"} else SOME_FAILED
+        return ALL_COMPLETED if self._statuses <= {"completed", "stopped_early"} else SOME_FAILED
 
     def started(self, job: Job) -> None:
         self._started[job_name(job)] = datetime.now(UTC)
@@ -190,6 +192,12 @@ def job_name(job: Job) -> str:
         options = " ".join(f"{name}={value}" for name, value in given.items())
         return f"{job.backbone} {options} seed={job.seed}"
     return job.trial_id if isinstance(job, Trial) else f"{job.trial.trial_id} on test images"
+
+
+def _rungs(sweep: Sweep, folder: Path) -> Rungs | None:
+    if sweep.early_stopping is None:
+        return None
+    return Rungs(folder / "rungs", sweep.early_stopping, sweep.objectives)
 
 
 def _by_generation(networks: Sequence[DenseNetwork]) -> list[list[DenseNetwork]]:

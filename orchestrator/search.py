@@ -75,8 +75,9 @@ class Proposer:
     def tell(self, trial_id: str, row: Mapping[str, Any]) -> None:
         """How a trial ended.
 
-        A row that is not completed, or lacks a finite value for an objective, is told as failed, so
-        that no trial is left running for ever.
+        One that was stopped early is told as pruned, without values: its figures there are not what
+        it would have come to. A row that is not completed otherwise, or lacks a finite value for an
+        objective, is told as failed, so that no trial is left running for ever.
         """
         self._running.pop(trial_id).tell(trial_id, row)
 
@@ -115,7 +116,11 @@ class _Asked:
         assert self._optuna is not None
         asked = self.running.pop(trial_id)
         error = _why_failed(row, self._objectives)
-        if error is None:
+        if row["status"] == "stopped_early":
+            stopped_at = {name: row[name] for name in ("epochs_spent", *self._objectives)}
+            asked.set_user_attr("stopped_at", stopped_at)
+            self._optuna.tell(asked, state=TrialState.PRUNED)
+        elif error is None:
             self._optuna.tell(asked, [float(row[name]) for name in self._objectives])
         else:
             asked.set_user_attr("error", error)

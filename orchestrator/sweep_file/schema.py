@@ -91,6 +91,30 @@ class Search(BaseModel):
     seed: Seed = 0
 
 
+class EarlyStopping(BaseModel):
+    """When trials that do badly are stopped; none are where a sweep has no such section."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_epochs: int = Field(default=2, ge=1, description="Of fine-tuning, before the first rung.")
+    reduction: float = Field(
+        default=2.0,
+        gt=1,
+        description="One of so many trials goes on at a rung, and each rung is so many times as "
+        "far as the one before.",
+    )
+
+    def rungs(self, epochs: int) -> tuple[int, ...]:
+        """After how many of `epochs` a trial is judged: 2, 4, 8 and so on."""
+        found: list[int] = []
+        rung = float(self.min_epochs)
+        while round(rung) < epochs:
+            if round(rung) not in found:
+                found.append(round(rung))
+            rung *= self.reduction
+        return tuple(found)
+
+
 class Resources(BaseModel):
     """What one trial gets."""
 
@@ -117,6 +141,7 @@ class Sweep(BaseModel):
     seeds: Annotated[tuple[Seed, ...], AfterValidator(_each_once)] = (0,)
     objectives: Objectives = {"val_accuracy": "maximize", "multiplications": "minimize"}
     search: Search = Search()
+    early_stopping: EarlyStopping | None = None
     resources: Resources = Resources()
 
     @property

@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.plan import DenseNetwork, Study, dense_networks, studies
 from orchestrator.sweep_file import Sweep
-from orchestrator.sweep_file.option_values import Range, plain_text, variables
+from orchestrator.sweep_file.option_values import ABSENT, Range, plain_text, variables
 
 MOST_LINES = 200  # of studies, and of dense networks
 
@@ -59,7 +59,9 @@ def _most_epochs(study: Study) -> int:
 
 
 def _largest(value: Any) -> int:
-    return max(map(int, value.values)) if isinstance(value, Range) else int(value)
+    if not isinstance(value, Range):
+        return int(value)
+    return max(int(one) for one in value.values if one is not ABSENT)
 
 
 def _dense_lines(networks: Sequence[DenseNetwork]) -> Iterator[str]:

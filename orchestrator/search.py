@@ -8,18 +8,16 @@ are as many studies as there are cores.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -94,7 +92,6 @@ class _Asked:
         self._objectives = objectives
         self._search = search
         self._storage = storage
-        self._distributions = {name: _distribution(r) for name, r in study.ranges.items()}
         self._optuna: optuna.Study | None = None  # made with its first trial
 
     def ask(self) -> Trial:
@@ -105,8 +102,9 @@ class _Asked:
                 sampler=make_sampler(self._study, self._search),
                 directions=[StudyDirection[d.upper()] for d in self._objectives.values()],
             )
-        asked = self._optuna.ask(self._distributions)
-        trial = self._study.trial(asked.number, asked.params)
+        asked = self._optuna.ask()
+        values = self._study.values(partial(_suggest, asked))
+        trial = self._study.trial(asked.number, values)
         asked.set_user_attr("trial_id", trial.trial_id)
         self.running[trial.trial_id] = asked
         self.left -= 1
@@ -154,7 +152,7 @@ def n_tries(study: Study, search: Search) -> int:
     """How many trials a study gets: what the sweep asks for, but no point of a grid twice."""
     if search.sampler != "grid":
         return study.n_trials
-    return min(study.n_trials, math.prod(grid_sizes(study.ranges, study.n_trials).values()))
+    return min(study.n_trials, len(_grid(study, study.n_trials)))
 
 
 def make_sampler(study: Study, search: Search) -> BaseSampler:
@@ -163,7 +161,11 @@ def make_sampler(study: Study, search: Search) -> BaseSampler:
     seed = int.from_bytes(digest[:4])
     match search.sampler:
         case "tpe":
-            return TPESampler(seed=seed, **TPE_SETTINGS)
+            # By itself it would take each option that is not searched in every trial alone.
+            conditional = any(r.when for r in study.ranges.values())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)  # which groups are
+                return TPESampler(seed=seed, group=conditional, **TPE_SETTINGS)
         case "nsga2":
             # The first generation is random. Optuna's 50 would leave small searches no second one;
             # a quarter of the tries leaves three to breed.
@@ -171,7 +173,7 @@ def make_sampler(study: Study, search: Search) -> BaseSampler:
         case "random":
             return _ByNumber(lambda number: _random_options(study.ranges, seed, number))
         case "grid":
-            points = _grid(study.ranges, study.n_trials)
+            points = _grid(study, study.n_trials)
             order = np.random.default_rng(seed).permutation(len(points))
             return _ByNumber(lambda number: points[order[number]])
     raise ValueError(f"Expected the sampler tpe, nsga2, random or grid, got {search.sampler!r}.")
@@ -228,28 +230,44 @@ def _at(r: Range, share: float) -> Any:
             return r.low + (r.high - r.low) * share
 
 
-def grid_sizes(ranges: Mapping[str, Range], n_tries: int) -> dict[str, int]:
-    """How many points of each range make a grid of at least `n_tries` points, and few more.
+def grid_sizes(ranges: Mapping[str, Range], n_tries: int) -> Iterator[dict[str, int]]:
+    """How many points each range has in grids that grow, from one that might have `n_tries` points.
 
     A choice has all its values. One more point goes to a range that has the fewest, the first of
-    equals, until there are enough; there are fewer where no range has more values to give.
+    equals; the last grid is the one where no range has more values to give.
     """
     sizes = {name: len(r.choices) if r.kind == "choice" else 1 for name, r in ranges.items()}
-    while math.prod(sizes.values()) < n_tries:
+    while True:
+        if math.prod(sizes.values()) >= n_tries:
+            yield sizes
         growing = [name for name in ranges if sizes[name] < _n_values(ranges[name])]
         if not growing:
             break
         sizes[min(growing, key=sizes.__getitem__)] += 1
-    return sizes
+    yield sizes
 
 
-def _grid(ranges: Mapping[str, Range], n_tries: int) -> list[dict[str, Any]]:
-    """Every point of the grid: each range's values at equal distances, its two ends included."""
-    points: list[dict[str, Any]] = [{}]
-    for name, size in grid_sizes(ranges, n_tries).items():
-        values = _spread(ranges[name], size)
-        points = [{**point, name: value} for point in points for value in values]
+def _grid(study: Study, n_tries: int) -> list[dict[str, Any]]:
+    """Every point of the smallest grid of `n_tries` points, or of the largest there is.
+
+    Each range's values lie at equal distances, its two ends included. Points that differ in options
+    that are not searched there are one.
+    """
+    for sizes in grid_sizes(study.ranges, n_tries):
+        points: list[dict[str, Any]] = [{}]
+        for name, size in sizes.items():
+            values = _spread(study.ranges[name], size)
+            points = [{**point, name: value} for point in points for value in values]
+        if any(r.when for r in study.ranges.values()):
+            searched = [study.values(partial(_at_point, point)) for point in points]
+            points = list({repr(point): point for point in searched}.values())
+        if len(points) >= n_tries:
+            break
     return points
+
+
+def _at_point(point: Mapping[str, Any], name: str, r: Range) -> Any:
+    return point[name]
 
 
 def _spread(r: Range, size: int) -> list[Any]:
@@ -276,14 +294,14 @@ def _n_values(r: Range) -> float:
     return r.high - r.low + 1 if r.kind == "int" else math.inf
 
 
-def _distribution(r: Range) -> BaseDistribution:
-    """The range in Optuna's words."""
+def _suggest(asked: optuna.Trial, name: str, r: Range) -> Any:
+    """A value of the range."""
     if r.kind == "choice":
-        return CategoricalDistribution(r.choices)
+        return asked.suggest_categorical(name, r.choices)
     assert r.low is not None and r.high is not None
     if r.kind == "int":
-        return IntDistribution(int(r.low), int(r.high))
-    return FloatDistribution(r.low, r.high, log=r.kind == "log_uniform")
+        return asked.suggest_int(name, int(r.low), int(r.high))
+    return asked.suggest_float(name, r.low, r.high, log=r.kind == "log_uniform")
 
 
 def _why_failed(row: Mapping[str, Any], objectives: Mapping[str, str]) -> str | None:

@@ -125,10 +125,10 @@ def test_every_kind_of_range_reaches_the_place_it_was_written_in() -> None:
 def test_a_grid_is_even_and_the_smallest_that_has_the_tries() -> None:
     number = Range("uniform", 0.0, 1.0)
 
-    assert grid_sizes({"a": number}, 7) == {"a": 7}
-    assert grid_sizes({"a": number, "b": number}, 10) == {"a": 4, "b": 3}
-    assert grid_sizes({"a": number, "b": Range("int", 1, 2)}, 10) == {"a": 5, "b": 2}
-    assert grid_sizes({"a": Range("choice", choices=("x", "y", "z")), "b": number}, 5) == {
+    assert next(grid_sizes({"a": number}, 7)) == {"a": 7}
+    assert next(grid_sizes({"a": number, "b": number}, 10)) == {"a": 4, "b": 3}
+    assert next(grid_sizes({"a": number, "b": Range("int", 1, 2)}, 10)) == {"a": 5, "b": 2}
+    assert next(grid_sizes({"a": Range("choice", choices=("x", "y", "z")), "b": number}, 5)) == {
         "a": 3,
         "b": 2,
     }

@@ -16,6 +16,7 @@ from orchestrator.plan import dense_networks, plain_trials, studies
 from orchestrator.progress import Progress
 from orchestrator.record import Record
 from orchestrator.sweep_file import Sweep, SweepFileError
+from orchestrator.time_budget import TimeBudget
 from testbed.backbones import build_backbone
 from testbed.data import DataOptions, Splits, load_splits
 
@@ -36,6 +37,7 @@ def run_on_ray(sweep: Sweep, folder: Path, data_root: Path, address: str | None)
 
     planned = studies(sweep)
     total = sum(n_tries(study, sweep.search) for study in planned)
+    budget = TimeBudget(sweep.search.hours)
     with ExitStack() as stack:
         with as_bad_input():
             shared = load_shared(sweep, data_root)
@@ -49,7 +51,7 @@ def run_on_ray(sweep: Sweep, folder: Path, data_root: Path, address: str | None)
         journal = open_journal(folder / "studies.journal")
         record.proposer = Proposer(planned, sweep.objectives, sweep.search, journal)
         finished = run_jobs(
-            record.phases(record.proposer.ask, total),
+            record.phases(budget.bounded(record.proposer.ask), total),
             work=partial(do_job, workplace=record.workplace),
             listener=Listener(record.started, record.reported, record.ended, record.lost),
             resources=sweep.resources,
@@ -78,7 +80,8 @@ def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path) -> int:
         with as_bad_input():
             record = Record(sweep, folder, data_root, progress)
         waiting = iter(trials)
-        for phase in record.phases(lambda: next(waiting, None), len(trials)):
+        budget = TimeBudget(sweep.search.hours)
+        for phase in record.phases(budget.bounded(lambda: next(waiting, None)), len(trials)):
             while (job := phase()) is not None:
                 record.started(job)
                 try:

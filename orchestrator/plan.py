@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,7 +67,7 @@ class Study:
     cell: str
     method: str
     seed: int
-    n_trials: int
+    n_trials: float  # a whole number, or infinite where the hours alone are the bound
     options: dict[str, Any]  # by section; ranges stand in their places, grids are gone
 
     @property
@@ -142,7 +143,7 @@ def studies(sweep: Sweep) -> list[Study]:
                             cell=cell.name,
                             method=method,
                             seed=seed,
-                            n_trials=sweep.search.trials if searched else 1,
+                            n_trials=(sweep.search.trials or math.inf) if searched else 1,
                             options=sections,
                         )
                     )

@@ -72,11 +72,11 @@ class Record:
         self._tests: Callable[[], FrontierTest | None] | None = None
         self._started: dict[str, datetime] = {}
 
-    def phases(self, ask: Callable[[], Trial | None], total: int) -> list[Phase]:
+    def phases(self, ask: Callable[[], Trial | None], total: float) -> list[Phase]:
         """Dense networks, teachers before their students; the trials; the frontier's tests.
 
         Args:
-            ask: gives the trials, of which there are `total`.
+            ask: gives the trials, of which there are `total`, infinite if that is not known.
         """
         dense = [
             self._phase("Dense networks", batch)
@@ -170,7 +170,7 @@ class Record:
         return self._announced(text, len(jobs), lambda: next(waiting, None))
 
     def _announced(
-        self, text: str, total: int, phase: Callable[[], AnyJob | None]
+        self, text: str, total: float, phase: Callable[[], AnyJob | None]
     ) -> Callable[[], AnyJob | None]:
         """The same phase, which tells the progress display when it begins."""
         begun = False

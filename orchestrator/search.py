@@ -63,7 +63,7 @@ class Proposer:
         """The next trial, or None where no study has any left."""
         if not self._waiting:
             return None
-        fewest = min(self._waiting, key=lambda asked: len(asked.running))
+        fewest = min(self._waiting, key=lambda asked: (len(asked.running), asked.turn))
         trial = fewest.ask()
         self._running[trial.trial_id] = fewest
         if fewest.left == 0:
@@ -87,6 +87,7 @@ class _Asked:
         self, study: Study, objectives: Mapping[str, str], search: Search, storage: BaseStorage
     ) -> None:
         self.left = n_tries(study, search)
+        self.turn = 0  # where the hours may end before the trials, no study is worked before others
         self.running: dict[str, optuna.Trial] = {}
         self._study = study
         self._objectives = objectives
@@ -108,6 +109,7 @@ class _Asked:
         asked.set_user_attr("trial_id", trial.trial_id)
         self.running[trial.trial_id] = asked
         self.left -= 1
+        self.turn += self._search.hours is not None
         return trial
 
     def tell(self, trial_id: str, row: Mapping[str, Any]) -> None:
@@ -148,8 +150,11 @@ class _Journal(JournalFileBackend):
             file.write("".join(lines).encode())
 
 
-def n_tries(study: Study, search: Search) -> int:
-    """How many trials a study gets: what the sweep asks for, but no point of a grid twice."""
+def n_tries(study: Study, search: Search) -> float:
+    """How many trials a study gets: what the sweep asks for, but no point of a grid twice.
+
+    Infinite where the hours alone are the bound.
+    """
     if search.sampler != "grid":
         return study.n_trials
     return min(study.n_trials, len(_grid(study, study.n_trials)))
@@ -169,7 +174,8 @@ def make_sampler(study: Study, search: Search) -> BaseSampler:
         case "nsga2":
             # The first generation is random. Optuna's 50 would leave small searches no second one;
             # a quarter of the tries leaves three to breed.
-            return NSGAIISampler(seed=seed, population_size=max(2, study.n_trials // 4))
+            population = min(50, max(2, study.n_trials // 4))
+            return NSGAIISampler(seed=seed, population_size=int(population))
         case "random":
             return _ByNumber(lambda number: _random_options(study.ranges, seed, number))
         case "grid":
@@ -230,7 +236,7 @@ def _at(r: Range, share: float) -> Any:
             return r.low + (r.high - r.low) * share
 
 
-def grid_sizes(ranges: Mapping[str, Range], n_tries: int) -> Iterator[dict[str, int]]:
+def grid_sizes(ranges: Mapping[str, Range], n_tries: float) -> Iterator[dict[str, int]]:
     """How many points each range has in grids that grow, from one that might have `n_tries` points.
 
     A choice has all its values. One more point goes to a range that has the fewest, the first of
@@ -247,7 +253,7 @@ def grid_sizes(ranges: Mapping[str, Range], n_tries: int) -> Iterator[dict[str, 
     yield sizes
 
 
-def _grid(study: Study, n_tries: int) -> list[dict[str, Any]]:
+def _grid(study: Study, n_tries: float) -> list[dict[str, Any]]:
     """Every point of the smallest grid of `n_tries` points, or of the largest there is.
 
     Each range's values lie at equal distances, its two ends included. Points that differ in options

@@ -19,6 +19,7 @@ import yaml
 
 from orchestrator.frontier import best_within
 from orchestrator.notation import accuracy, millions, percent
+from orchestrator.time_budget import spent
 from orchestrator.trials_table import read_trials
 
 CONTROLS = {
@@ -175,6 +176,8 @@ def cautions(result: SweepResult) -> list[str]:
     failed = int((result.trials["status"] == "failed").sum())
     if failed:
         found.append(f"{failed} of {len(result.trials)} trials failed and are on no frontier.")
+    if (hours := _hours_used_up(result)) is not None:
+        found.append(hours)
     if (stopped := _stopped_early(result.searched)) is not None:
         found.append(stopped)
     tries = Counter(result.searched["method"])
@@ -193,6 +196,15 @@ def cautions(result: SweepResult) -> list[str]:
         kinds = _listed(f"{device}, {threads} threads" for device, threads in machines.to_numpy())
         found.append(f"Latencies were measured on different machines: {kinds}.")
     return found
+
+
+def _hours_used_up(result: SweepResult) -> str | None:
+    """Whether the budget of hours ended the search."""
+    hours = result.sweep["search"].get("hours")
+    ran = result.searched[["started_at", "duration_s"]].dropna()
+    if hours is None or spent(ran.itertuples(index=False, name=None)) < 3600 * hours:
+        return None
+    return f"The search's {hours:g} hours were used up after {len(result.searched)} trials."
 
 
 def _stopped_early(trials: pd.DataFrame) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
 from orchestrator.sweep_file.located_yaml import Document, dump_yaml, read_document, read_override
@@ -79,6 +79,7 @@ if TYPE_CHECKING:
 else:
     Objectives = Annotated[_Objectives, AfterValidator(_at_least_two)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+DEFAULT_TRIALS = 10
 
 
 class Search(BaseModel):
@@ -87,8 +88,27 @@ class Search(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sampler: Literal["tpe", "nsga2", "random", "grid"] = "tpe"
-    trials: int = Field(default=10, ge=1, description="Of every study that has a range.")
+    trials: int | None = Field(
+        default=None,
+        ge=1,
+        description="Of every study that has a range; 10 where no hours are given either, else as "
+        "many as these allow.",
+    )
+    hours: float | None = Field(
+        default=None, gt=0, description="In which trials start, those of all studies together."
+    )
     seed: Seed = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _some_budget(cls, options: Any) -> Any:
+        if not isinstance(options, dict) or options.get("trials") is not None:
+            return options
+        if options.get("hours") is None:
+            return {**options, "trials": DEFAULT_TRIALS}
+        if options.get("sampler") == "grid":
+            raise ValueError("a grid needs its size. Give trials beside the hours.")
+        return options
 
 
 class EarlyStopping(BaseModel):
@@ -205,7 +225,7 @@ def _check(document: Document, path: Path, data_root: Path | None) -> Sweep | No
     n_seeds, tries, plain = 1, 1, None
     try:
         plain = Sweep.model_validate(check_model(Sweep, document.data, ""))
-        n_seeds, tries = len(plain.seeds), plain.search.trials
+        n_seeds, tries = len(plain.seeds), plain.search.trials or 1
     except OptionsError as error:
         for key, message in error.problems:
             document.add_problem(key, message)

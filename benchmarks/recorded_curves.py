@@ -91,7 +91,3 @@ def curve(trial: Trial, folder: Path) -> list[dict[str, Any]]:
 @cache
 def _splits(data: str, seed: int) -> Splits:
     return load_splits(DataOptions.model_validate_json(data), Path(), seed)
-
-
-if __name__ == "__main__":
-    record()

@@ -74,6 +74,7 @@ class Run:
         data: Splits,
         epochs: int | None = None,
         own_teacher: OwnTeacher | None = None,
+        judged: bool = True,
     ) -> None:
         """Fine-tune `model` in place with the settings that every method gets.
 
@@ -84,6 +85,8 @@ class Run:
             epochs: how many of the epochs left to spend; None spends them all. Each call is one
                 whole learning rate schedule.
             own_teacher: what a method itself distils from, in place of what `fine_tuning` asks for.
+            judged: false where `model` does not cost yet what the method is to make of it, so that
+                the run's `judge` would look at nothing.
 
         Raises:
             ValueError: if `epochs` is negative or more than are left.
@@ -110,7 +113,7 @@ class Run:
             teacher = own_teacher.network
             distillation = Distillation(teacher={}, weight=own_teacher.weight)
             settings = settings.model_copy(update={"distillation": distillation})
-        self._spend(model, data, settings, epochs, epochs, teacher)
+        self._spend(model, data, settings, epochs, epochs, teacher, judged)
 
     def train_from_scratch(self, model: nn.Module, data: Splits) -> None:
         """Train a network that starts from random weights for as long as the others get in total.
@@ -138,11 +141,12 @@ class Run:
         epochs: int,
         budget: int,
         teacher: nn.Module | None,
+        judged: bool = True,
     ) -> None:
         """Train for `epochs`, which costs `budget` of the epochs for fine-tuning."""
         spent = self.epochs_spent
         self.epochs_spent += budget
-        rungs = self._rungs_at(spent, epochs, budget)
+        rungs = self._rungs_at(spent, epochs, budget) if judged else {}
         # Of the network as it is given: a method that lets pruned weights grow again meanwhile
         # takes them out once more.
         costs: dict[str, float] = {}

@@ -173,8 +173,8 @@ def make_sampler(study: Study, search: Search) -> BaseSampler:
                 return TPESampler(seed=seed, group=conditional, **TPE_SETTINGS)
         case "nsga2":
             # The first generation is random. Optuna's 50 would leave small searches no second one;
-            # a quarter of the tries leaves three to breed.
-            population = min(50, max(2, study.n_trials // 4))
+            # a quarter of the tries leaves three to breed. More than 50 only slow large ones down.
+            population = max(2, min(study.n_trials, 200) // 4)
             return NSGAIISampler(seed=seed, population_size=int(population))
         case "random":
             return _ByNumber(lambda number: _random_options(study.ranges, seed, number))

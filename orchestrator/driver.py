@@ -18,6 +18,7 @@ from orchestrator.progress import Progress
 from orchestrator.record import Record
 from orchestrator.schedule import Later
 from orchestrator.sweep_file import Sweep, SweepFileError
+from orchestrator.time_budget import TimeBudget
 from testbed.backbones import build_backbone
 from testbed.data import DataOptions, Splits, load_splits
 
@@ -39,6 +40,7 @@ def run_on_ray(sweep: Sweep, folder: Path, data_root: Path, address: str | None)
 
     planned = studies(sweep)
     total = sum(n_tries(study, sweep.search) for study in planned)
+    budget = TimeBudget(sweep.search.hours)
     with ExitStack() as stack:
         with as_bad_input():
             shared = load_shared(sweep, data_root)
@@ -52,7 +54,7 @@ def run_on_ray(sweep: Sweep, folder: Path, data_root: Path, address: str | None)
         journal = open_journal(folder / "studies.journal")
         record.proposer = Proposer(planned, sweep.objectives, sweep.search, journal)
         finished = run_jobs(
-            record.phases(record.proposer.ask, total),
+            record.phases(budget.bounded(record.proposer.ask), total),
             work=partial(do_job, workplace=record.workplace),
             listener=Listener(
                 record.started, record.reported, record.ended, record.lost, record.restarted
@@ -83,7 +85,8 @@ def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path) -> int:
         with as_bad_input():
             record = Record(sweep, folder, data_root, progress)
         waiting = iter(trials)
-        for phase in record.phases(lambda: next(waiting, None), len(trials)):
+        budget = TimeBudget(sweep.search.hours)
+        for phase in record.phases(budget.bounded(lambda: next(waiting, None)), len(trials)):
             while (job := phase()) is not None:
                 assert not isinstance(job, Later), "nothing runs that it could wait for"
                 record.started(job)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.early_stopping import Rungs
 from orchestrator.frontier import compare_methods, to_be_tested
 from orchestrator.jobs import FrontierTest, Job, TrialResult, Workplace, known_columns
 from orchestrator.plan import DenseNetwork, Trial, dense_networks
@@ -53,6 +54,7 @@ class Record:
             dense=(folder.parent / "dense").resolve(),
             data_root=data_root.resolve(),
             resources=sweep.resources,
+            rungs=_rungs(sweep, folder.resolve()),
         )
         self.proposer: Proposer | None = None
         self.tracker: Tracker | None = None
@@ -70,11 +72,11 @@ class Record:
         self._tests: Iterator[FrontierTest] | None = None
         self._started: dict[str, datetime] = {}
 
-    def phases(self, ask: Callable[[], Trial | None], total: int) -> list[Phase]:
+    def phases(self, ask: Callable[[], Trial | None], total: float) -> list[Phase]:
         """Dense networks and trials, each trial once its networks are there; the frontier's tests.
 
         Args:
-            ask: gives the trials, of which there are `total`.
+            ask: gives the trials, of which there are `total`, infinite if that is not known.
         """
         self._schedule = Schedule(
             dense_networks(self._sweep), ask, lambda trial, error: self.lost(trial, "failed", error)
@@ -92,7 +94,7 @@ class Record:
             self.tracker.finish(self._folder, comparison)
         if not whole:
             return INTERRUPTED
-        return ALL_COMPLETED if self._statuses <= {"completed"} else SOME_FAILED
+        return ALL_COMPLETED if self._statuses <= {"completed", "stopped_early"} else SOME_FAILED
 
     def started(self, job: Job) -> None:
         self._started[job_name(job)] = datetime.now(UTC)
@@ -182,3 +184,9 @@ def job_name(job: Job) -> str:
         options = " ".join(f"{name}={value}" for name, value in given.items())
         return f"{job.backbone} {options} seed={job.seed}"
     return job.trial_id if isinstance(job, Trial) else f"{job.trial.trial_id} on test images"
+
+
+def _rungs(sweep: Sweep, folder: Path) -> Rungs | None:
+    if sweep.early_stopping is None:
+        return None
+    return Rungs(folder / "rungs", sweep.early_stopping, sweep.objectives)

@@ -12,10 +12,13 @@ from pathlib import Path
 import torch
 
 from orchestrator.jobs import do_job, splits_key
+from orchestrator.notation import error_text
 from orchestrator.plan import dense_networks, plain_trials, studies
 from orchestrator.progress import Progress
 from orchestrator.record import Record
+from orchestrator.schedule import Later
 from orchestrator.sweep_file import Sweep, SweepFileError
+from orchestrator.time_budget import TimeBudget
 from testbed.backbones import build_backbone
 from testbed.data import DataOptions, Splits, load_splits
 
@@ -30,12 +33,14 @@ def run_on_ray(sweep: Sweep, folder: Path, data_root: Path, address: str | None)
         SweepFileError: if the data cannot be loaded or the cluster not be used; no folder is left
             then.
     """
-    from orchestrator.ray_runner import Listener, check_resources, connected, run_jobs
+    from orchestrator.ray_connection import connected
+    from orchestrator.ray_runner import Listener, check_resources, run_jobs
     from orchestrator.search import Proposer, n_tries, open_journal
     from orchestrator.tracking import Tracker
 
     planned = studies(sweep)
     total = sum(n_tries(study, sweep.search) for study in planned)
+    budget = TimeBudget(sweep.search.hours)
     with ExitStack() as stack:
         with as_bad_input():
             shared = load_shared(sweep, data_root)
@@ -49,9 +54,11 @@ def run_on_ray(sweep: Sweep, folder: Path, data_root: Path, address: str | None)
         journal = open_journal(folder / "studies.journal")
         record.proposer = Proposer(planned, sweep.objectives, sweep.search, journal)
         finished = run_jobs(
-            record.phases(record.proposer.ask, total),
+            record.phases(budget.bounded(record.proposer.ask), total),
             work=partial(do_job, workplace=record.workplace),
-            listener=Listener(record.started, record.reported, record.ended, record.lost),
+            listener=Listener(
+                record.started, record.reported, record.ended, record.lost, record.restarted
+            ),
             resources=sweep.resources,
             shared=shared,
         )
@@ -78,8 +85,10 @@ def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path) -> int:
         with as_bad_input():
             record = Record(sweep, folder, data_root, progress)
         waiting = iter(trials)
-        for phase in record.phases(lambda: next(waiting, None), len(trials)):
+        budget = TimeBudget(sweep.search.hours)
+        for phase in record.phases(budget.bounded(lambda: next(waiting, None)), len(trials)):
             while (job := phase()) is not None:
+                assert not isinstance(job, Later), "nothing runs that it could wait for"
                 record.started(job)
                 try:
                     result = do_job(
@@ -90,7 +99,7 @@ def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path) -> int:
                     return record.finish(whole=False)
                 except Exception as error:
                     # A dense network that cannot be trained fails its trials, not the sweep.
-                    record.lost(job, "failed", f"{type(error).__name__}: {error}")
+                    record.lost(job, "failed", error_text(error))
                 else:
                     record.ended(job, result)
         return record.finish(whole=True)

@@ -56,7 +56,12 @@ TAGS = (
 METRICS = tuple(name for name in COLUMNS if name not in (*PARAMS, *TAGS, "trial_id", "started_at"))
 TESTED = ("test_accuracy", "test_multiplications")
 ARTIFACTS = ("frontier.csv", "report.html", "report.md", "frontier.png")
-STATUS = {"completed": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+STATUS = {
+    "completed": "FINISHED",
+    "stopped_early": "FINISHED",
+    "failed": "FAILED",
+    "stopped": "KILLED",
+}
 
 # MLflow takes 1000 things in one call, 100 of them params, and so many characters of each.
 METRICS_PER_CALL, PARAMS_PER_CALL = 900, 100

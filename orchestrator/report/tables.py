@@ -286,6 +286,7 @@ def effort_table(result: SweepResult) -> Table:
                 "method": method,
                 "tries": str(len(rows)),
                 "completed": str((rows["status"] == "completed").sum()),
+                "stopped early": _count((rows["status"] == "stopped_early").sum()),
                 "fine-tuning epochs": _range(rows["fine_tuning_epochs"]),
                 "epochs spent": _range(rows["epochs_spent"]),
                 "Q-learning passes": _passes(rows["q_learning_epochs"]),
@@ -300,9 +301,9 @@ def effort_table(result: SweepResult) -> Table:
 def failures(result: SweepResult) -> list[Failure]:
     """The trials that enter no frontier, by the first line of their error, the commonest first.
 
-    Those that did not complete, and those that lack a finite figure for an objective.
+    Those that failed or were lost, and those that lack a finite figure for an objective.
     """
-    rows = result.trials[result.trials["status"] != "completed"]
+    rows = result.trials[~result.trials["status"].isin(["completed", "stopped_early"])]
     texts = dict(
         zip(
             rows["trial_id"],
@@ -336,6 +337,7 @@ def provenance(result: SweepResult) -> list[tuple[str, str]]:
         "Fine-tuning": _settings(sweep.get("fine_tuning", {})),
         "Objectives": _settings(sweep["objectives"]),
         "Search": _settings(search),
+        "Early stopping": _settings(sweep.get("early_stopping") or {}),
         "Seeds": ", ".join(map(str, sweep.get("seeds", []))),
         "Trials": f"{len(trials)}, {duration(trials['duration_s'].sum())} of work in total",
         "Hardware": _values(trials["device"]),
@@ -394,6 +396,11 @@ def _interval(low: float, high: float) -> str:
 
 def _percent_interval(low: float, high: float) -> str:
     return f"{100 * low:.0f} to {100 * high:.0f}"
+
+
+def _count(number: int) -> str:
+    """Empty for none."""
+    return str(number) if number else ""
 
 
 def _number(value: Any) -> float:

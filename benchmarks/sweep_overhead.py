@@ -28,7 +28,8 @@ from orchestrator.plan import Trial, studies
 from orchestrator.progress import Progress
 from orchestrator.ray_runner import Listener, connected, run_jobs
 from orchestrator.record import Record
-from orchestrator.search import Proposer, open_journal
+from orchestrator.search import Proposer
+from orchestrator.study_storage import open_journal
 from orchestrator.sweep_file import load_sweep
 from orchestrator.tracking import Tracker
 from testbed.training import Report

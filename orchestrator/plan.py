@@ -65,6 +65,9 @@ class Study:
         """What is searched, by dotted path: "methods.l1_filter.keep_ratio"."""
         return {".".join(map(str, key)): found for key, found in self._ranges().items()}
 
+    def trial_id(self, number: int) -> str:
+        return f"{self.name}-{number:03d}"
+
     def trial(self, number: int, values: Mapping[str, Any]) -> Trial:
         """Trial `number` of this study, counted from 0.
 
@@ -83,7 +86,7 @@ class Study:
         plain = fill(self.options, by_key)
         backbone = dict(plain["backbone"])
         return Trial(
-            trial_id=f"{self.name}-{number:03d}",
+            trial_id=self.trial_id(number),
             study=self.name,
             cell=self.cell,
             method=self.method,

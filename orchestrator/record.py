@@ -13,12 +13,15 @@ from orchestrator.plan import DenseNetwork, Trial, dense_networks
 from orchestrator.progress import Progress
 from orchestrator.registry import method_class
 from orchestrator.report import write_report
+from orchestrator.run_folder import begin, go_on
 from orchestrator.sweep_file import Sweep
 from orchestrator.trials_table import (
+    HELD_BY_COLUMNS,
     TrialsTable,
     append_multiplications_per_class,
+    keep_rows,
+    present,
     table_columns,
-    write_atomically,
     write_images,
 )
 
@@ -26,7 +29,6 @@ if TYPE_CHECKING:  # a machine without Optuna and MLflow runs sweeps too
     from orchestrator.search import Proposer
     from orchestrator.tracking import Tracker
 
-HELD_BY_COLUMNS = ("data.name", "backbone.name", "backbone.depth", "backbone.dropout")
 ALL_COMPLETED, SOME_FAILED, INTERRUPTED = 0, 1, 130  # exit statuses
 
 AnyJob = TypeVar("AnyJob", DenseNetwork, Trial, FrontierTest)
@@ -45,10 +47,20 @@ class Record:
         folder: Path,
         data_root: Path,
         progress: Progress,
+        retry_failed: bool = False,
     ) -> None:
-        """Makes the run folder, which must not exist: nothing a user made is overwritten."""
-        folder.mkdir(parents=True)
-        write_atomically(folder / "sweep.yaml", sweep.dump().encode())
+        """Makes the run folder, or goes on in the one that is there: see `check_goes_on`.
+
+        Args:
+            retry_failed: whether trials that failed are to be run again, as stopped ones are.
+
+        Raises:
+            ValueError: if a table that is there is damaged.
+        """
+        if folder.exists():
+            go_on(folder, sweep)
+        else:
+            begin(folder, sweep)
         self.workplace = Workplace(
             folder=folder.resolve(),
             dense=(folder.parent / "dense").resolve(),
@@ -63,12 +75,20 @@ class Record:
         methods = {name: method_class(name) for name in sweep.methods}
         self._varied = [path for path in sweep.varied if path not in HELD_BY_COLUMNS]
         self._table = TrialsTable(folder / "trials.csv", table_columns(methods, self._varied))
+        self.rows = self._take_up({"stopped", "failed"} if retry_failed else {"stopped"})
+        """Of the trials that ended before this driver, by trial_id; a missing value is None."""
+        self.find_trial: Callable[[str], Trial] | None = None
+        """Gives such a trial by its id."""
         self._trials: dict[str, Trial] = {}
         self._reports: dict[str, list[dict[str, float]]] = defaultdict(list)
         self._tested: dict[str, dict[str, float]] = {}
-        self._statuses: set[str] = set()
+        self._statuses = {row["status"] for row in self.rows.values()}
         self._tests: Callable[[], FrontierTest | None] | None = None
         self._started: dict[str, datetime] = {}
+
+    def nothing_left(self) -> bool:
+        """Whether every trial has been proposed and run, and the frontier tested."""
+        return not (self.proposer and self.proposer.left) and not self._to_be_tested()
 
     def phases(self, ask: Callable[[], Trial | None], total: int) -> list[Phase]:
         """Dense networks, teachers before their students; the trials; the frontier's tests.
@@ -136,17 +156,19 @@ class Record:
             self._statuses.add(status)
 
     def _keep(self, trial: Trial, result: TrialResult) -> None:
+        """Keeps a trial that has ended. Its row of trials.csv says that everything before is there;
+        what a killed driver has not done after it, the next one does from the row."""
         row = result.row | {path: trial.option(path) for path in self._varied}
         self._trials[trial.trial_id] = trial
         self._statuses.add(row["status"])
-        self._table.append(row)
         if result.per_class:
             append_multiplications_per_class(
                 self._folder / "multiplications_per_class.csv", trial.trial_id, result.per_class
             )
         if result.images:
             write_images(self._folder, trial.trial_id, *result.images)
-        if self.proposer:
+        self._table.append(row)
+        if self.proposer and row["status"] != "stopped":  # it goes on as it was proposed
             self.proposer.tell(trial.trial_id, row)
         reports = self._reports.pop(trial.trial_id, [])
         if self.tracker:
@@ -158,10 +180,41 @@ class Record:
     def _next_test(self) -> FrontierTest | None:
         """The next trial on a seed's frontier, which is known once all trials have ended."""
         if self._tests is None:
-            trial_ids = to_be_tested(self._table.read(), self._sweep.objectives)
-            tests = [FrontierTest(self._trials[trial_id]) for trial_id in trial_ids]
+            tests = [FrontierTest(self._trial(trial_id)) for trial_id in self._to_be_tested()]
             self._tests = self._phase("Test images, for the frontier", tests)
         return self._tests()
+
+    def _to_be_tested(self) -> list[str]:
+        """The trials that the test images are still for."""
+        wanted = to_be_tested(self._table.read(), self._sweep.objectives)
+        tested = {id for id, row in self.rows.items() if row["test_accuracy"] is not None}
+        return [trial_id for trial_id in wanted if trial_id not in tested]
+
+    def _trial(self, trial_id: str) -> Trial:
+        if trial_id in self._trials:
+            return self._trials[trial_id]
+        assert self.find_trial is not None
+        return self.find_trial(trial_id)
+
+    def _take_up(self, to_run_again: set[str]) -> dict[str, dict[str, Any]]:
+        """The rows that stay; takes out of all tables what is to be run again.
+
+        A row of trials.csv is written after the trial's rows of the other tables, so these may have
+        some of a trial that has none, whose driver was killed in between.
+
+        Args:
+            to_run_again: the statuses of trials that are.
+        """
+        keep_rows(self._table.path, "status", lambda status: status not in to_run_again)
+        rows = {
+            str(row["trial_id"]): {str(name): present(value) for name, value in row.items()}
+            for row in self._table.read().to_dict("records")
+        }
+        tested = {id for id, row in rows.items() if row["test_accuracy"] is not None}
+        per_class = "multiplications_per_class.csv"
+        keep_rows(self._folder / per_class, "trial_id", rows.__contains__)
+        keep_rows(self._folder / f"test_{per_class}", "trial_id", tested.__contains__)
+        return rows
 
     def _phase(self, text: str, jobs: Sequence[AnyJob]) -> Callable[[], AnyJob | None]:
         waiting = iter(jobs)

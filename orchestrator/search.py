@@ -6,10 +6,11 @@ are as many studies as there are cores.
 """
 
 import hashlib
-import json
 import math
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,14 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.plan import Study, Trial
 from orchestrator.sweep_file import Search
 from orchestrator.sweep_file.option_values import Range
+from orchestrator.trials_table import cell_text, is_missing, option_column
 
 # Chosen on a recorded surface (`benchmarks/sampler_hypervolume.py`), with other seeds than the
 # benchmark's: Optuna's own for two objectives (10 random tries, each option by itself, the best of
@@ -49,17 +50,41 @@ class Proposer:
         objectives: Mapping[str, str],
         search: Search,
         storage: BaseStorage,
+        rows: Mapping[str, Mapping[str, Any]] | None = None,
+        prefix: str = "",
     ) -> None:
         """
         Args:
             studies: in the order in which they are worked.
             objectives: column of the row -> "maximize" or "minimize".
             search: which sampler, and the seed that every study's own is made of.
-            storage: keeps what was proposed and told; see `open_journal`.
+            storage: keeps what was proposed and told; see `study_storage`. What it holds already
+                is gone on with.
+            rows: trial_id -> row of the trials that have ended already. Others that were proposed
+                are the first to be proposed again, as they were.
+            prefix: of the studies' names in a storage that sweeps share.
+
+        Raises:
+            ValueError: if a row's trial is not in the storage and cannot be told to it.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study and trial
-        self._waiting = [_Asked(study, objectives, search, storage) for study in studies]
+        self._studies = {
+            study.name: _Asked(study, objectives, search, storage, prefix) for study in studies
+        }
+        kept = set(optuna.get_all_study_names(storage))
+        ended: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)  # by study
+        for trial_id, row in (rows or {}).items():
+            ended[row["study"]][trial_id] = row
+        for name, asked in self._studies.items():
+            if prefix + name in kept or name in ended:
+                asked.take_up(ended[name])
+        self._waiting = [asked for asked in self._studies.values() if asked.left]
         self._running: dict[str, _Asked] = {}
+
+    @property
+    def left(self) -> int:
+        """How many trials are still to be asked for."""
+        return sum(asked.left for asked in self._waiting)
 
     def ask(self) -> Trial | None:
         """The next trial, or None where no study has any left."""
@@ -80,69 +105,146 @@ class Proposer:
         """
         self._running.pop(trial_id).tell(trial_id, row)
 
+    def trial(self, trial_id: str) -> Trial:
+        """A trial that was proposed before this driver took the sweep up."""
+        return self._studies[trial_id.rpartition("-")[0]].trial(trial_id)
+
+
+@dataclass(frozen=True)
+class _Proposed:
+    """A trial that Optuna knows."""
+
+    number: int
+    """Optuna's. It counts what is no try of its own too: see `_Asked.tell`."""
+    state: TrialState
+    params: Mapping[str, Any]
+
 
 class _Asked:
     """One study: what it still may propose, and its trials that are running."""
 
     def __init__(
-        self, study: Study, objectives: Mapping[str, str], search: Search, storage: BaseStorage
+        self,
+        study: Study,
+        objectives: Mapping[str, str],
+        search: Search,
+        storage: BaseStorage,
+        prefix: str,
     ) -> None:
-        self.left = n_tries(study, search)
-        self.running: dict[str, optuna.Trial] = {}
+        self.running: dict[str, _Proposed] = {}
+        self._proposed: dict[str, _Proposed] = {}
+        self._again: deque[str] = deque()  # proposed, but not run to their ends
+        self._n_tries = n_tries(study, search)
         self._study = study
         self._objectives = objectives
         self._search = search
         self._storage = storage
+        self._name = prefix + study.name
         self._distributions = {name: _distribution(r) for name, r in study.ranges.items()}
         self._optuna: optuna.Study | None = None  # made with its first trial
 
+    @property
+    def left(self) -> int:
+        """How many trials it still gives."""
+        return len(self._again) + max(0, self._n_tries - len(self._proposed))
+
+    def take_up(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
+        """Brings the study and the rows of its trials together, and goes on from there.
+
+        A driver that is killed leaves a trial without a row, or a row that was not told. A machine
+        that fails may leave a row of a trial that the study has forgotten.
+        """
+        opened = self._open()
+        for frozen in opened.get_trials(deepcopy=False):
+            trial_id = frozen.user_attrs.get("trial_id")
+            if trial_id is not None:  # a failed trial's later success takes its place
+                self._proposed[trial_id] = _Proposed(frozen.number, frozen.state, frozen.params)
+            elif frozen.state is TrialState.RUNNING:
+                opened.tell(frozen.number, state=TrialState.FAIL)  # killed while it was proposed
+        for trial_id, row in rows.items():
+            if trial_id not in self._proposed:
+                params = _params_of_row(row, self._study)
+                self._add(trial_id, row, params)
+            elif self._proposed[trial_id].state is TrialState.RUNNING:
+                self.running[trial_id] = self._proposed[trial_id]
+                self.tell(trial_id, row)
+        self._again.extend(sorted(self._proposed.keys() - rows.keys()))
+
     def ask(self) -> Trial:
-        if self._optuna is None:
-            self._optuna = optuna.create_study(
-                study_name=self._study.name,
-                storage=self._storage,
-                sampler=make_sampler(self._study, self._search),
-                directions=[StudyDirection[d.upper()] for d in self._objectives.values()],
-            )
-        asked = self._optuna.ask(self._distributions)
-        trial = self._study.trial(asked.number, asked.params)
+        if self._again:
+            trial_id = self._again.popleft()
+            self.running[trial_id] = self._proposed[trial_id]
+            return self.trial(trial_id)
+        opened = self._open()
+        number = self._next_number()
+        if isinstance(opened.sampler, _ByNumber):
+            opened.sampler.number = number
+        asked = opened.ask(self._distributions)
+        trial = self._study.trial(number, asked.params)
         asked.set_user_attr("trial_id", trial.trial_id)
-        self.running[trial.trial_id] = asked
-        self.left -= 1
+        proposed = _Proposed(asked.number, TrialState.RUNNING, asked.params)
+        self.running[trial.trial_id] = self._proposed[trial.trial_id] = proposed
         return trial
 
     def tell(self, trial_id: str, row: Mapping[str, Any]) -> None:
-        assert self._optuna is not None
-        asked = self.running.pop(trial_id)
+        proposed = self.running.pop(trial_id)
+        if proposed.state is TrialState.RUNNING:
+            error = _why_failed(row, self._objectives)
+            if error is None:
+                self._open().tell(proposed.number, self._values(row))
+            else:
+                self._note(proposed.number, error)
+                self._open().tell(proposed.number, state=TrialState.FAIL)
+        elif proposed.state is TrialState.FAIL and _why_failed(row, self._objectives) is None:
+            self._add(trial_id, row, proposed.params)  # Optuna lets no failed trial succeed
+
+    def trial(self, trial_id: str) -> Trial:
+        """A trial that was proposed."""
+        number = int(trial_id.rpartition("-")[2])
+        return self._study.trial(number, self._proposed[trial_id].params)
+
+    def _open(self) -> optuna.Study:
+        if self._optuna is None:
+            self._optuna = optuna.create_study(
+                study_name=self._name,
+                storage=self._storage,
+                directions=[StudyDirection[d.upper()] for d in self._objectives.values()],
+                load_if_exists=True,
+            )
+            begun = len(self._optuna.get_trials(deepcopy=False))
+            self._optuna.sampler = make_sampler(self._study, self._search, begun)
+        return self._optuna
+
+    def _next_number(self) -> int:
+        """The first number that no trial has. Only a failed machine leaves a gap."""
+        number = len(self._proposed)
+        if self._study.trial_id(number - 1) in self._proposed or number == 0:
+            return number
+        return next(n for n in count() if self._study.trial_id(n) not in self._proposed)
+
+    def _add(self, trial_id: str, row: Mapping[str, Any], params: Mapping[str, Any]) -> None:
+        """Tells a trial that the study does not have as running."""
         error = _why_failed(row, self._objectives)
-        if error is None:
-            self._optuna.tell(asked, [float(row[name]) for name in self._objectives])
-        else:
-            asked.set_user_attr("error", error)
-            self._optuna.tell(asked, state=TrialState.FAIL)
+        told = optuna.trial.create_trial(
+            state=TrialState.COMPLETE if error is None else TrialState.FAIL,
+            values=self._values(row) if error is None else None,
+            params=dict(params),
+            distributions=self._distributions,
+            user_attrs={"trial_id": trial_id} | ({} if error is None else {"error": error}),
+        )
+        opened = self._open()
+        opened.add_trial(told)
+        number = len(opened.get_trials(deepcopy=False)) - 1
+        self._proposed[trial_id] = _Proposed(number, told.state, params)
 
+    def _values(self, row: Mapping[str, Any]) -> list[float]:
+        return [float(row[name]) for name in self._objectives]
 
-def open_journal(path: Path) -> JournalStorage:
-    """The file of all studies of a sweep, in the format of Optuna's `JournalFileBackend`."""
-    return JournalStorage(_Journal(path))
-
-
-class _Journal(JournalFileBackend):
-    """Optuna's journal file without its lock and without waiting for the disk at every line.
-
-    A trial of two options writes five lines: 7 ms with both, 1 ms like this. A sweep has one
-    driver, which needs no lock, and what the system was given outlives the driver, if not the
-    machine.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path))
-        self._path = path
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
-        with self._path.open("ab", buffering=0) as file:
-            file.write("".join(lines).encode())
+    def _note(self, number: int, error: str) -> None:
+        """Keeps why a trial failed."""
+        opened = self._open()
+        optuna_id = self._storage.get_trial_id_from_study_id_trial_number(opened._study_id, number)
+        self._storage.set_trial_user_attr(optuna_id, "error", error)
 
 
 def n_tries(study: Study, search: Search) -> int:
@@ -152,17 +254,22 @@ def n_tries(study: Study, search: Search) -> int:
     return min(study.n_trials, math.prod(grid_sizes(study.ranges, study.n_trials).values()))
 
 
-def make_sampler(study: Study, search: Search) -> BaseSampler:
-    """The sampler of one study, seeded by the search's seed and the study's name."""
-    digest = hashlib.sha256(f"{search.seed} {study.name}".encode()).digest()
-    seed = int.from_bytes(digest[:4])
+def make_sampler(study: Study, search: Search, begun: int = 0) -> BaseSampler:
+    """The sampler of one study, seeded by the search's seed and the study's name.
+
+    Args:
+        begun: how many trials the study has. A sampler that draws from one stream would draw the
+            first ones again when a sweep goes on.
+    """
+    seed = _seed(f"{search.seed} {study.name}")
+    stream = _seed(f"{search.seed} {study.name} {begun}") if begun else seed
     match search.sampler:
         case "tpe":
-            return TPESampler(seed=seed, **TPE_SETTINGS)
+            return TPESampler(seed=stream, **TPE_SETTINGS)
         case "nsga2":
             # The first generation is random. Optuna's 50 would leave small searches no second one;
             # a quarter of the tries leaves three to breed.
-            return NSGAIISampler(seed=seed, population_size=max(2, study.n_trials // 4))
+            return NSGAIISampler(seed=stream, population_size=max(2, study.n_trials // 4))
         case "random":
             return _ByNumber(lambda number: _random_options(study.ranges, seed, number))
         case "grid":
@@ -170,6 +277,10 @@ def make_sampler(study: Study, search: Search) -> BaseSampler:
             order = np.random.default_rng(seed).permutation(len(points))
             return _ByNumber(lambda number: points[order[number]])
     raise ValueError(f"Expected the sampler tpe, nsga2, random or grid, got {search.sampler!r}.")
+
+
+def _seed(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
 
 
 class _ByNumber(BaseSampler):
@@ -182,6 +293,7 @@ class _ByNumber(BaseSampler):
 
     def __init__(self, options: Callable[[int], Mapping[str, Any]]) -> None:
         self._options = options
+        self.number: int | None = None  # of the next trial; None takes Optuna's
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -200,7 +312,8 @@ class _ByNumber(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        return self._options(trial.number)[param_name]
+        number = trial.number if self.number is None else self.number
+        return self._options(number)[param_name]
 
 
 def _random_options(ranges: Mapping[str, Range], seed: int, number: int) -> dict[str, Any]:
@@ -279,6 +392,26 @@ def _distribution(r: Range) -> BaseDistribution:
     if r.kind == "int":
         return IntDistribution(int(r.low), int(r.high))
     return FloatDistribution(r.low, r.high, log=r.kind == "log_uniform")
+
+
+def _params_of_row(row: Mapping[str, Any], study: Study) -> dict[str, Any]:
+    """What the search chose for a trial, as its row has it."""
+    found = {}
+    for path, r in study.ranges.items():
+        value: Any = row.get(option_column(path))
+        if r.kind == "choice":
+            same = [choice for choice in r.choices if cell_text(choice) == cell_text(value)]
+            same += [choice for choice in r.choices if choice == value]
+        else:
+            same = [] if is_missing(value) else [int(value) if r.kind == "int" else float(value)]
+        if not same:
+            raise ValueError(
+                f"trials.csv has a row of {row['trial_id']}, which the study does not know, and "
+                f"cannot be told to it: {path} is {cell_text(value) or 'missing'}, expected {r}. "
+                "Take the row out: its trial is run again."
+            )
+        found[path] = same[0]
+    return found
 
 
 def _why_failed(row: Mapping[str, Any], objectives: Mapping[str, str]) -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from orchestrator.jobs import do_job, splits_key
+from orchestrator.outbox import Outbox
 from orchestrator.plan import dense_networks, plain_trials, studies
 from orchestrator.progress import Progress
 from orchestrator.record import Record
@@ -75,9 +76,11 @@ def run_on_ray(
             if not goes_on:
                 record, proposer = opened()
         stack.enter_context(progress)
-        tracker = Tracker(sweep.name, folder.parent, progress.message)
-        record.tracker = stack.enter_context(tracker)
-        if record.nothing_left():
+        nothing_left = record.nothing_left()
+        if not nothing_left or len(Outbox(folder)):
+            tracker = Tracker(sweep.name, folder.parent, progress.message, goes_on)
+            record.tracker = stack.enter_context(tracker)
+        if nothing_left:
             return record.finish(whole=True)
         finished = run_jobs(
             record.phases(proposer.ask, proposer.left),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.frontier import compare_methods, to_be_tested
 from orchestrator.jobs import FrontierTest, Job, TrialResult, Workplace, known_columns
+from orchestrator.outbox import Outbox
 from orchestrator.plan import DenseNetwork, Trial, dense_networks
 from orchestrator.progress import Progress
 from orchestrator.registry import method_class
@@ -109,7 +110,7 @@ class Record:
         write_report(self._folder)
         if self.tracker:
             comparison = compare_methods(self._table.read(), self._sweep.objectives)
-            self.tracker.finish(self._folder, comparison)
+            self.tracker.finish(comparison)
         if not whole:
             return INTERRUPTED
         return ALL_COMPLETED if self._statuses <= {"completed"} else SOME_FAILED
@@ -158,23 +159,25 @@ class Record:
     def _keep(self, trial: Trial, result: TrialResult) -> None:
         """Keeps a trial that has ended. Its row of trials.csv says that everything before is there;
         what a killed driver has not done after it, the next one does from the row."""
+        trial_id = trial.trial_id
         row = result.row | {path: trial.option(path) for path in self._varied}
-        self._trials[trial.trial_id] = trial
-        self._statuses.add(row["status"])
         if result.per_class:
-            append_multiplications_per_class(
-                self._folder / "multiplications_per_class.csv", trial.trial_id, result.per_class
-            )
+            path = self._folder / "multiplications_per_class.csv"
+            append_multiplications_per_class(path, trial_id, result.per_class)
         if result.images:
-            write_images(self._folder, trial.trial_id, *result.images)
-        self._table.append(row)
-        if self.proposer and row["status"] != "stopped":  # it goes on as it was proposed
-            self.proposer.tell(trial.trial_id, row)
-        reports = self._reports.pop(trial.trial_id, [])
+            write_images(self._folder, trial_id, *result.images)
+        reports = self._reports.pop(trial_id, [])
         if self.tracker:
             settings = trial.model_dump(mode="json", include={"data", "training", "fine_tuning"})
             settings["backbone"] = trial.backbone_options  # as the sweep file has them
-            self.tracker.trial_done(row, reports, settings)
+            self.tracker.keep(row, reports, settings)
+        self._table.append(row)
+        self._trials[trial_id] = trial
+        self._statuses.add(row["status"])
+        if self.proposer and row["status"] != "stopped":  # it goes on as it was proposed
+            self.proposer.tell(trial_id, row)
+        if self.tracker:
+            self.tracker.send(trial_id)
         self._progress.trial_done(row)
 
     def _next_test(self) -> FrontierTest | None:
@@ -214,6 +217,7 @@ class Record:
         per_class = "multiplications_per_class.csv"
         keep_rows(self._folder / per_class, "trial_id", rows.__contains__)
         keep_rows(self._folder / f"test_{per_class}", "trial_id", tested.__contains__)
+        Outbox(self._folder).forget_but(rows)
         return rows
 
     def _phase(self, text: str, jobs: Sequence[AnyJob]) -> Callable[[], AnyJob | None]:

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.frontier import compare_methods, to_be_tested
-from orchestrator.jobs import FrontierTest, Job, TrialResult, Workplace, known_columns
+from orchestrator.jobs import (
+    DiskIsFull,
+    FrontierTest,
+    Job,
+    TrialResult,
+    Workplace,
+    job_name,
+    known_columns,
+)
 from orchestrator.outbox import Outbox
 from orchestrator.plan import DenseNetwork, Trial, dense_networks
 from orchestrator.progress import Progress
@@ -125,8 +133,17 @@ class Record:
         self._progress.trial_report(job_name(job), values)
 
     def ended(self, job: Job, result: Any) -> None:
-        """A job is done; `result` is what it returned."""
+        """A job is done; `result` is what it returned.
+
+        Raises:
+            OSError: if the disk is full, there or here. The job is done again then, when the sweep
+                goes on.
+        """
+        if isinstance(result, DiskIsFull):
+            raise OSError(result.errno, result.text)
         if isinstance(job, Trial):
+            for text in result.warnings:
+                self._progress.message(f"{job.trial_id}: {text}")
             self._keep(job, result)
             return
         line = job_name(job)
@@ -238,15 +255,6 @@ class Record:
             return phase()
 
         return begin_and_ask
-
-
-def job_name(job: Job) -> str:
-    """A job's name: a trial's is its id."""
-    if isinstance(job, DenseNetwork):
-        given = {k: v for k, v in job.backbone_options.items() if v is not None}
-        options = " ".join(f"{name}={value}" for name, value in given.items())
-        return f"{job.backbone} {options} seed={job.seed}"
-    return job.trial_id if isinstance(job, Trial) else f"{job.trial.trial_id} on test images"
 
 
 def _by_generation(networks: Sequence[DenseNetwork]) -> list[list[DenseNetwork]]:

@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orchestrator.sweep_file import Sweep, SweepFileError, load_sweep
+from orchestrator.whole_files import FULL_DISK
 
 BAD_INPUT, NOT_WRITTEN, INTERRUPTED = 2, 3, 130
-CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+CANNOT_WRITE = (*FULL_DISK, errno.EACCES, errno.EIO)
 
 RunSweep = Callable[[Sweep, Path, argparse.Namespace], int]
 """Runs a sweep that was found to be right, in a folder that is not there or is its own."""

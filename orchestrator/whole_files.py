@@ -1,7 +1,11 @@
 """Files that are whole whatever stops their writer: replaced at once, or longer by whole lines."""
 
+import errno
 import os
 from pathlib import Path
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""The errno of an OSError that is the disk's: full, over a quota or a limit, or read-only."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -60,7 +60,7 @@ def test_a_full_disk_is_said_and_what_was_complete_stays(sweep: DisturbedSweep, 
     assert_completed(sweep.rows())
     after = figures(sweep.rows())
     kept = after[after["trial_id"].isin(before["trial_id"])].reset_index(drop=True)
-    pd.testing.assert_frame_equal(kept, before)
+    pd.testing.assert_frame_equal(kept, before, check_dtype=False)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

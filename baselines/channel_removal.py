@@ -77,10 +77,9 @@ def _without(
             with zeroed_inputs(graph.modules, *inputs):
                 expected = network(example)
             try:
-                for name, channels in removed.items():
-                    if len(channels):
-                        # Asked for anew: the inputs of a shared reader move with every removal.
-                        graph.group(name, channels).prune()
+                graph.remove(
+                    {name: channels for name, channels in removed.items() if len(channels)}
+                )
                 got = network(example)
             except Exception as error:  # a user's forward may raise anything on smaller tensors
                 return network, f"raises {type(error).__name__}: {error}"

@@ -6,9 +6,13 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor, nn
 
-from baselines.channel_graph import PrunableLayer, prunable_layers
+from baselines.channel_graph import (
+    PrunableLayer,
+    prunable_layers,
+    why_layers_keep_their_channels,
+)
 from baselines.channel_removal import n_removed, remove_channels
-from testbed.cost import count_multiplications
+from testbed.cost import multiplications_by_layer
 
 KeepRatio = Annotated[
     float, Field(gt=0, le=1, description="Share of its channels that every prunable layer keeps.")
@@ -55,7 +59,7 @@ def channels_to_remove(
     prunable = prunable_layers(model, example, linear=linear_layers)
     if keep_ratio is None:
         assert keep_multiplications is not None
-        keep_ratio = _keep_ratio_for(keep_multiplications, model, example, prunable)
+        keep_ratio = _keep_ratio_for(keep_multiplications, model, example, prunable, linear_layers)
     removed = _removed(keep_ratio, prunable)
     if keep_ratio < 1 and not any(removed.values()):
         widest = max(layer.channels for layer in prunable.values())
@@ -72,7 +76,11 @@ def _removed(keep_ratio: float, prunable: Mapping[str, PrunableLayer]) -> dict[s
 
 
 def _keep_ratio_for(
-    share: float, model: nn.Module, example: Tensor, prunable: Mapping[str, PrunableLayer]
+    share: float,
+    model: nn.Module,
+    example: Tensor,
+    prunable: Mapping[str, PrunableLayer],
+    linear_layers: bool,
 ) -> float:
     """The keep ratio whose network comes nearest to `share` of the dense multiplications.
 
@@ -81,12 +89,12 @@ def _keep_ratio_for(
     if share == 1:
         return 1.0
     image = example[:1]
-    cost = count_multiplications(model, image)
-    dense = cost.multiplications
+    costs = multiplications_by_layer(model, image)
+    dense = costs.total()
 
     def share_at(keep_ratio: float) -> float:
         kept = _kept_shares(model, prunable, _removed(keep_ratio, prunable))
-        return sum(n.item() * kept.get(layer, 1.0) for layer, n in cost.per_layer.items()) / dense
+        return sum(n * kept.get(layer, 1.0) for layer, n in costs.items()) / dense
 
     below, above = 0.0, 1.0  # share_at rises in steps; the one that crosses `share` lies between
     while above - below > 1e-6:
@@ -97,12 +105,15 @@ def _keep_ratio_for(
     best = min(found, key=lambda ratio: abs(share_at(ratio) - share))
     removed = {name: range(n) for name, n in _removed(best, prunable).items()}
     thinned = remove_channels(model, example, removed)
-    reached = count_multiplications(thinned, image).multiplications / dense
+    reached = multiplications_by_layer(thinned, image).total() / dense
     if abs(reached - share) > LARGEST_MISS * share:
+        held = why_layers_keep_their_channels(model, example, costs, linear=linear_layers)
         raise ValueError(
             f"keep_multiplications {share:g} cannot be reached within {LARGEST_MISS:.0%}: the "
             f"nearest that thinning every prunable layer of this network comes to is "
-            f"{reached:.3g}, in a range from {share_at(0.0):.3g} (one channel in each) to 1."
+            f"{reached:.3g}, in a range from {share_at(0.0):.3g} (one channel in each) to 1. "
+            + (f"These layers keep their channels: {held}. " if held else "")
+            + "Ask for a share in that range."
         )
     return best
 

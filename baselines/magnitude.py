@@ -52,7 +52,8 @@ class Magnitude(BaseModel):
         """A copy of `model` with zeros among its weights, retrained (see `PruningMethod`).
 
         Raises:
-            ValueError: if there are more rounds than epochs, or the network has no weights to zero.
+            ValueError: if there are more rounds than epochs, the network has no weights to zero, or
+                none lies below the threshold.
         """
         epochs = epochs_per_round(self.rounds, run.fine_tuning.epochs)
         network = copy.deepcopy(model).to(run.device)
@@ -61,6 +62,11 @@ class Magnitude(BaseModel):
             raise ValueError("Nothing to prune: the network has no conv and no linear layer.")
         for number, n_epochs in enumerate(epochs, 1):
             small = self._zero_small(weights)
+            if not any(mask.any() for mask in small.values()):
+                raise ValueError(
+                    f"threshold {self.threshold:g} removes nothing: no weight lies below so many "
+                    f"standard deviations of scope {self.scope!r}. Ask for a higher threshold."
+                )
             before = sparsity(network)
             with _held_at_zero(weights, small) if self.masked_update else nullcontext():
                 run.fine_tune(network, data, n_epochs)

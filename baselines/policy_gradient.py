@@ -18,11 +18,12 @@ channels that put out zero, 100 steps found 3 to 10 by reward, 11 to 13 by rank)
 the best rewarded of the most probable mask, those sampled last, and all channels. Fine-tuning
 epochs are spread evenly over the layers; if they are fewer, some layers go without.
 
+Its `val_accuracy_before_finetuning` is that with the first layer pruned, as for `thinet`.
+
 Its output is a smaller network: it runs fewer multiplications.
 """
 
 import copy
-import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -43,8 +44,6 @@ from testbed.method import Run
 from testbed.names import unknown
 from testbed.prediction import evaluate
 from testbed.stratified import draw
-
-log = logging.getLogger(__name__)
 
 HIDDEN = 64  # units that read a filter
 LEARNING_RATE = 0.02
@@ -97,6 +96,7 @@ class PolicyGradient(BaseModel):
         Raises:
             ValueError: before any work, if no conv can be pruned, the layer is not one of them, the
                 validation images cannot be divided, or the dense network is no better than chance.
+                At the end, if no channel of any layer was removed.
         """
         network = copy.deepcopy(model).to(run.device).eval()
         layers = self._layers(network, example_images(data, run.device))
@@ -122,10 +122,10 @@ class PolicyGradient(BaseModel):
             )
             checkpoint.save(number, network)
         if count_parameters(network) == count_parameters(model):
-            log.warning(
-                "Nothing was removed: within a drop of %g points no mask was better than all "
-                "channels. Raise drop_bound or steps.",
-                self.drop_bound,
+            raise ValueError(
+                f"Nothing was removed: within a drop of {self.drop_bound:g} points no mask was "
+                f"better than all channels of {', '.join(layers)}. Raise drop_bound, or steps "
+                f"(now {self.steps}) so that the agents find more."
             )
         return network
 

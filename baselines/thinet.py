@@ -13,6 +13,9 @@ are summed for the choice, and each layer gets scales of its own; the paper's ch
 `rounds` (seed report 002, which says no more of them) what is kept shrinks by the same factor each
 time, as for `l1_filter`. The report prunes linear layers too: an option.
 
+Its `val_accuracy_before_finetuning` is that with the first layer pruned, before the fine-tuning
+that follows it: a network with all layers pruned and none fine-tuned never exists.
+
 Its output is a smaller network: it runs fewer multiplications.
 """
 

@@ -5,8 +5,8 @@
 A step takes a batch through all layers as Q-learning and fine-tuning do: before each pruned conv
 the decision network acts for every image, and each image's channels are masked by its own action.
 It is compared with one plain forward pass of the same backbone, and with the same step on one image
-after the other. The 96 M network and `lfw3_net` on random 32 x 32 colour images; float32, one
-thread.
+after the other. The 96 M network and `lfw3_net` on random 32 x 32 colour images, one thread; in
+float32, and in bfloat16 as both train where the processor has it.
 
 The loop also runs the convs on one image at a time. How much slower that alone makes a plain
 forward pass is printed as `forward_over_loop`: where it is 2, no way of deciding makes a step many
@@ -15,6 +15,7 @@ times as fast as the loop.
 
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -26,9 +27,11 @@ from benchmarks import training_speed
 from benchmarks.side_by_side import Goal, Result, Speed, Work, arguments, measure, show
 from rnp.runtime import RuntimeNetwork
 from testbed.backbones import build_backbone
-from testbed.machine import set_threads, tune_malloc
+from testbed.machine import Precision, set_threads, tune_malloc
+from testbed.prediction import autocast
 
 BATCH_SIZES = (32, 128)
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 IMAGES = max(BATCH_SIZES)  # that every contender has in a round
 GOALS = {"step_over_loop": Goal(at_least=10), "step_time_over_forward": Goal(at_most=1.1)}
 
@@ -41,26 +44,27 @@ def backbones() -> dict[str, nn.Module]:
     }
 
 
-def in_batches(step: Callable[[Tensor], Tensor], size: int) -> Work:
+def in_batches(step: Callable[[Tensor], Tensor], size: int, precision: Precision) -> Work:
     images = torch.randn(IMAGES, 3, 32, 32).contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def work() -> int:
-        for batch in images.split(size):
-            step(batch)
+        with autocast(precision, images.device):
+            for batch in images.split(size):
+                step(batch)
         return IMAGES
 
     return work
 
 
-def speeds(backbone: nn.Module, size: int, rounds: int) -> dict[str, Speed]:
+def speeds(backbone: nn.Module, size: int, precision: Precision, rounds: int) -> dict[str, Speed]:
     network = RuntimeNetwork(backbone).eval()
     return measure(
         {
-            "forward": in_batches(backbone, size),
-            "step": in_batches(network.masked, size),
-            "forward in a loop": in_batches(backbone, 1),
-            "step in a loop": in_batches(network.masked, 1),
+            "forward": in_batches(backbone, size, precision),
+            "step": in_batches(network.masked, size, precision),
+            "forward in a loop": in_batches(backbone, 1, precision),
+            "step in a loop": in_batches(network.masked, 1, precision),
         },
         rounds,
     )
@@ -76,14 +80,14 @@ def main() -> None:
     goals: dict[str, Goal] = {}
     notes: dict[str, str] = {}
     for name, backbone in backbones().items():
-        for size in BATCH_SIZES:
-            speed = speeds(backbone, size, options.rounds)
+        for size, precision in product(BATCH_SIZES, PRECISIONS):
+            speed = speeds(backbone, size, precision, options.rounds)
             found = {
                 "step_over_loop": speed["step"].over(speed["step in a loop"]),
                 "forward_over_loop": speed["forward"].over(speed["forward in a loop"]),
                 "step_time_over_forward": speed["forward"].over(speed["step"]),
             }
-            case = f"{name}_{size}"
+            case = f"{name}_{size}_{precision}"
             ratios |= {f"{case}_{ratio}": value for ratio, value in found.items()}
             goals |= {f"{case}_{ratio}": goal for ratio, goal in GOALS.items()}
             notes |= {f"{case} {kind}, images": str(each) for kind, each in speed.items()}

@@ -29,7 +29,7 @@ from testbed.machine import best_precision, set_threads, tune_malloc
 from testbed.measurement import Measurement, measure, multiplications_per_class
 from testbed.method import Run, judged_on
 from testbed.network_file import save_network
-from testbed.training import Report, ignore, train
+from testbed.training import Report, evaluate, ignore, train
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,7 @@ def _prune_and_measure(
             "multiplications_per_class": {
                 name: sum(layers.values()) for name, layers in per_class.items()
             },
-            "dense_val_accuracy": record.history[-1]["val_accuracy"] if record.history else None,
+            "dense_val_accuracy": _dense_accuracy(dense, record, trial, splits, judged, run.device),
             "classes": splits.n_classes,
             "validation_images": len(labels),
             "reward_images": len(splits.validation) - len(labels),
@@ -291,6 +291,23 @@ def _prune_and_measure(
         per_class=per_class,
         images=_images(measured, judged),
     )
+
+
+def _dense_accuracy(
+    dense: nn.Module,
+    record: DenseRecord,
+    trial: Trial,
+    splits: Splits,
+    judged: Splits,
+    device: torch.device,
+) -> float | None:
+    """The dense network's accuracy on the validation images that the trial's is measured on."""
+    if not record.history:
+        return None
+    if len(judged.validation) == len(splits.validation):
+        return record.history[-1]["val_accuracy"]
+    precision = trial.training.precision
+    return evaluate(dense, judged.validation, judged, device=device, precision=precision)
 
 
 def _network(

@@ -61,7 +61,7 @@ COLUMNS: dict[str, str] = {
     # What the report needs beside these:
     "cell": STRING,  # the shared settings of the grid, "depth=4 dropout=0.1"; "all" without a grid
     "study": STRING,  # the Optuna study that proposed it
-    "dense_val_accuracy": FLOAT,  # of the dense network this trial started from
+    "dense_val_accuracy": FLOAT,  # of the dense network it started from, on the same images
     "dense_parameters": INTEGER,
     "classes": INTEGER,  # 1 / classes is chance, the hypervolume's reference
     "validation_images": INTEGER,  # how fine a difference in val_accuracy can be

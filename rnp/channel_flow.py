@@ -199,6 +199,8 @@ def _follow(
     while waiting:
         node = waiting.pop(0)
         for user in node.users:
+            if _asks_batch_size(user):
+                continue
             inputs = _reader_inputs(user, flat[node], modules, times_run, module.out_channels)
             if inputs is not None:
                 readers[str(user.target)] = inputs
@@ -269,6 +271,8 @@ def _passes(
         return flat
     if alone and _is(node, {torch.flatten}, {"flatten"}) and _flattens_all_but_the_batch(node):
         return True
+    if _is(node, {torch.reshape}, {"view", "reshape"}) and _keeps_only_the_batch(node):
+        return True
     if alone and _is(node, {torch.mean}, {"mean"}) and not flat and _means_spatially(node):
         return not node.kwargs.get("keepdim", False) and len(node.args) < 3
     what = str(node.target) if node.op == "call_module" else _operation(node)
@@ -292,6 +296,28 @@ def _flattens_all_but_the_batch(node: fx.Node) -> bool:
     given: dict[str, Any] = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False))
     given |= node.kwargs
     return bool(given.get("start_dim", 0) == 1 and given.get("end_dim", -1) == -1)
+
+
+def _keeps_only_the_batch(node: fx.Node) -> bool:
+    """Whether it is `x.view(x.size(0), -1)`, or said in another way."""
+    given: Any = node.args[1:]
+    shape = given[0] if len(given) == 1 else given
+    if not isinstance(shape, tuple | list) or len(shape) != 2 or shape[1] != -1:
+        return False
+    first = shape[0]
+    if not isinstance(first, fx.Node):
+        return False
+    of = first.args[0] if first.target is operator.getitem else first
+    return isinstance(of, fx.Node) and _asks_batch_size(of)
+
+
+def _asks_batch_size(node: fx.Node) -> bool:
+    """Whether it is `x.size(0)`, or the `x.shape` of `x.shape[0]`."""
+    if node.op == "call_method" and node.target == "size":
+        return node.args[1:] == (0,)
+    if node.op == "call_function" and node.target is getattr and node.args[1] == "shape":
+        return all(u.target is operator.getitem and u.args[1] == 0 for u in node.users)
+    return False
 
 
 def _means_spatially(node: fx.Node) -> bool:

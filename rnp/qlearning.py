@@ -14,18 +14,19 @@ of every combination of prefixes.
 import copy
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (its usual name)
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from rnp.channel_flow import ChannelFlow
 from rnp.decision import DecisionNetwork
-from rnp.environment import BackboneEnvironment, Environment, Episodes, batches
+from rnp.environment import BackboneEnvironment, Environment, batches
 from rnp.loss_table import MOST_COMBINATIONS, LossTable, n_combinations, passes_per_image
+from rnp.play import play, q_values
 from rnp.runtime import RuntimeNetwork
+from rnp.targets import exact_returns, q_loss, rewards, td_targets
 from testbed.data import Splits
 from testbed.machine import Precision
 from testbed.operations import counting_multiplications
@@ -76,7 +77,14 @@ class QLearning(BaseModel):
         default=256, ge=1, description="Images a batch; losses of single images vary much."
     )
     q_learning_rate: float = Field(
-        default=1e-3, gt=0, description="Of Adam, its usual rate; falls linearly to 0."
+        default=1e-3, gt=0, description="Of AdamW, its usual rate; falls linearly to 0."
+    )
+    q_weight_decay: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Of AdamW, biases excepted. Above 0 (1 is much) images are told apart only "
+        "where many show that it pays, not where single ones' losses were learnt by heart.",
     )
     epsilon: tuple[Probability, Probability] = Field(
         default=(1.0, 0.1),
@@ -232,7 +240,10 @@ def learn(
     penalty = abs(options.p) / alpha
     report({"alpha": alpha, "penalty_in_cross_entropy": penalty})
     frozen = copy.deepcopy(decision)  # the target network, where there is one
-    optimizer = torch.optim.Adam(decision.parameters(), fused=True)
+    biases: dict[str, Any] = {"params": [b for b in decision.parameters() if b.ndim == 1]}
+    weights: dict[str, Any] = {"params": [w for w in decision.parameters() if w.ndim > 1]}
+    weights["weight_decay"] = options.q_weight_decay
+    optimizer = torch.optim.AdamW([weights, biases], weight_decay=0.0, fused=True)
     report_every = math.ceil(options.steps / REPORTS)
     losses, returns = [], []
     drawn = batches(environment.n_images, options.batch_size, generator)
@@ -252,7 +263,8 @@ def learn(
             targets = td_targets(reward, source, options.gamma)
             taken = played.values.gather(2, played.actions[:, :, None]).squeeze(2)
             loss = q_loss(taken, targets, options.q_loss)
-        optimizer.param_groups[0]["lr"] = options.q_learning_rate * (1 - step / options.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = options.q_learning_rate * (1 - step / options.steps)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -300,146 +312,3 @@ def prepare(
             "Give alpha itself."
         )
     return 1 / mean
-
-
-@dataclass(frozen=True)
-class Played:
-    """What happened in a batch of n episodes of T steps."""
-
-    features: list[Tensor]
-    """Of each step, (n, C)."""
-    states: list[Tensor]
-    """The recurrent state after each step, (n, hidden)."""
-    values: Tensor
-    """Q of all actions, (n, T, n_actions); gradients flow through all of them."""
-    actions: Tensor
-    """Those taken, (n, T) int64."""
-    losses: Tensor
-    """Each image's own, (n,)."""
-
-
-def play(
-    decision: DecisionNetwork, episodes: Episodes, epsilon: float, generator: torch.Generator
-) -> Played:
-    """Plays the episodes to their end, epsilon-greedily."""
-    features: list[Tensor] = []
-    states: list[Tensor] = []
-    values: list[Tensor] = []
-    actions: list[Tensor] = []
-    state = None
-    while (seen := episodes.observe()) is not None:
-        q, state = decision(len(actions), seen, state)
-        action = epsilon_greedy(q.detach(), epsilon, generator)
-        episodes.act(action)
-        features.append(seen)
-        states.append(state)
-        values.append(q)
-        actions.append(action)
-    stacked = torch.stack(values, dim=1), torch.stack(actions, dim=1)
-    return Played(features, states, *stacked, episodes.losses)
-
-
-def epsilon_greedy(values: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
-    """The best action of each image, but with probability epsilon one of all at random.
-
-    Each image draws for itself.
-
-    Args:
-        values: Q, (n, n_actions).
-
-    Returns:
-        (n,) int64, on the values' device.
-    """
-    n, n_actions = values.shape
-    explores = torch.rand(n, generator=generator) < epsilon
-    drawn = torch.randint(n_actions, (n,), generator=generator)
-    device = values.device
-    return torch.where(explores.to(device), drawn.to(device), values.argmax(dim=1))
-
-
-def q_values(decision: DecisionNetwork, features: list[Tensor]) -> Tensor:
-    """Q of all actions in the states with these features, (n, T, n_actions), as constants."""
-    values, state = [], None
-    with torch.no_grad():
-        for step, seen in enumerate(features):
-            q, state = decision(step, seen, state)
-            values.append(q)
-    return torch.stack(values, dim=1)
-
-
-def rewards(actions: Tensor, losses: Tensor, penalties: Tensor, alpha: float) -> Tensor:
-    """The reward of each step (Lin et al. 2017, equation 2), (n, T).
-
-    Args:
-        actions: (n, T), from 0.
-        losses: (n,), each image's own cross-entropy; it counts in the last step.
-        penalties: (T,), what a group beyond the first brings at each step, <= 0.
-    """
-    reward = actions * penalties
-    reward[:, -1] -= alpha * losses
-    return reward
-
-
-def td_targets(reward: Tensor, values: Tensor, gamma: float) -> Tensor:
-    """`r_t + gamma * max_a Q(s_{t+1}, a)`, (n, T); the last step's reward alone, as none follows.
-
-    Args:
-        reward: (n, T).
-        values: Q of all states and actions, (n, T, n_actions); no gradient flows into them.
-
-    Source: Lin et al. 2017, equation 3.
-    """
-    targets = reward.clone()
-    targets[:, :-1] += gamma * values.detach()[:, 1:].amax(dim=2)
-    return targets
-
-
-@torch.no_grad()
-def exact_returns(
-    decision: DecisionNetwork,
-    beginning: Episodes,
-    played: Played,
-    penalties: Tensor,
-    alpha: float,
-    gamma: float,
-) -> Tensor:
-    """What each action in each state would bring, if the present greedy policy followed it.
-
-    Nothing is estimated: the episodes fork at every state and are played to their end.
-
-    Args:
-        beginning: the episodes that were played, before their first step.
-
-    Returns:
-        (n, T, n_actions).
-    """
-
-    def after_acting(episodes: Episodes, state: Tensor, step: int) -> Tensor:
-        """The discounted rewards from `step` on, and the loss, which the last action brings."""
-        features = episodes.observe()
-        if features is None:
-            return -alpha * episodes.losses
-        values, state = decision(step, features, state)
-        actions = values.argmax(dim=1)
-        episodes.act(actions)
-        return gamma * (actions * penalties[step] + after_acting(episodes, state, step + 1))
-
-    steps = []
-    for step, (actions, state) in enumerate(
-        zip(played.actions.unbind(dim=1), played.states, strict=True)
-    ):
-        beginning.observe()
-        returns = []
-        for action in range(played.values.shape[2]):
-            forked = beginning.fork()
-            forked.act(torch.full_like(actions, action))
-            returns.append(action * penalties[step] + after_acting(forked, state, step + 1))
-        steps.append(torch.stack(returns, dim=1))
-        beginning.act(actions)
-    return torch.stack(steps, dim=1)
-
-
-def q_loss(predicted: Tensor, targets: Tensor, kind: Literal["squared", "huber"]) -> Tensor:
-    """The mean over images, steps (and actions, if all are learnt) of the error of each."""
-    loss = F.mse_loss if kind == "squared" else F.huber_loss
-    return loss(predicted, targets)

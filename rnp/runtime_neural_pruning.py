@@ -44,6 +44,11 @@ class RNP(Adaptation, QLearning):
         validate_default=True,  # against the budget, too
         description="Rounds of teaching the decision network, then the backbone.",
     )
+    learn_last: bool = Field(
+        default=False,
+        description="Learn the decisions anew after the last fine-tuning, which has changed the "
+        "backbone that they were learnt for. Costs a learning phase, but no epochs.",
+    )
     encoding: int = Field(
         default=64, ge=1, description="Length of a layer's encoding; longer ones cost, gain little."
     )
@@ -79,7 +84,8 @@ class RNP(Adaptation, QLearning):
             run.fine_tune(network, data, epochs[number - 1], self.teacher(model))
             self._report(network, data, run, number, learned)
             checkpoint.save(number, network)
-        return network.eval()
+        network.eval()
+        return self.relearn(network, data, run) if self.learn_last else network
 
     def relearn(self, network: RuntimeNetwork, data: Splits, run: Run) -> RuntimeNetwork:
         """Another point of the curve: the same backbone, decisions learnt anew with these options.

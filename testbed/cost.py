@@ -25,6 +25,7 @@ __all__ = [
     "count_multiplications",
     "count_parameters",
     "measure_latency",
+    "multiplications_by_layer",
     "nonzero_weights",
     "sparsity",
     "weights_by_layer",
@@ -71,12 +72,17 @@ def count_multiplications(network: nn.Module, inputs: Tensor, batch_size: int = 
     if n == 0:
         raise ValueError("Expected at least one image to count the multiplications of, got none.")
     with evaluating(network):
-        samples = [_count(network, image) for image in inputs[:: -(-n // 4)].split(1)]
+        samples = [
+            multiplications_by_layer(network, image) for image in inputs[:: -(-n // 4)].split(1)
+        ]
         blind_alone, blind_batch = _count_blind(network, inputs)
         decides = blind_batch is None or any(sample != blind_alone for sample in samples)
         if blind_batch is None or decides:
-            images = [_count(network, image) for image in inputs.split(1)]
-            in_batches = sum(_count(network, batch).total() for batch in inputs.split(batch_size))
+            images = [multiplications_by_layer(network, image) for image in inputs.split(1)]
+            in_batches = sum(
+                multiplications_by_layer(network, batch).total()
+                for batch in inputs.split(batch_size)
+            )
         else:
             images, in_batches = samples[:1] * n, blind_batch.total()
         _check_batches(in_batches, images)
@@ -87,10 +93,17 @@ def count_multiplications(network: nn.Module, inputs: Tensor, batch_size: int = 
     return Cost(per_image, per_layer, nonzero / n, decides)
 
 
-def _count(network: nn.Module, images: Tensor) -> Counter[str]:
-    """Multiplications of one run by layer."""
+def multiplications_by_layer(network: nn.Module, images: Tensor) -> Counter[str]:
+    """Multiplications of one run in evaluation mode, by layer as in `Cost.per_layer`.
+
+    For networks that may decide per image, ask `count_multiplications`.
+
+    Args:
+        images: (n, C, H, W) normalised floats; moved to the network's device.
+    """
     device = next(network.parameters(), images).device
     with (
+        evaluating(network),
         torch.no_grad(),
         torch.autocast(device.type, enabled=False),
         counting_multiplications(network) as by_layer,
@@ -110,7 +123,8 @@ def _count_blind(
         copied = copy.deepcopy(network)  # as a module may keep what it computes
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             blind = mode.from_tensor(inputs)
-            return _count(copied, blind[:1]), _count(copied, blind)
+            alone = multiplications_by_layer(copied, blind[:1])
+            return alone, multiplications_by_layer(copied, blind) if len(blind) > 1 else alone
     except Exception:  # Whatever fails without values shows itself, or does not, in a real run.
         return None, None
 

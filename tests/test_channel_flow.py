@@ -64,6 +64,41 @@ def test_a_chain_is_pruned_from_its_second_conv_to_its_linear_layer() -> None:
     assert flow.step_read_by == {"hidden": 0}
 
 
+FLATTENED: dict[str, Callable[[Tensor], Tensor]] = {
+    "view": lambda x: x.view(x.size(0), -1),
+    "view of a tuple": lambda x: x.view((x.shape[0], -1)),
+    "reshape": lambda x: x.reshape(x.shape[0], -1),
+    "torch.reshape": lambda x: torch.reshape(x, (x.size(0), -1)),
+}
+
+
+@pytest.mark.parametrize("way", FLATTENED)
+def test_flattening_all_but_the_batch_is_followed_however_it_is_said(way: str) -> None:
+    def forward(net: Made, x: Tensor) -> Tensor:
+        return net.c(FLATTENED[way](net.b(net.a(x))))
+
+    model = Made(forward, a=conv(2, 6), b=conv(6, 8), c=nn.Linear(8 * 16, 3))
+    (pruned,) = channel_flow(model, 2).convs
+    assert (pruned.name, dict(pruned.readers)) == ("b", {"c": 16})
+
+
+MINGLED: dict[str, Callable[[Tensor], Tensor]] = {
+    "positions apart": lambda x: x.view(-1, 8 * 16),
+    "channels asked for": lambda x: x.view(x.size(0), x.size(1) * 16),
+    "images side by side": lambda x: x.view(x.size(0) // 2, -1),
+}
+
+
+@pytest.mark.parametrize("way", MINGLED)
+def test_another_view_of_the_channels_is_refused(way: str) -> None:
+    def forward(net: Made, x: Tensor) -> Tensor:
+        return net.c(MINGLED[way](net.b(net.a(x))))
+
+    model = Made(forward, a=conv(2, 6), b=conv(6, 8), c=nn.Linear(8 * 16, 3))
+    with pytest.raises(ValueError, match=r"'(view|size)'"):
+        channel_flow(model, 2)
+
+
 def test_of_a_residual_block_only_the_first_conv_is_pruned() -> None:
     (pruned,) = channel_flow(tiny.network("residual"), 4).convs
     assert (pruned.name, pruned.norm, dict(pruned.readers)) == ("conv1", "norm1", {"conv2": 1})

@@ -1,6 +1,7 @@
 """Which convs can lose channels, and that the smaller network is the masked one."""
 
 import copy
+import re
 from collections.abc import Callable
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from torch_pruning.dependency import index_mapping
 
 from baselines.channel_graph import inputs_by_channel, prunable_convs, prunable_layers
 from baselines.channel_removal import n_removed, remove_channels
@@ -268,7 +270,7 @@ def test_a_network_without_a_prunable_conv_says_what_holds_each() -> None:
     model = Net(lambda net, x: pooled(net.only(x)), only=conv(3, 4))
     with pytest.raises(ValueError, match="only: its channels are the network's output"):
         prunable_convs(model, images())
-    with pytest.raises(ValueError, match="it has no conv"):
+    with pytest.raises(ValueError, match="It has no conv"):
         prunable_convs(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2)), images())
 
 
@@ -298,7 +300,7 @@ def shuffled(net: Net, x: Tensor) -> Tensor:
 
 
 def fixed_width(net: Net, x: Tensor) -> Tensor:
-    return net.fc(pooled(net.second(net.first(x)).reshape(len(x), 2, 2, 32, 32).flatten(1, 2)))
+    return net.fc(net.second(net.first(x)).reshape(len(x), 4, 32 * 32).mean(dim=2))
 
 
 @pytest.mark.parametrize(("forward", "inputs"), [(shuffled, 16), (fixed_width, 4)])
@@ -309,6 +311,63 @@ def test_a_removal_that_would_go_wrong_is_an_error_that_names_the_layer(
     with pytest.raises(ValueError, match=r"'second': the smaller network (gives|raises)") as caught:
         remove_channels(model, images(), {"first": [0], "second": [0]})
     assert "'first'" not in str(caught.value)
+
+
+def channels_shuffled(net: Net, x: Tensor) -> Tensor:
+    """Two units of a ShuffleNet (Ma et al. 2018): half of the channels pass by, then all mix."""
+    x = net.stem(x)
+    for unit in ("1", "2"):
+        passing, changed = x.chunk(2, dim=1)
+        for layer in ("into", "depth", "back"):
+            changed = net.get_submodule(layer + unit)(changed)
+        joined = torch.cat([passing, changed], dim=1)
+        n, channels, *size = joined.shape
+        x = joined.view(n, 2, channels // 2, *size).transpose(1, 2).reshape(joined.shape)
+    return net.fc(pooled(x))
+
+
+def test_a_channel_shuffle_holds_the_channels_that_it_mixes_and_no_others() -> None:
+    model = Net(
+        channels_shuffled,
+        stem=conv(3, 8),
+        **{f"into{unit}": nn.Conv2d(4, 6, 1) for unit in (1, 2)},
+        **{f"depth{unit}": conv(6, 6, groups=6) for unit in (1, 2)},
+        **{f"back{unit}": nn.Conv2d(6, 4, 1) for unit in (1, 2)},
+        fc=nn.Linear(8, 2),
+    )
+    assert list(prunable_convs(model, images())) == ["into1", "into2"]
+    smaller = remove_channels(model, images(), {"into1": [0, 2], "into2": [5]})
+    assert smaller.get_submodule("depth1").groups == 4
+    assert smaller.get_submodule("back2").in_channels == 5
+    with pytest.raises(ValueError, match=r"of 'back1': a reshape of more than four dimensions"):
+        remove_channels(model, images(), {"back1": [0]})
+
+
+def test_many_concatenations_do_not_make_a_graph_slow() -> None:
+    """What a channel reaches is looked up: no work on the whole graph for each layer asked."""
+
+    def dense_block(net: Net, x: Tensor) -> Tensor:
+        for number in range(24):
+            x = torch.cat([x, net.get_submodule(f"conv{number}")(x)], dim=1)
+        return net.fc(pooled(x))
+
+    model = Net(
+        dense_block,
+        **{f"conv{number}": conv(3 + 2 * number, 2) for number in range(24)},
+        fc=nn.Linear(3 + 2 * 24, 2),
+    )
+    example = images(size=8)
+    with pytest.MonkeyPatch.context() as patch:
+        calls: list[object] = []
+        real = index_mapping.update_index_mapping
+        patch.setattr(
+            index_mapping, "update_index_mapping", lambda graph: (calls.append(graph), real(graph))
+        )
+        found = prunable_convs(model, example)
+    assert len(found) == 24 and len(calls) == 1
+    assert found["conv0"].readers == {**{f"conv{n}": 1 for n in range(1, 24)}, "fc": 1}
+    smaller = remove_channels(model, example, {f"conv{n}": [n % 2] for n in range(24)})
+    assert smaller.get_submodule("fc").in_features == 3 + 24
 
 
 def test_the_number_removed_is_that_of_ln_structured() -> None:
@@ -359,6 +418,19 @@ def test_a_share_that_cannot_be_reached_is_refused_with_the_range() -> None:
     message = rf"comes to is {smallest:.3g}, in a range from {smallest:.3g} \(one"
     with pytest.raises(ValueError, match=message):
         channels_to_remove(model, images(size=8), None, 0.1)
+
+
+def test_a_share_out_of_reach_is_refused_with_the_dearest_layers_that_stay_whole() -> None:
+    model = backbone("resnet20")
+    with pytest.raises(ValueError, match="cannot be reached") as caught:
+        channels_to_remove(model, images(), None, 0.1)
+    message = str(caught.value)
+    costs = count_multiplications(model, images()[:1]).per_layer
+    held = {n: int(c) for n, c in costs.items() if "conv" in n and not n.endswith("conv1")}
+    named = re.findall(r"(\S+): it is coupled with", message)
+    assert sorted(held[name] for name in named) == sorted(held.values())[-len(named) :]
+    assert f"and {len(held) - len(named)} layers more" in message
+    assert "Ask for a share in that range" in message
 
 
 def test_keeping_less_than_all_is_never_a_silent_nothing() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import re
 import sys
 import textwrap
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ import testbed.data
 import testbed.method
 from baselines.vanilla import draw_anew
 from orchestrator.registry import METHODS, method_class
+from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications
 from testbed.method import load_pruned
 from testbed.network_file import save_network
@@ -173,6 +175,58 @@ def test_the_network_comes_back_from_a_file(name: str, kind: str, tmp_path: Path
 def test_channel_methods_run_fewer_multiplications(name: str, kind: str) -> None:
     dense = count_multiplications(tiny.network(kind), images()).multiplications
     assert count_multiplications(prune(name, kind), images()).multiplications < 0.8 * dense
+
+
+# What makes a method keep all, beside a share that rounds to everything.
+KEEPS_ALL: dict[str, dict[str, Any]] = {
+    "magnitude": {"threshold": 1e-9},
+    "policy_gradient": {"drop_bound": 1e-9, "steps": 1},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+# `dense` is to remove nothing; `rnp` has no amount, and what its decisions come to is measured.
+@pytest.mark.parametrize("name", [n for n in METHODS if n not in ("dense", "rnp")])
+def test_a_method_that_removes_nothing_fails_and_says_what_to_do(name: str, kind: str) -> None:
+    cls = method_class(name)
+    shares = [o for o in ("keep_ratio", "keep_multiplications") if o in cls.model_fields]
+    model = tiny.trained(kind)
+    dense = count_multiplications(model, images()).multiplications
+    for options in [{share: 0.999} for share in shares] or [KEEPS_ALL[name]]:
+        run = tiny.run(1)
+        try:
+            network = cls(**options).prune(model, tiny.splits(), run)
+        except ValueError as error:
+            assert re.search("removes nothing|Nothing was removed|cannot be reached", str(error))
+            assert re.search("Ask for|Raise", str(error))
+            # Policy gradient learns that only by its work.
+            assert run.epochs_spent == (1 if name == "policy_gradient" else 0)
+        else:  # the least that can be removed is more than was asked for
+            assert count_multiplications(network, images()).multiplications < dense
+
+
+AMOUNTS = [
+    (name, option)
+    for name in METHODS
+    for option in ("keep_ratio", "keep_multiplications")
+    if option in method_class(name).model_fields
+]
+
+
+@pytest.mark.parametrize(("name", "option"), AMOUNTS)
+@pytest.mark.parametrize("amount", [0, -0.5, 1.01, float("nan")])
+def test_an_amount_that_is_no_share_is_refused(name: str, option: str, amount: float) -> None:
+    with pytest.raises(ValidationError, match=r"greater than 0|less than or equal to 1"):
+        method_class(name)(**{option: amount})
+
+
+@pytest.mark.parametrize("name", [name for name, option in AMOUNTS if option == "keep_ratio"])
+def test_a_layer_of_one_channel_keeps_it(name: str) -> None:
+    torch.manual_seed(0)
+    model = build_backbone("conv", (2, 8, 8), 3, channels=(1, 8), hidden=10)
+    network = method_class(name)(keep_ratio=0.5).prune(model, tiny.splits(), tiny.run(0))
+    assert network.get_parameter("conv1.weight").shape[0] == 1
+    assert network.get_parameter("conv2.weight").shape[0] == 4
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -27,8 +27,8 @@ from baselines.policy_gradient import (
     rewards,
 )
 from baselines.reward_evaluation import CutNetwork, WholeNetwork, evaluation_of_masks
-from orchestrator.jobs import Workplace, run_trial
-from orchestrator.plan import Trial
+from orchestrator.jobs import Workplace, obtain_dense, run_trial
+from orchestrator.plan import Trial, dense_network
 from orchestrator.sweep_file import Resources
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications
@@ -403,20 +403,17 @@ def test_one_layer_alone_is_pruned_where_one_is_asked_for() -> None:
     assert run.epochs_spent == 2
 
 
-def test_where_nothing_may_be_lost_nothing_goes_and_that_is_said(
-    caplog: pytest.LogCaptureFixture,
+def test_where_nothing_may_be_lost_it_fails_and_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = tiny.trained()
+    monkeypatch.setattr(  # every channel counts
+        baselines.policy_gradient,
+        "evaluation_of_masks",
+        lambda *_, **__: lambda masks: masks.double().mean(dim=1).tolist(),
+    )
     method = PolicyGradient(drop_bound=1e-9, steps=1)
-    with pytest.MonkeyPatch.context() as patch:  # every channel counts
-        patch.setattr(
-            baselines.policy_gradient,
-            "evaluation_of_masks",
-            lambda *_, **__: lambda masks: masks.double().mean(dim=1).tolist(),
-        )
-        network = method.prune(model, tiny.splits(), tiny.run(0))
-    assert network.conv1.out_channels == 6 and network.conv2.out_channels == 8
-    assert "Nothing was removed" in caplog.text
+    with pytest.raises(ValueError, match=r"Nothing was removed: .* conv1, conv2. Raise drop_bound"):
+        method.prune(tiny.trained(), tiny.splits(), tiny.run(0))
 
 
 @pytest.mark.parametrize(
@@ -474,8 +471,9 @@ def test_a_sweeps_row_is_of_the_held_back_images(tmp_path: Path) -> None:
     workplace = Workplace(tmp_path, tmp_path / "dense", tmp_path, Resources())
     splits = load_splits(data, tmp_path, seed=0)
     training = Training(epochs=8, batch_size=32, learning_rate=0.1)
+    permissive = {"steps": 10, "drop_bound": 100.0, "reward_share": 0.4}
     rows = {}
-    for method, options in (("dense", {}), ("policy_gradient", {"steps": 2, "reward_share": 0.4})):
+    for method, options in (("dense", {}), ("policy_gradient", permissive)):
         trial = Trial(
             trial_id=method,
             study=method,
@@ -499,3 +497,7 @@ def test_a_sweeps_row_is_of_the_held_back_images(tmp_path: Path) -> None:
     network = load_network(workplace.network("policy_gradient"), dense)
     held_back = PolicyGradient(reward_share=0.4).held_back(splits)
     assert row["val_accuracy"] == evaluate(network, held_back.validation, splits, device=CPU)
+    trained, record = obtain_dense(dense_network(trial), splits, workplace)
+    expected = evaluate(trained, held_back.validation, splits, device=CPU)
+    assert row["dense_val_accuracy"] == expected
+    assert rows["dense"]["dense_val_accuracy"] == record.history[-1]["val_accuracy"] != expected

@@ -15,21 +15,10 @@ from torch import Tensor, nn
 
 from rnp.decision import DecisionNetwork
 from rnp.environment import BackboneEnvironment, batches
-from rnp.qlearning import (
-    Learned,
-    QLearning,
-    epsilon_greedy,
-    exact_returns,
-    learn,
-    learn_decisions,
-    play,
-    prices,
-    q_loss,
-    q_values,
-    rewards,
-    td_targets,
-)
+from rnp.play import epsilon_greedy, play, q_values
+from rnp.qlearning import Learned, QLearning, learn, learn_decisions, prices
 from rnp.runtime import RuntimeNetwork
+from rnp.targets import exact_returns, q_loss, rewards, td_targets
 from testbed.backbones import build_backbone
 from testbed.training import DivergedError
 
@@ -167,6 +156,17 @@ def test_the_values_learnt_are_those_worked_by_hand(options: dict[str, Any]) -> 
         for image, hard in enumerate((False, True)):
             expected = torch.tensor([Q_FIRST[hard], Q_SECOND[hard, first]])
             torch.testing.assert_close(values[image], expected, atol=0.03, rtol=0)
+
+
+def test_under_weight_decay_images_share_the_values_that_biases_alone_can_tell() -> None:
+    problem, free, decayed = two_steps(), decision(), decision()
+    learn(free, problem, quick(**WORKED), generator())
+    learn(decayed, problem, quick(**WORKED, q_weight_decay=100.0), generator())
+    easy, hard = learned_values(free, problem, [1, 0])[:, 0]
+    assert (easy - hard).abs().max() > 0.3
+    values = learned_values(decayed, problem, [1, 0])
+    assert torch.allclose(values[0], values[1], atol=0.01)
+    assert values.mean() < -0.2, "biases are not decayed"
 
 
 def test_a_memory_of_the_first_step_is_needed_where_the_second_shows_nothing() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from orchestrator.sweep_file import load_sweep
+from testbed.cost import count_multiplications
 
 PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text()
@@ -46,8 +47,17 @@ def test_the_example_prunes_a_network(
     assert "val_accuracy" in capsys.readouterr().out
 
 
-def test_the_example_of_rnp_gives_points_of_one_backbone() -> None:
+def test_the_same_lines_prune_a_network_and_data_of_the_users_own() -> None:
     names = run_quickly("".join(blocks("python")[:2]))
+    image = torch.rand(1, 1, 16, 16)
+    dense = count_multiplications(names["dense"], image).multiplications
+    pruned = count_multiplications(names["pruned"], image).multiplications
+    assert pruned / dense == pytest.approx(0.4, rel=0.1)
+    assert names["pruned"](torch.rand(2, 1, 16, 16)).shape == (2, 3)
+
+
+def test_the_example_of_rnp_gives_points_of_one_backbone() -> None:
+    names = run_quickly(blocks("python")[0] + blocks("python")[2])
     images = torch.rand(2, *names["data"].input_shape)
     assert set(names["others"]) == {-0.02, -0.1, -0.2}
     for network in names["others"].values():
@@ -68,7 +78,7 @@ def test_the_example_method_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "from baselines.channel_removal import example_images, remove_channels\n"
         "from testbed.data import Splits\nfrom testbed.method import Run\n"
     )
-    (tmp_path / "my_method.py").write_text(imports + blocks("python")[2])
+    (tmp_path / "my_method.py").write_text(imports + blocks("python")[3])
     monkeypatch.syspath_prepend(tmp_path)
     from orchestrator.registry import method_class
     from tests import tiny

@@ -159,6 +159,31 @@ def test_at_set_decisions_its_logits_are_the_masked_networks(name: str, n: int) 
     assert_same(network.skipping(images, actions), network.masked(images, actions))
 
 
+class Viewing(nn.Module):
+    """Flattens as older code does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 8, 3)
+        self.classifier = nn.Linear(8 * 4 * 4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.second(self.first(images).relu())
+        logits: Tensor = self.classifier(maps.view(maps.size(0), -1))
+        return logits
+
+
+@pytest.mark.parametrize("n", [1, CHUNK + 3])
+def test_a_view_that_keeps_only_the_batch_takes_the_prefixes(n: int) -> None:
+    network = RuntimeNetwork(Viewing(), 4)
+    images, actions = torch.randn(n, 2, 8, 8), random_actions(network, n)
+    assert [conv.name for conv in network.flow.convs] == ["second"]
+    assert_same(network.skipping(images, actions), network.masked(images, actions))
+    with counting_multiplications(network) as by_layer:
+        network.skipping(images, torch.zeros_like(actions))
+    assert by_layer["classifier"] == n * 2 * 4 * 4 * 3
+
+
 @pytest.mark.parametrize("n", [1, CHUNK + 20])
 @pytest.mark.parametrize("name", NAMES)
 def test_its_own_decisions_are_the_masked_networks_where_the_q_values_differ(

@@ -115,6 +115,16 @@ def test_other_penalties_relearn_the_decisions_and_leave_the_backbone() -> None:
     assert costs[0] < costs[1]
 
 
+def test_to_learn_last_is_to_relearn_what_the_last_fine_tuning_left() -> None:
+    reports: list[Mapping[str, float]] = []
+    method, run = RNP(**QUICK, p=-0.02), tiny.run(4, reports=reports)
+    before = method.prune(tiny.network(), tiny.splits(), tiny.run(4))
+    expected = method.relearn(before, tiny.splits(), tiny.run(4))
+    last = method.model_copy(update={"learn_last": True})
+    assert same(last.prune(tiny.network(), tiny.splits(), run), expected)
+    assert [report["round"] for report in reports if "round" in report] == [1, 2, 3]
+
+
 def test_relearnt_decisions_do_not_depend_on_those_before() -> None:
     network = prune(p=0.0)
     other = copy.deepcopy(network)

@@ -258,7 +258,9 @@ def _reference(
 ) -> list[alt.Chart]:
     """The dense network's accuracy as a dashed line; over several cells it would be several."""
     trials = result.searched[result.searched["cell"] == cell]
-    value = trials.groupby("seed")["dense_val_accuracy"].first().mean()
+    # On all validation images, where a row has that: some methods are judged on a part of them.
+    whole_first = trials.sort_values("reward_images", na_position="first", kind="stable")
+    value = whole_first.groupby("seed")["dense_val_accuracy"].first().mean()
     if pd.isna(value):
         return []
     label = f"dense network {accuracy(value)}"

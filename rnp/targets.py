@@ -1,0 +1,89 @@
+"""Rewards, what Q is drawn to, and how its errors count: Lin et al. 2017, section 3.3."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
+from torch import Tensor
+
+from rnp.decision import DecisionNetwork
+from rnp.environment import Episodes
+from rnp.play import Played
+
+
+def rewards(actions: Tensor, losses: Tensor, penalties: Tensor, alpha: float) -> Tensor:
+    """The reward of each step (Lin et al. 2017, equation 2), (n, T).
+
+    Args:
+        actions: (n, T), from 0.
+        losses: (n,), each image's own cross-entropy; it counts in the last step.
+        penalties: (T,), what a group beyond the first brings at each step, <= 0.
+    """
+    reward = actions * penalties
+    reward[:, -1] -= alpha * losses
+    return reward
+
+
+def td_targets(reward: Tensor, values: Tensor, gamma: float) -> Tensor:
+    """`r_t + gamma * max_a Q(s_{t+1}, a)`, (n, T); the last step's reward alone, as none follows.
+
+    Args:
+        reward: (n, T).
+        values: Q of all states and actions, (n, T, n_actions); no gradient flows into them.
+
+    Source: Lin et al. 2017, equation 3.
+    """
+    targets = reward.clone()
+    targets[:, :-1] += gamma * values.detach()[:, 1:].amax(dim=2)
+    return targets
+
+
+@torch.no_grad()
+def exact_returns(
+    decision: DecisionNetwork,
+    beginning: Episodes,
+    played: Played,
+    penalties: Tensor,
+    alpha: float,
+    gamma: float,
+) -> Tensor:
+    """What each action in each state would bring, if the present greedy policy followed it.
+
+    Nothing is estimated: the episodes fork at every state and are played to their end.
+
+    Args:
+        beginning: the episodes that were played, before their first step.
+
+    Returns:
+        (n, T, n_actions).
+    """
+
+    def after_acting(episodes: Episodes, state: Tensor, step: int) -> Tensor:
+        """The discounted rewards from `step` on, and the loss, which the last action brings."""
+        features = episodes.observe()
+        if features is None:
+            return -alpha * episodes.losses
+        values, state = decision(step, features, state)
+        actions = values.argmax(dim=1)
+        episodes.act(actions)
+        return gamma * (actions * penalties[step] + after_acting(episodes, state, step + 1))
+
+    steps = []
+    for step, (actions, state) in enumerate(
+        zip(played.actions.unbind(dim=1), played.states, strict=True)
+    ):
+        beginning.observe()
+        returns = []
+        for action in range(played.values.shape[2]):
+            forked = beginning.fork()
+            forked.act(torch.full_like(actions, action))
+            returns.append(action * penalties[step] + after_acting(forked, state, step + 1))
+        steps.append(torch.stack(returns, dim=1))
+        beginning.act(actions)
+    return torch.stack(steps, dim=1)
+
+
+def q_loss(predicted: Tensor, targets: Tensor, kind: Literal["squared", "huber"]) -> Tensor:
+    """The mean over images, steps (and actions, if all are learnt) of the error of each."""
+    loss = F.mse_loss if kind == "squared" else F.huber_loss
+    return loss(predicted, targets)

@@ -45,7 +45,6 @@ def run_on_ray(
         SweepFileError: if the data cannot be loaded or the cluster not be used; no folder is left
             then that was not there.
     """
-    from orchestrator.ray_runner import Listener, check_resources, connected, run_jobs
     from orchestrator.search import Proposer, n_tries
     from orchestrator.study_storage import open_database, open_journal
     from orchestrator.tracking import Tracker
@@ -68,7 +67,10 @@ def run_on_ray(
             goes_on = folder.exists() and not begun.fresh
             if goes_on:
                 record, proposer = opened()
-            if not goes_on or not record.nothing_left():
+            nothing_left = goes_on and record.nothing_left()
+            if not nothing_left:  # a finished sweep needs neither its data nor Ray
+                from orchestrator.ray_runner import Listener, check_resources, connected, run_jobs
+
                 shared = load_shared(sweep, data_root)
                 check_networks(sweep, shared)
                 stack.enter_context(connected(address))
@@ -76,7 +78,6 @@ def run_on_ray(
             if not goes_on:
                 record, proposer = opened()
         stack.enter_context(progress)
-        nothing_left = record.nothing_left()
         if not nothing_left or len(Outbox(folder)):
             tracker = Tracker(sweep.name, folder.parent, progress.message, goes_on)
             record.tracker = stack.enter_context(tracker)

@@ -123,7 +123,8 @@ def compare(samplers: Sequence[str] = SAMPLERS) -> Result:
 
 def record() -> None:
     """Runs the trials of the grid, on all cores, and keeps what came out."""
-    from orchestrator.ray_runner import Listener, Phase, connected, run_jobs
+    from orchestrator.ray_connection import connected
+    from orchestrator.ray_runner import Listener, Phase, run_jobs
 
     sweep = load_sweep(SWEEP_FILE)
     [study] = studies(sweep)

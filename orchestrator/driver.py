@@ -4,7 +4,7 @@
 trials one after another with none of the three. Both leave the same folder behind.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +13,15 @@ from pathlib import Path
 import torch
 
 from orchestrator.jobs import do_job, splits_key
+from orchestrator.notation import error_text
 from orchestrator.outbox import Outbox
-from orchestrator.plan import dense_networks, plain_trials, studies
+from orchestrator.plan import Trial, dense_networks, plain_trials, studies
 from orchestrator.progress import Progress
 from orchestrator.record import Record
 from orchestrator.run_folder import move_aside, sweep_id
+from orchestrator.schedule import Later
 from orchestrator.sweep_file import Sweep, SweepFileError
+from orchestrator.time_budget import TimeBudget, spent
 from testbed.backbones import build_backbone
 from testbed.data import DataOptions, Splits, load_splits
 
@@ -69,7 +72,8 @@ def run_on_ray(
                 record, proposer = opened()
             nothing_left = goes_on and record.nothing_left()
             if not nothing_left:  # a finished sweep needs neither its data nor Ray
-                from orchestrator.ray_runner import Listener, check_resources, connected, run_jobs
+                from orchestrator.ray_connection import connected
+                from orchestrator.ray_runner import Listener, check_resources, run_jobs
 
                 shared = load_shared(sweep, data_root)
                 check_networks(sweep, shared)
@@ -84,9 +88,11 @@ def run_on_ray(
         if nothing_left:
             return record.finish(whole=True)
         finished = run_jobs(
-            record.phases(proposer.ask, proposer.left),
+            record.phases(_bounded(sweep, record, proposer.ask), proposer.left),
             work=partial(do_job, workplace=record.workplace),
-            listener=Listener(record.started, record.reported, record.ended, record.lost),
+            listener=Listener(
+                record.started, record.reported, record.ended, record.lost, record.restarted
+            ),
             resources=sweep.resources,
             shared=shared,
         )
@@ -115,8 +121,10 @@ def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path, begun: Begu
         record.find_trial = trials.__getitem__
         left = [trial for trial_id, trial in trials.items() if trial_id not in record.rows]
         waiting = iter(left)
-        for phase in record.phases(lambda: next(waiting, None), len(left)):
+        ask = _bounded(sweep, record, lambda: next(waiting, None))
+        for phase in record.phases(ask, len(left)):
             while (job := phase()) is not None:
+                assert not isinstance(job, Later), "nothing runs that it could wait for"
                 record.started(job)
                 try:
                     result = do_job(
@@ -127,7 +135,7 @@ def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path, begun: Begu
                     return record.finish(whole=False)
                 except Exception as error:
                     # A dense network that cannot be trained fails its trials, not the sweep.
-                    record.lost(job, "failed", f"{type(error).__name__}: {error}")
+                    record.lost(job, "failed", error_text(error))
                 else:
                     record.ended(job, result)
         return record.finish(whole=True)
@@ -146,6 +154,15 @@ def _open_record(
         trials = "1 trial has" if done == 1 else f"{done:,} trials have"
         progress.message(f"Going on in {folder}: {trials} ended before.")
     return record
+
+
+def _bounded(
+    sweep: Sweep, record: Record, ask: Callable[[], Trial | None]
+) -> Callable[[], Trial | None]:
+    """`ask`, until the sweep's hours are over, those of the drivers before counted in."""
+    rows = record.rows.values()
+    before = spent((row["started_at"], row["duration_s"]) for row in rows)
+    return TimeBudget(sweep.search.hours, before).bounded(ask)
 
 
 @contextmanager

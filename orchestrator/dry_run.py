@@ -1,12 +1,13 @@
 """What a sweep would do, as text: its dense networks, its trials, their number and their epochs."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from orchestrator.plan import DenseNetwork, Study, dense_networks, studies
 from orchestrator.sweep_file import Sweep
-from orchestrator.sweep_file.option_values import Range, plain_text, variables
+from orchestrator.sweep_file.option_values import ABSENT, Range, plain_text, variables
 
 MOST_LINES = 200  # of studies, and of dense networks
 
@@ -26,21 +27,31 @@ def describe(sweep: Sweep) -> str:
     ]
     if not networks:
         lines.append(
-            "  none that is known now: their options are searched, each trial trains its own"
+            "  none that is known now: their options are searched; trained when a trial needs one"
         )
     lines += [
         "",
         "Trials:",
         *_cut(_study_lines(planned)),
         "",
-        f"{_count(sum(study.n_trials for study in planned), 'trial')} in "
+        f"{_trials(planned)} in "
         f"{_count(len(planned), 'study', 'studies')}, {_count(len(networks), 'dense network')}. "
-        f"Epochs: {dense_epochs:,} for dense networks, at most {trial_epochs:,} for trials.",
+        f"Epochs: {dense_epochs:,} for dense networks{_at_most(trial_epochs)}.",
+        *([f"No trial starts after {sweep.search.hours:g} hours."] if sweep.search.hours else []),
     ]
     return "\n".join(lines)
 
 
-def _n_tries(study: Study, sweep: Sweep) -> int:
+def _trials(planned: Sequence[Study]) -> str:
+    total = sum(study.n_trials for study in planned)
+    return "As many trials as the hours allow" if total == math.inf else _count(total, "trial")
+
+
+def _at_most(epochs: float) -> str:
+    return "" if epochs == math.inf else f", at most {epochs:,} for trials"
+
+
+def _n_tries(study: Study, sweep: Sweep) -> float:
     if sweep.search.sampler != "grid" or study.n_trials == 1:
         return study.n_trials
     from orchestrator.search import n_tries  # imports Optuna, which only this needs here
@@ -59,7 +70,9 @@ def _most_epochs(study: Study) -> int:
 
 
 def _largest(value: Any) -> int:
-    return max(map(int, value.values)) if isinstance(value, Range) else int(value)
+    if not isinstance(value, Range):
+        return int(value)
+    return max(int(one) for one in value.values if one is not ABSENT)
 
 
 def _dense_lines(networks: Sequence[DenseNetwork]) -> Iterator[str]:
@@ -97,12 +110,15 @@ def _study_lines(planned: Sequence[Study]) -> Iterator[str]:
             f"{path.removeprefix(f'methods.{study.method}.')}: {found}"
             for path, found in study.ranges.items()
         ]
-        tries = [_count(study.n_trials, "try", "tries")] if ranges else []
+        known = ranges and study.n_trials < math.inf
+        tries = [_count(study.n_trials, "try", "tries")] if known else []
         yield f"  {_trial_ids(study):<{width}}  {', '.join(tries + ranges)}".rstrip()
 
 
 def _trial_ids(study: Study) -> str:
     first = f"{study.name}-000"
+    if study.n_trials == math.inf:
+        return f"{first} and on"
     return first if study.n_trials == 1 else f"{first} to -{study.n_trials - 1:03d}"
 
 
@@ -117,5 +133,5 @@ def _cut(lines: Iterator[str]) -> Iterator[str]:
         yield f"  ... and {left:,} more"
 
 
-def _count(number: int, one: str, many: str = "") -> str:
+def _count(number: float, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"

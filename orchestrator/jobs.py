@@ -5,29 +5,31 @@ A job runs in any process: a worker of Ray's, or the only one there is.
 
 import hashlib
 import logging
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from orchestrator.early_stopping import Rungs, StoppedEarlyError
 from orchestrator.final_evaluation import FinalFigures, final_figures
+from orchestrator.notation import error_text
 from orchestrator.plan import DenseNetwork, Trial, dense_network, fine_tuning_teacher
 from orchestrator.registry import method_class
 from orchestrator.sweep_file import Resources
+from orchestrator.trials_table import COLUMNS
 from orchestrator.whole_files import FULL_DISK
 from testbed.backbones import build_backbone
 from testbed.data import DataOptions, Splits
 from testbed.dense_store import DenseRecord, DenseStore
 from testbed.machine import best_precision, set_threads, tune_malloc
 from testbed.measurement import Measurement, measure, multiplications_per_class
-from testbed.method import Run, judged_on
+from testbed.method import Judge, Run, judged_on
 from testbed.network_file import save_network
 from testbed.training import Report, evaluate, ignore, train
 
@@ -76,6 +78,8 @@ class Workplace:
     """Where data sets lie."""
     resources: Resources
     """Of one job."""
+    rungs: Rungs | None = None
+    """Where trials are stopped early."""
 
     @property
     def device(self) -> torch.device:
@@ -110,7 +114,7 @@ def do_job(
         shared: the splits of every data set and seed, by `splits_key`.
         report: gets every epoch's and round's figures.
     """
-    set_threads(workplace.resources.cpus)
+    set_threads(workplace.resources.threads or workplace.resources.cpus)
     tune_malloc()
     subject = job.trial if isinstance(job, FrontierTest) else job
     splits = shared[splits_key(subject.data, subject.seed)]
@@ -148,15 +152,16 @@ def run_trial(trial: Trial, splits: Splits, workplace: Workplace, report: Report
             result = _prune_and_measure(trial, splits, workplace, keep_and_report)
         row |= {"status": "completed", **result.row}
         row["val_accuracy_before_finetuning"] = reported.get("val_accuracy_before_finetuning")
+    except StoppedEarlyError as stopped:
+        figures = {name: value for name, value in stopped.figures.items() if name in COLUMNS}
+        row |= {"status": "stopped_early", **figures, "epochs_spent": stopped.epochs}
+        row["val_accuracy_before_finetuning"] = reported.get("val_accuracy_before_finetuning")
+        result = TrialResult(row)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in FULL_DISK:
             raise
         # Whatever else a method, a user's network or the machine raises belongs to this trial.
-        row |= {
-            "status": "failed",
-            "error": f"{type(error).__name__}: {error}\n"
-            + "".join(traceback.format_exception(error)),
-        }
+        row |= {"status": "failed", "error": error_text(error)}
         result = TrialResult(row)
     row["duration_s"] = (datetime.now(UTC) - started).total_seconds()
     return TrialResult(row, result.per_class, result.images, tuple(warnings))
@@ -268,6 +273,7 @@ def _prune_and_measure(
         folder=workplace.folder / "checkpoints" / trial.trial_id,
         teacher=_network(teacher, splits, workplace),
         teacher_from_scratch=_network(network.teacher, splits, workplace),
+        judge=_judge(trial, workplace.rungs),
     )
     method = method_class(trial.method).model_validate(trial.options)
     pruned = method.prune(dense, splits, run)
@@ -314,6 +320,17 @@ def _network(
     network: DenseNetwork | None, splits: Splits, workplace: Workplace
 ) -> nn.Module | None:
     return None if network is None else obtain_dense(network, splits, workplace)[0]
+
+
+def _judge(trial: Trial, rungs: Rungs | None) -> Judge | None:
+    """Who stops this trial early."""
+    if rungs is None:
+        return None
+    return Judge(
+        rungs=rungs.settings.rungs(trial.fine_tuning.epochs),
+        look=partial(rungs.judge, trial.study, trial.trial_id),
+        latency="latency_ms" in rungs.objectives,
+    )
 
 
 def _images(

@@ -1,6 +1,7 @@
-"""How figures are written for people, the same in the progress display and in the reports."""
+"""How figures and errors are written for people: the progress display's and the reports' words."""
 
 import math
+import traceback
 
 MISSING = "–"  # noqa: RUF001 - a dash in a table
 
@@ -44,3 +45,8 @@ def _three_figures(value: float) -> str:
     if value == 0 or abs(value) >= 99.95:
         return f"{value:,.0f}"
     return f"{value:#.3g}"
+
+
+def error_text(error: BaseException) -> str:
+    """What went wrong on the first line, then the traceback."""
+    return f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}"

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
@@ -12,8 +13,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from orchestrator.sweep_file import SHARED, Sweep
+from orchestrator.sweep_file.conditions import decided, settle
 from orchestrator.sweep_file.located_yaml import Key
-from orchestrator.sweep_file.option_values import Grid, Range, fill, plain_text, variables
+from orchestrator.sweep_file.option_values import (
+    ABSENT,
+    Grid,
+    Range,
+    fill,
+    plain_text,
+    variables,
+)
 from orchestrator.sweep_file.section_checks import resolved_backbone
 from testbed.data import DataOptions
 from testbed.training import Training
@@ -45,7 +54,8 @@ class Trial(BaseModel):
         sections = self.model_dump(mode="json")
         value: Any = {**sections, "backbone": {**self.backbone_options, "name": self.backbone}}
         for name in path.split("."):
-            value = None if value is None else value[name]  # null, in place of a mapping
+            # Null in place of a mapping, or an option of a backbone that is left out.
+            value = None if value is None else value.get(name)
         return value
 
 
@@ -57,7 +67,7 @@ class Study:
     cell: str
     method: str
     seed: int
-    n_trials: int
+    n_trials: float  # a whole number, or infinite where the hours alone are the bound
     options: dict[str, Any]  # by section; ranges stand in their places, grids are gone
 
     @property
@@ -68,21 +78,34 @@ class Study:
     def trial_id(self, number: int) -> str:
         return f"{self.name}-{number:03d}"
 
+    def values(self, suggest: Callable[[str, Range], Any]) -> dict[str, Any]:
+        """A suggested value for each range that these values have searched, by dotted path."""
+        suggested: dict[str, Any] = {}
+
+        def keep(key: Key, found: Range) -> Any:
+            path = ".".join(map(str, key))
+            suggested[path] = suggest(path, found)
+            return suggested[path]
+
+        settle(self._ranges(), keep)
+        return suggested
+
     def trial(self, number: int, values: Mapping[str, Any]) -> Trial:
         """Trial `number` of this study, counted from 0.
 
         Args:
-            values: one for each of `ranges`.
+            values: one for each of `ranges` that is searched beside them.
 
         Raises:
             ValueError: if a value is missing or too many.
         """
-        if values.keys() != self.ranges.keys():
+        searched = self.values(lambda path, found: values.get(path, ABSENT))
+        if values.keys() != searched.keys():
             raise ValueError(
-                f"study {self.name!r}: expected values for {', '.join(self.ranges) or 'nothing'}, "
+                f"study {self.name!r}: expected values for {', '.join(searched) or 'nothing'}, "
                 f"got {', '.join(values) or 'none'}."
             )
-        by_key = {key: values[".".join(map(str, key))] for key in self._ranges()}
+        by_key = settle(self._ranges(), lambda key, _: values[".".join(map(str, key))])
         plain = fill(self.options, by_key)
         backbone = dict(plain["backbone"])
         return Trial(
@@ -113,7 +136,7 @@ def studies(sweep: Sweep) -> list[Study]:
             for method, options in sweep.methods.items():
                 for own in _cells({"methods": {method: options}}, taken=cell.labels):
                     labels = {**cell.labels, **own.labels}
-                    sections = {**cell.options, **own.options}
+                    sections = decided({**cell.options, **own.options}, method)
                     searched = any(True for _ in variables(sections))
                     name = _study_name(method, labels, seed, names)
                     names.add(name.lower())  # some file systems do not tell A from a
@@ -123,7 +146,7 @@ def studies(sweep: Sweep) -> list[Study]:
                             cell=cell.name,
                             method=method,
                             seed=seed,
-                            n_trials=sweep.search.trials if searched else 1,
+                            n_trials=(sweep.search.trials or math.inf) if searched else 1,
                             options=sections,
                         )
                     )
@@ -182,6 +205,14 @@ def fine_tuning_teacher(trial: Trial) -> DenseNetwork | None:
     options = {"name": trial.backbone, **trial.backbone_options}
     options |= trial.fine_tuning.distillation.teacher
     return _dense_network(trial.data, options, trial.training, trial.seed)
+
+
+def networks_of(trial: Trial) -> list[DenseNetwork]:
+    """The dense networks that must be there for a trial, teachers before their students."""
+    needed = [*_with_teachers(dense_network(trial))]
+    if teacher := fine_tuning_teacher(trial):
+        needed += _with_teachers(teacher)
+    return needed
 
 
 def dense_networks(sweep: Sweep) -> list[DenseNetwork]:

@@ -14,7 +14,7 @@ from orchestrator.plan import Study, studies
 from orchestrator.sweep_file import SHARED, Search, Sweep
 from orchestrator.sweep_file.option_values import plain_text
 
-NEVER_MATTERS = ("name", "resources", "search.trials")
+NEVER_MATTERS = ("name", "resources", "search.trials", "search.hours")
 COMPARED_BY_STUDY = ("seeds", "methods", *SHARED)
 
 _NOTHING = object()
@@ -41,11 +41,10 @@ def _other_grids(old: Sweep, now: Mapping[str, Study], search: Search) -> bool:
     """Whether another number of tries gives a study other points."""
     if search.sampler != "grid":
         return False
-    from orchestrator.search import grid_sizes  # imports Optuna, which only this needs here
+    from orchestrator.search import grid_points  # imports Optuna, which only this needs here
 
     return any(
-        grid_sizes(study.ranges, study.n_trials)
-        != grid_sizes(study.ranges, now[study.name].n_trials)
+        grid_points(study, study.n_trials) != grid_points(study, now[study.name].n_trials)
         for study in studies(old)
     )
 

@@ -27,8 +27,11 @@ from orchestrator.notation import accuracy, duration, millions, percent
 class Progress:
     """The progress of a sweep on a console. Use as a context manager; threads may share it."""
 
-    def __init__(self, total: int, console: Console | None = None) -> None:
-        """Starts at nought of `total` trials; `console` is standard output if None."""
+    def __init__(self, total: float, console: Console | None = None) -> None:
+        """Starts at nought of `total` trials, infinite if their number is not known.
+
+        `console` is standard output if None.
+        """
         self.console = console or Console(highlight=False)
         self._lock = threading.RLock()
         self._running: dict[str, dict[str, float]] = {}  # trial_id -> what it last reported
@@ -51,8 +54,8 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def phase(self, text: str, total: int) -> None:
-        """A new part of the sweep begins, of `total` trials."""
+    def phase(self, text: str, total: float) -> None:
+        """A new part of the sweep begins, of `total` trials, infinite if that is not known."""
         with self._lock:
             self._title, self._total, self._since = text, total, time.monotonic()
             self._ended.clear()
@@ -72,13 +75,20 @@ class Progress:
         with self._lock:
             self._running.get(trial_id, {}).update(metrics)
 
-    def other_done(self, name: str, status: str, text: str) -> None:
-        """What is no trial has ended: a dense network, a test; `text` is its line."""
+    def test_done(self, name: str, status: str, text: str) -> None:
+        """A test has ended; `text` is its line."""
         with self._lock:
             self._running.pop(name, None)
             self._ended[status] += 1
         if not self.console.is_terminal or status != "completed":
             self._print_done(text)
+
+    def dense_done(self, name: str, status: str, text: str) -> None:
+        """A dense network has ended, which is none of the phase's trials; `text` is its line."""
+        with self._lock:
+            self._running.pop(name, None)
+        if not self.console.is_terminal or status != "completed":
+            self.message(text)
 
     def trial_done(self, row: Mapping[str, Any]) -> None:
         """A trial has ended; `row` is its row of trials.csv."""
@@ -88,12 +98,13 @@ class Progress:
             if row["status"] == "completed":
                 self._tries[row["method"]] += 1
                 self._keep_best(row)
-        if not self.console.is_terminal or row["status"] != "completed":
+        if not self.console.is_terminal or row["status"] not in ("completed", "stopped_early"):
             self._print_done(describe(row))
 
     def _print_done(self, text: str) -> None:
         width = len(str(self._total))
-        self._print(rf"\[{self._ended.total():{width}}/{self._total}] {escape(text)}")
+        of = "" if self._total == math.inf else f"/{self._total}"
+        self._print(rf"\[{self._ended.total():{width}}{of}] {escape(text)}")
 
     def _keep_best(self, row: Mapping[str, Any]) -> None:
         best = self._best.setdefault(row["method"], {})
@@ -111,17 +122,20 @@ class Progress:
     def _bar(self) -> list[RenderableType]:
         done = self._ended.total()
         elapsed = time.monotonic() - self._since
-        left = duration(elapsed / done * (self._total - done)) if done else "?"
+        known = self._total < math.inf
+        left = duration(elapsed / done * (self._total - done)) if done and known else "?"
         words = [
             f"[bold]{escape(self._title)}[/]" if self._title else "",
-            f"{done} of {self._total} done",
+            f"{done} of {self._total} done" if known else f"{done} done",
             f"{len(self._running)} running",
+            f"{self._ended['stopped_early']} stopped early" if self._ended["stopped_early"] else "",
             f"[red]{self._ended['failed']} failed[/]" if self._ended["failed"] else "",
             f"{duration(elapsed)} so far",
-            f"about {left} left" if done < self._total else "",
+            f"about {left} left" if known and done < self._total else "",
         ]
         line = " · ".join(word for word in words if word)
-        return [Text.from_markup(line), ProgressBar(total=max(self._total, 1), completed=done)]
+        bar = ProgressBar(total=max(self._total, 1), completed=done)
+        return [Text.from_markup(line), *([bar] if known else [])]
 
     def _trials(self) -> list[RenderableType]:
         rows = [
@@ -152,6 +166,11 @@ class Progress:
 def describe(row: Mapping[str, Any]) -> str:
     """One line of a trial that has ended: its figures, or the first line of its error."""
     took = duration(_number(row, "duration_s"))
+    if row["status"] == "stopped_early":
+        return (
+            f"{row['trial_id']}  stopped early after {row['epochs_spent']} epochs at val "
+            f"{accuracy(_number(row, 'val_accuracy'))}  {took}"
+        )
     if row["status"] != "completed":
         reason = (str(row.get("error") or "").splitlines() or ["no reason given"])[0]
         return f"{row['trial_id']}  {row['status']}: {reason}  {took}"

@@ -1,7 +1,8 @@
 """Ray Tune runs the jobs of a sweep, phase after phase: dense networks, trials, and what follows.
 
 Every job that starts also ends, with one call, whatever happens to it: `on_end` with what it
-returned, or `on_lost` where it raised, its worker process died or the sweep was stopped.
+returned, or `on_lost` where it raised or the sweep was stopped. Where its worker process was lost
+instead, with its node say, or for want of memory, it starts again in another, a few times.
 
 What keeps a job that does nothing at about 0.01 s (`benchmarks/sweep_overhead.py`): worker
 processes go from job to job (a new one takes 1 to 2 s), jobs and results are opaque to Tune, and
@@ -10,10 +11,8 @@ its own record of the sweep, which grows with it, is written once, into a folder
 
 import logging
 import math
-import os
 import pickle
 import signal
-import socket
 import tempfile
 import threading
 import time
@@ -27,30 +26,23 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from orchestrator.ray_worker import Job, News, Parcel, Work, error_text, worker_class
+from orchestrator.notation import error_text
+from orchestrator.ray_connection import SILENT, in_main_thread
+from orchestrator.ray_worker import Job, News, Parcel, Work, worker_class
+from orchestrator.schedule import Later
 from orchestrator.sweep_file import Resources
 
-_SETTINGS = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files beside ours
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours also hears SIGTERM
-    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # Tune's record of the sweep is never restored
-    "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # all workers start at once; `_Slots` bounds them
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # errors go to on_lost
-    "RAY_AIR_NEW_OUTPUT": "0",  # its new output engine ignores verbose=0
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # workers stay where the sweep started, with the user's modules
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a job that asks for no GPU sees none
-}
+Phase = Callable[[], Job | Later | None]
+"""A part of the run: gives a job when there is a free place for one, and None after its last.
+`LATER` says that there is none until one that is running has ended."""
 
-Phase = Callable[[], Job | None]
-"""A part of the run: gives a job when there is a free place for one, and None after its last."""
-
-_SILENT = logging.CRITICAL  # what goes wrong is raised or goes to on_lost
+MOST_RESTARTS = 3
+"""Of one job. A job that kills its worker each time must end too."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +50,22 @@ class Listener:
     """Who hears of the jobs, in the driver's own thread."""
 
     on_start: Callable[[Job], None]
+    """Also when it starts again."""
     on_report: Callable[[Job, Mapping[str, float]], None]
     on_end: Callable[[Job, Any], None]
     """With what the job returned."""
     on_lost: Callable[[Job, str, str], None]
     """With "failed" or "stopped", and an error whose first line says what went wrong."""
+    on_restart: Callable[[Job, str], None] = lambda job, reason: None
+    """With why its worker was lost; it will start again."""
+
+
+@dataclass
+class _Task:
+    """A job that Ray has been given."""
+
+    job: Job
+    restarts: int = 0
 
 
 def run_jobs(
@@ -97,12 +100,12 @@ def run_jobs(
         try:
             tune.run(
                 worker_class(work, shared or {}),
-                search_alg=_TuneSearcher(driver),
+                search_alg=_TuneSearcher(driver, interrupted),
                 scheduler=_TuneScheduler(),
                 callbacks=[_TuneCallback(driver, interrupted)],
                 num_samples=-1,
                 reuse_actors=True,
-                resources_per_trial={"cpu": resources.cpus, "gpu": resources.gpus},
+                resources_per_trial=resources.of_ray,
                 raise_on_failed_trial=False,
                 storage_path=folder,
                 name="tune",
@@ -124,7 +127,8 @@ class _Driver:
         self._phase_is_over = False  # but for the jobs that are running
         self._listener = listener
         self._slots = slots
-        self._running: dict[str, Job] = {}
+        self._running: dict[str, _Task] = {}
+        self._again: deque[_Task] = deque()
 
     def suggest(self, tune_id: str) -> dict[str, Any] | None:
         """The configuration of Tune's next trial; None where none is to start now.
@@ -133,44 +137,73 @@ class _Driver:
         """
         if len(self._running) >= self._slots.number():
             return None
+        if self._again:
+            return self._give(tune_id, self._again.popleft())
         while self._phases:
-            if self._phase_is_over and self._running:
+            if not self._phase_is_over:
+                job = self._phases[0]()
+                if isinstance(job, Later):
+                    return None
+                if job is not None:
+                    return self._give(tune_id, _Task(job))
+                self._phase_is_over = True
+            if self._running:  # which may have to start again
                 return None
-            job = self._phases[0]()
-            self._phase_is_over = job is None
-            if job is not None:
-                self._running[tune_id] = job
-                return {"job": Parcel(job)}
             self._phases.popleft()
+            self._phase_is_over = False
         return Searcher.FINISHED  # type: ignore[return-value]
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether Ray has no job."""
+        return not self._running
+
+    def _give(self, tune_id: str, task: _Task) -> dict[str, Any]:
+        self._running[tune_id] = task
+        return {"job": Parcel(task.job)}
 
     def started(self, tune_id: str) -> None:
         with self._keeping_failure():
-            self._listener.on_start(self._running[tune_id])
+            self._listener.on_start(self._running[tune_id].job)
 
     def heard(self, tune_id: str, news: News) -> None:
         """News of a running job."""
-        job = self._running[tune_id]
+        job = self._running[tune_id].job
         with self._keeping_failure():
             for values in news.reports:
                 self._listener.on_report(job, values)
             if news.error is not None:
-                self.lost(tune_id, news.error)
+                self.lost(tune_id, news.error, news.blameless)
             elif news.ended:
                 del self._running[tune_id]
                 self._listener.on_end(job, news.result)
 
-    def lost(self, tune_id: str, error: str) -> None:
-        """A job from which nothing more will come. Tune may say so twice."""
-        if tune_id in self._running:
-            with self._keeping_failure():
-                self._listener.on_lost(self._running.pop(tune_id), "failed", error)
+    def lost(self, tune_id: str, error: str, blameless: bool) -> None:
+        """A job from which nothing more will come. Tune may say so twice.
+
+        Args:
+            blameless: whether it was no error of the job's own, which it would only make again.
+        """
+        if tune_id not in self._running:
+            return
+        task = self._running.pop(tune_id)
+        with self._keeping_failure():
+            if not blameless:
+                self._listener.on_lost(task.job, "failed", error)
+            elif task.restarts == MOST_RESTARTS:
+                reason = f"Given up after {MOST_RESTARTS + 1} starts. {error}"
+                self._listener.on_lost(task.job, "failed", reason)
+            else:
+                task.restarts += 1
+                self._again.append(task)
+                self._listener.on_restart(task.job, error)
 
     def stop_running(self) -> None:
-        """Gives up all jobs that are running."""
-        for tune_id in list(self._running):
-            job = self._running.pop(tune_id)
-            self._listener.on_lost(job, "stopped", "Stopped: the sweep was interrupted.")
+        """Gives up all jobs that are running, or are to start again."""
+        for task in [*self._running.values(), *self._again]:
+            self._listener.on_lost(task.job, "stopped", "Stopped: the sweep was interrupted.")
+        self._running.clear()
+        self._again.clear()
 
     @contextmanager
     def _keeping_failure(self) -> Iterator[None]:
@@ -197,14 +230,14 @@ class _Slots:
     _PERIOD_S = 10.0
 
     def __init__(self, resources: Resources) -> None:
-        self._needs = {"CPU": float(resources.cpus), "GPU": resources.gpus}
+        self._needs = resources.of_ray
         self._counted_at = time.monotonic()
         self._number = self._count()
         if self._number == 0:
             raise ValueError(
-                f"Expected a machine with the {resources.cpus} CPUs and {resources.gpus:g} GPUs "
-                "that a trial asks for, but none has as many. Ask for less in the sweep file's "
-                "resources."
+                f"Expected a machine with the {resources.cpus} CPUs, {resources.gpus:g} GPUs and "
+                f"{resources.memory_gb:g} GB of memory that a trial asks for, but none has as "
+                "much. Ask for less in the sweep file's resources."
             )
 
     def number(self) -> int:
@@ -227,12 +260,17 @@ class _InterruptedError(BaseException):
 class _TuneSearcher(Searcher):
     """Where Tune gets its trials from."""
 
-    def __init__(self, driver: _Driver) -> None:
+    def __init__(self, driver: _Driver, interrupted: threading.Event) -> None:
         super().__init__()
         self._driver = driver
+        self._interrupted = interrupted
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        return self._driver.suggest(trial_id)
+        if not self._interrupted.is_set():
+            return self._driver.suggest(trial_id)
+        if self._driver.is_idle:  # Tune asks on for ten minutes, in the same step: no node is left
+            raise _InterruptedError
+        return None
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -293,93 +331,25 @@ class _TuneCallback(tune.Callback):
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
         if not self._interrupted.is_set():  # else the signal has reached the worker too
-            self._driver.lost(trial.trial_id, _why_lost(trial))
+            self._driver.lost(trial.trial_id, *_why_lost(trial))
 
 
-def _why_lost(trial: TuneTrial) -> str:
-    """What Tune has written down of a trial whose worker did not answer."""
+def _why_lost(trial: TuneTrial) -> tuple[str, bool]:
+    """What Tune has written down of a trial whose worker did not answer; whether it is blameless.
+
+    A RayTaskError is what the worker's process raised: the job's result cannot be sent, say.
+    """
     path = trial.pickled_error_file
     if path is None or not Path(path).exists():
-        return "The worker failed, and Tune kept no reason."
+        return "The worker failed, and Tune kept no reason.", True
     error = pickle.loads(Path(path).read_bytes())
     if isinstance(error, RayActorError) and error.actor_init_failed:
-        return f"The worker process could not start: {str(error).strip().splitlines()[-1]}\n{error}"
+        last = str(error).strip().splitlines()[-1]
+        return f"The worker process could not start: {last}\n{error}", True
     if isinstance(error, RayActorError):
-        return f"The worker process died: killed, out of memory, or crashed.\n{error}"
-    return error_text(getattr(error, "cause", error))  # a RayTaskError's is what the worker raised
-
-
-@contextmanager
-def connected(address: str | None) -> Iterator[None]:
-    """A connection to Ray, for `run_jobs`.
-
-    Args:
-        address: of a running cluster. Without it one is started on this machine, with all its
-            cores, and stopped again. A Ray that this process is connected to already is used and
-            left as it is.
-
-    Raises:
-        ValueError: if no cluster can be joined at the address.
-    """
-    with _environment():
-        if ray.is_initialized():
-            yield
-            return
-        terminate = signal.getsignal(signal.SIGTERM)
-        try:
-            if address is None:
-                ray.init(
-                    "local", include_dashboard=False, log_to_driver=False, logging_level=_SILENT
-                )
-            else:
-                _join(address)
-            if _in_main_thread():
-                signal.signal(signal.SIGTERM, terminate)  # ray.init has put its own in the place
-            yield
-        finally:
-            ray.shutdown()
-
-
-def _join(address: str) -> None:
-    """Connects to a running cluster."""
-    if address.startswith("ray://"):
-        raise ValueError(
-            f"Expected the address of a cluster that this machine belongs to, got {address!r}. "
-            "Start the sweep on one of the cluster's machines, or as a Ray job (`ray job submit`)."
-        )
-    host, _, port = address.rpartition(":")
-    try:
-        if port.isdecimal():  # Ray itself would try for two minutes
-            socket.create_connection((host, int(port)), timeout=5).close()
-        ray.init(
-            address,
-            log_to_driver=False,
-            logging_level=_SILENT,
-            # Workers of a local cluster inherit these; to be told costs them 2.5 s.
-            runtime_env={"env_vars": _SETTINGS},
-        )
-    except OSError as error:  # of which ConnectionError is one
-        advice = (
-            "Start one with `ray start --head`, or leave the address out for this machine alone."
-        )
-        if "AuthenticationError" in str(error.__cause__):
-            advice = (
-                "It wants a token: set RAY_AUTH_MODE=token, and have the token of its head node in "
-                "~/.ray/auth_token or RAY_AUTH_TOKEN."
-            )
-        raise ValueError(f"Cannot join a Ray cluster at {address!r}: {error}. {advice}") from error
-
-
-@contextmanager
-def _environment() -> Iterator[None]:
-    """`_SETTINGS` for this process, where the user has set nothing else."""
-    added = {name: value for name, value in _SETTINGS.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
+        return f"The worker process died: killed, out of memory, or crashed.\n{error}", True
+    blameless = isinstance(error, RayError) and not isinstance(error, RayTaskError)
+    return error_text(getattr(error, "cause", error)), blameless
 
 
 @contextmanager
@@ -387,7 +357,7 @@ def _silence() -> Iterator[None]:
     """Ray and Tune say nothing: the listener hears of all that happens."""
     logger = logging.getLogger("ray")
     level = logger.level
-    logger.setLevel(_SILENT)
+    logger.setLevel(SILENT)
     ray._private.worker._worker_logs_enabled = False  # of workers that died; no public switch
     try:
         yield
@@ -407,12 +377,7 @@ def _signals_noted() -> Iterator[threading.Event]:
         noted.set()
 
     with ExitStack() as restored:
-        if _in_main_thread():
+        if in_main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 restored.callback(signal.signal, number, signal.signal(number, note))
         yield noted
-
-
-def _in_main_thread() -> bool:
-    """Only there may Python set signal handlers."""
-    return threading.current_thread() is threading.main_thread()

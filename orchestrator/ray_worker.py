@@ -1,6 +1,5 @@
 """What runs in Ray's worker processes: one job after another, with news of it to the driver."""
 
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -9,7 +8,9 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 
+from orchestrator.notation import error_text
 from orchestrator.zero_copy import pack, unpack
 from testbed.training import Report
 
@@ -48,6 +49,8 @@ class News:
     result: Any = None
     error: str | None = None
     """Of a job that ended by raising; its first line says what."""
+    blameless: bool = False
+    """Whether Ray itself raised it: shared objects that were lost with their node, say."""
 
 
 class Worker(tune.Trainable):
@@ -86,7 +89,7 @@ class Worker(tune.Trainable):
         try:
             result = self.work(self._job, self._shared, self._reports.put)
         except BaseException as error:  # SystemExit too: a job that leaves takes no worker with it
-            return News(ended=True, error=error_text(error))
+            return News(ended=True, error=error_text(error), blameless=isinstance(error, RayError))
         return News(ended=True, result=result)
 
 
@@ -113,8 +116,3 @@ class _Shared(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._references)
-
-
-def error_text(error: BaseException) -> str:
-    """What went wrong on the first line, then the traceback."""
-    return f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}"

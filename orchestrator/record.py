@@ -2,11 +2,12 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from orchestrator.early_stopping import Rungs
 from orchestrator.frontier import compare_methods, to_be_tested
 from orchestrator.jobs import (
     DiskIsFull,
@@ -23,6 +24,7 @@ from orchestrator.progress import Progress
 from orchestrator.registry import method_class
 from orchestrator.report import write_report
 from orchestrator.run_folder import begin, go_on
+from orchestrator.schedule import Later, Schedule
 from orchestrator.sweep_file import Sweep
 from orchestrator.trials_table import (
     HELD_BY_COLUMNS,
@@ -40,11 +42,9 @@ if TYPE_CHECKING:  # a machine without Optuna and MLflow runs sweeps too
 
 ALL_COMPLETED, SOME_FAILED, INTERRUPTED = 0, 1, 130  # exit statuses
 
-AnyJob = TypeVar("AnyJob", DenseNetwork, Trial, FrontierTest)
-
-Phase = Callable[[], Job | None]
-"""Gives the next job of a part of the sweep, None after its last. A phase begins when all jobs of
-the one before have ended."""
+Phase = Callable[[], Job | Later | None]
+"""Gives the next job of a part of the sweep, None after its last, and `LATER` where one that runs
+must end first. A phase begins when all jobs of the one before have ended."""
 
 
 class Record:
@@ -75,6 +75,7 @@ class Record:
             dense=(folder.parent / "dense").resolve(),
             data_root=data_root.resolve(),
             resources=sweep.resources,
+            rungs=_rungs(sweep, folder.resolve()),
         )
         self.proposer: Proposer | None = None
         self.tracker: Tracker | None = None
@@ -92,24 +93,25 @@ class Record:
         self._reports: dict[str, list[dict[str, float]]] = defaultdict(list)
         self._tested: dict[str, dict[str, float]] = {}
         self._statuses = {row["status"] for row in self.rows.values()}
-        self._tests: Callable[[], FrontierTest | None] | None = None
+        self._schedule: Schedule | None = None
+        self._tests: Iterator[FrontierTest] | None = None
         self._started: dict[str, datetime] = {}
 
     def nothing_left(self) -> bool:
         """Whether every trial has been proposed and run, and the frontier tested."""
         return not (self.proposer and self.proposer.left) and not self._to_be_tested()
 
-    def phases(self, ask: Callable[[], Trial | None], total: int) -> list[Phase]:
-        """Dense networks, teachers before their students; the trials; the frontier's tests.
+    def phases(self, ask: Callable[[], Trial | None], total: float) -> list[Phase]:
+        """Dense networks and trials, each trial once its networks are there; the frontier's tests.
 
         Args:
-            ask: gives the trials, of which there are `total`.
+            ask: gives the trials, of which there are `total`, infinite if that is not known.
         """
-        dense = [
-            self._phase("Dense networks", batch)
-            for batch in _by_generation(dense_networks(self._sweep))
-        ]
-        return [*dense, self._announced("Trials", total, ask), self._next_test]
+        self._schedule = Schedule(
+            dense_networks(self._sweep), ask, lambda trial, error: self.lost(trial, "failed", error)
+        )
+        self._progress.phase("Trials", total)
+        return [self._schedule.next, self._next_test]
 
     def finish(self, whole: bool) -> int:
         """Writes the report, of the whole sweep or of what there is; returns the exit status."""
@@ -121,7 +123,7 @@ class Record:
             self.tracker.finish(comparison)
         if not whole:
             return INTERRUPTED
-        return ALL_COMPLETED if self._statuses <= {"completed"} else SOME_FAILED
+        return ALL_COMPLETED if self._statuses <= {"completed", "stopped_early"} else SOME_FAILED
 
     def started(self, job: Job) -> None:
         self._started[job_name(job)] = datetime.now(UTC)
@@ -146,17 +148,20 @@ class Record:
                 self._progress.message(f"{job.trial_id}: {text}")
             self._keep(job, result)
             return
-        line = job_name(job)
-        if isinstance(job, FrontierTest):
-            trial_id = job.trial.trial_id
-            self._tested[trial_id] = {
-                "test_accuracy": result.accuracy,
-                "test_multiplications": result.multiplications,
-            }
-            path = self._folder / "test_multiplications_per_class.csv"
-            append_multiplications_per_class(path, trial_id, result.per_class)
-            line += f"  test {result.accuracy:.3f}"
-        self._progress.other_done(job_name(job), "completed", line)
+        name = job_name(job)
+        if isinstance(job, DenseNetwork):
+            if self._schedule:
+                self._schedule.trained(job)
+            self._progress.dense_done(name, "completed", f"{name}  is there")
+            return
+        trial_id = job.trial.trial_id
+        self._tested[trial_id] = {
+            "test_accuracy": result.accuracy,
+            "test_multiplications": result.multiplications,
+        }
+        path = self._folder / "test_multiplications_per_class.csv"
+        append_multiplications_per_class(path, trial_id, result.per_class)
+        self._progress.test_done(name, "completed", f"{name}  test {result.accuracy:.3f}")
 
     def lost(self, job: Job, status: str, error: str) -> None:
         """A job came to nothing; `status` is failed or stopped."""
@@ -166,12 +171,20 @@ class Record:
             outcome = {"status": status, "error": error, "duration_s": lasted}
             self._keep(job, TrialResult(known_columns(job, started) | outcome))
             return
-        text = f"{job_name(job)}  {status}: {error.splitlines()[0]}"
-        self._progress.other_done(job_name(job), status, text)
-        # The trials of a dense network that failed train it themselves, and their rows say how that
-        # went; a test that failed leaves an accuracy out.
-        if isinstance(job, FrontierTest):
-            self._statuses.add(status)
+        name = job_name(job)
+        text = f"{name}  {status}: {error.splitlines()[0]}"
+        if isinstance(job, DenseNetwork):
+            if self._schedule and status == "failed":
+                self._schedule.failed(job, f"Its dense network ({name}) failed: {error}")
+            self._progress.dense_done(name, status, text)
+        else:
+            self._statuses.add(status)  # the row lacks an accuracy
+            self._progress.test_done(name, status, text)
+
+    def restarted(self, job: Job, reason: str) -> None:
+        """A job's worker was lost; the job starts again, where it has a checkpoint from there."""
+        why = reason.splitlines()[0]
+        self._progress.message(f"{job_name(job)} goes on in another process. {why}")
 
     def _keep(self, trial: Trial, result: TrialResult) -> None:
         """Keeps a trial that has ended. Its row of trials.csv says that everything before is there;
@@ -200,9 +213,10 @@ class Record:
     def _next_test(self) -> FrontierTest | None:
         """The next trial on a seed's frontier, which is known once all trials have ended."""
         if self._tests is None:
-            tests = [FrontierTest(self._trial(trial_id)) for trial_id in self._to_be_tested()]
-            self._tests = self._phase("Test images, for the frontier", tests)
-        return self._tests()
+            trial_ids = self._to_be_tested()
+            self._tests = iter([FrontierTest(self._trial(trial_id)) for trial_id in trial_ids])
+            self._progress.phase("Test images, for the frontier", len(trial_ids))
+        return next(self._tests, None)
 
     def _to_be_tested(self) -> list[str]:
         """The trials that the test images are still for."""
@@ -237,32 +251,8 @@ class Record:
         Outbox(self._folder).forget_but(rows)
         return rows
 
-    def _phase(self, text: str, jobs: Sequence[AnyJob]) -> Callable[[], AnyJob | None]:
-        waiting = iter(jobs)
-        return self._announced(text, len(jobs), lambda: next(waiting, None))
 
-    def _announced(
-        self, text: str, total: int, phase: Callable[[], AnyJob | None]
-    ) -> Callable[[], AnyJob | None]:
-        """The same phase, which tells the progress display when it begins."""
-        begun = False
-
-        def begin_and_ask() -> AnyJob | None:
-            nonlocal begun
-            if not begun:
-                begun = True
-                self._progress.phase(text, total)
-            return phase()
-
-        return begin_and_ask
-
-
-def _by_generation(networks: Sequence[DenseNetwork]) -> list[list[DenseNetwork]]:
-    """Batches in which no network waits for a teacher in its own batch."""
-    batches: dict[int, list[DenseNetwork]] = defaultdict(list)
-    for network in networks:
-        generation, teacher = 0, network.teacher
-        while teacher:
-            generation, teacher = generation + 1, teacher.teacher
-        batches[generation].append(network)
-    return [batches[generation] for generation in sorted(batches)]
+def _rungs(sweep: Sweep, folder: Path) -> Rungs | None:
+    if sweep.early_stopping is None:
+        return None
+    return Rungs(folder / "rungs", sweep.early_stopping, sweep.objectives)

@@ -7,9 +7,11 @@ are as many studies as there are cores.
 
 import hashlib
 import math
+import warnings
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -21,6 +23,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
@@ -82,7 +85,7 @@ class Proposer:
         self._running: dict[str, _Asked] = {}
 
     @property
-    def left(self) -> int:
+    def left(self) -> float:
         """How many trials are still to be asked for."""
         return sum(asked.left for asked in self._waiting)
 
@@ -90,7 +93,7 @@ class Proposer:
         """The next trial, or None where no study has any left."""
         if not self._waiting:
             return None
-        fewest = min(self._waiting, key=lambda asked: len(asked.running))
+        fewest = min(self._waiting, key=lambda asked: (len(asked.running), asked.turn))
         trial = fewest.ask()
         self._running[trial.trial_id] = fewest
         if fewest.left == 0:
@@ -100,8 +103,9 @@ class Proposer:
     def tell(self, trial_id: str, row: Mapping[str, Any]) -> None:
         """How a trial ended.
 
-        A row that is not completed, or lacks a finite value for an objective, is told as failed, so
-        that no trial is left running for ever.
+        One that was stopped early is told as pruned, without values: its figures there are not what
+        it would have come to. A row that is not completed otherwise, or lacks a finite value for an
+        objective, is told as failed, so that no trial is left running for ever.
         """
         self._running.pop(trial_id).tell(trial_id, row)
 
@@ -135,16 +139,16 @@ class _Asked:
         self._proposed: dict[str, _Proposed] = {}
         self._again: deque[str] = deque()  # proposed, but not run to their ends
         self._n_tries = n_tries(study, search)
+        self.turn = 0  # where the hours may end before the trials, no study is worked before others
         self._study = study
         self._objectives = objectives
         self._search = search
         self._storage = storage
         self._name = prefix + study.name
-        self._distributions = {name: _distribution(r) for name, r in study.ranges.items()}
         self._optuna: optuna.Study | None = None  # made with its first trial
 
     @property
-    def left(self) -> int:
+    def left(self) -> float:
         """How many trials it still gives."""
         return len(self._again) + max(0, self._n_tries - len(self._proposed))
 
@@ -163,7 +167,7 @@ class _Asked:
                 opened.tell(frozen.number, state=TrialState.FAIL)  # killed while it was proposed
         for trial_id, row in rows.items():
             if trial_id not in self._proposed:
-                params = _params_of_row(row, self._study)
+                params = self._study.values(partial(_value_in_row, row))
                 self._add(trial_id, row, params)
             elif self._proposed[trial_id].state is TrialState.RUNNING:
                 self.running[trial_id] = self._proposed[trial_id]
@@ -179,23 +183,23 @@ class _Asked:
         number = self._next_number()
         if isinstance(opened.sampler, _ByNumber):
             opened.sampler.number = number
-        asked = opened.ask(self._distributions)
-        trial = self._study.trial(number, asked.params)
+        asked = opened.ask()
+        values = self._study.values(partial(_suggest, asked))
+        trial = self._study.trial(number, values)
         asked.set_user_attr("trial_id", trial.trial_id)
-        proposed = _Proposed(asked.number, TrialState.RUNNING, asked.params)
+        proposed = _Proposed(asked.number, TrialState.RUNNING, values)
         self.running[trial.trial_id] = self._proposed[trial.trial_id] = proposed
+        self.turn += self._search.hours is not None
         return trial
 
     def tell(self, trial_id: str, row: Mapping[str, Any]) -> None:
         proposed = self.running.pop(trial_id)
+        state, values, notes = self._outcome(row)
         if proposed.state is TrialState.RUNNING:
-            error = _why_failed(row, self._objectives)
-            if error is None:
-                self._open().tell(proposed.number, self._values(row))
-            else:
-                self._note(proposed.number, error)
-                self._open().tell(proposed.number, state=TrialState.FAIL)
-        elif proposed.state is TrialState.FAIL and _why_failed(row, self._objectives) is None:
+            for name, note in notes.items():
+                self._note(proposed.number, name, note)
+            self._open().tell(proposed.number, values, state)
+        elif proposed.state is TrialState.FAIL and state is not TrialState.FAIL:
             self._add(trial_id, row, proposed.params)  # Optuna lets no failed trial succeed
 
     def trial(self, trial_id: str) -> Trial:
@@ -224,34 +228,46 @@ class _Asked:
 
     def _add(self, trial_id: str, row: Mapping[str, Any], params: Mapping[str, Any]) -> None:
         """Tells a trial that the study does not have as running."""
-        error = _why_failed(row, self._objectives)
+        state, values, notes = self._outcome(row)
+        ranges = self._study.ranges
         told = optuna.trial.create_trial(
-            state=TrialState.COMPLETE if error is None else TrialState.FAIL,
-            values=self._values(row) if error is None else None,
+            state=state,
+            values=values,
             params=dict(params),
-            distributions=self._distributions,
-            user_attrs={"trial_id": trial_id} | ({} if error is None else {"error": error}),
+            distributions={name: _distribution(ranges[name]) for name in params},
+            user_attrs={"trial_id": trial_id} | notes,
         )
         opened = self._open()
         opened.add_trial(told)
         number = len(opened.get_trials(deepcopy=False)) - 1
-        self._proposed[trial_id] = _Proposed(number, told.state, params)
+        self._proposed[trial_id] = _Proposed(number, state, params)
 
-    def _values(self, row: Mapping[str, Any]) -> list[float]:
-        return [float(row[name]) for name in self._objectives]
+    def _outcome(
+        self, row: Mapping[str, Any]
+    ) -> tuple[TrialState, list[float] | None, dict[str, Any]]:
+        """How a trial ended: state, values if it has some, and what is noted beside them."""
+        if row["status"] == "stopped_early":
+            stopped_at = {name: float(row[name]) for name in ("epochs_spent", *self._objectives)}
+            return TrialState.PRUNED, None, {"stopped_at": stopped_at}
+        error = _why_failed(row, self._objectives)
+        if error is not None:
+            return TrialState.FAIL, None, {"error": error}
+        return TrialState.COMPLETE, [float(row[name]) for name in self._objectives], {}
 
-    def _note(self, number: int, error: str) -> None:
-        """Keeps why a trial failed."""
+    def _note(self, number: int, name: str, note: Any) -> None:
         opened = self._open()
         optuna_id = self._storage.get_trial_id_from_study_id_trial_number(opened._study_id, number)
-        self._storage.set_trial_user_attr(optuna_id, "error", error)
+        self._storage.set_trial_user_attr(optuna_id, name, note)
 
 
-def n_tries(study: Study, search: Search) -> int:
-    """How many trials a study gets: what the sweep asks for, but no point of a grid twice."""
+def n_tries(study: Study, search: Search) -> float:
+    """How many trials a study gets: what the sweep asks for, but no point of a grid twice.
+
+    Infinite where the hours alone are the bound.
+    """
     if search.sampler != "grid":
         return study.n_trials
-    return min(study.n_trials, math.prod(grid_sizes(study.ranges, study.n_trials).values()))
+    return min(study.n_trials, len(grid_points(study, study.n_trials)))
 
 
 def make_sampler(study: Study, search: Search, begun: int = 0) -> BaseSampler:
@@ -265,15 +281,20 @@ def make_sampler(study: Study, search: Search, begun: int = 0) -> BaseSampler:
     stream = _seed(f"{search.seed} {study.name} {begun}") if begun else seed
     match search.sampler:
         case "tpe":
-            return TPESampler(seed=stream, **TPE_SETTINGS)
+            # By itself it would take each option that is not searched in every trial alone.
+            conditional = any(r.when for r in study.ranges.values())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)  # which groups are
+                return TPESampler(seed=stream, group=conditional, **TPE_SETTINGS)
         case "nsga2":
             # The first generation is random. Optuna's 50 would leave small searches no second one;
-            # a quarter of the tries leaves three to breed.
-            return NSGAIISampler(seed=stream, population_size=max(2, study.n_trials // 4))
+            # a quarter of the tries leaves three to breed. More than 50 only slow large ones down.
+            population = max(2, min(study.n_trials, 200) // 4)
+            return NSGAIISampler(seed=stream, population_size=int(population))
         case "random":
             return _ByNumber(lambda number: _random_options(study.ranges, seed, number))
         case "grid":
-            points = _grid(study.ranges, study.n_trials)
+            points = grid_points(study, study.n_trials)
             order = np.random.default_rng(seed).permutation(len(points))
             return _ByNumber(lambda number: points[order[number]])
     raise ValueError(f"Expected the sampler tpe, nsga2, random or grid, got {search.sampler!r}.")
@@ -336,28 +357,44 @@ def _at(r: Range, share: float) -> Any:
             return r.low + (r.high - r.low) * share
 
 
-def grid_sizes(ranges: Mapping[str, Range], n_tries: int) -> dict[str, int]:
-    """How many points of each range make a grid of at least `n_tries` points, and few more.
+def grid_sizes(ranges: Mapping[str, Range], n_tries: float) -> Iterator[dict[str, int]]:
+    """How many points each range has in grids that grow, from one that might have `n_tries` points.
 
     A choice has all its values. One more point goes to a range that has the fewest, the first of
-    equals, until there are enough; there are fewer where no range has more values to give.
+    equals; the last grid is the one where no range has more values to give.
     """
     sizes = {name: len(r.choices) if r.kind == "choice" else 1 for name, r in ranges.items()}
-    while math.prod(sizes.values()) < n_tries:
+    while True:
+        if math.prod(sizes.values()) >= n_tries:
+            yield sizes
         growing = [name for name in ranges if sizes[name] < _n_values(ranges[name])]
         if not growing:
             break
         sizes[min(growing, key=sizes.__getitem__)] += 1
-    return sizes
+    yield sizes
 
 
-def _grid(ranges: Mapping[str, Range], n_tries: int) -> list[dict[str, Any]]:
-    """Every point of the grid: each range's values at equal distances, its two ends included."""
-    points: list[dict[str, Any]] = [{}]
-    for name, size in grid_sizes(ranges, n_tries).items():
-        values = _spread(ranges[name], size)
-        points = [{**point, name: value} for point in points for value in values]
+def grid_points(study: Study, n_tries: float) -> list[dict[str, Any]]:
+    """Every point of the smallest grid of `n_tries` points, or of the largest there is.
+
+    Each range's values lie at equal distances, its two ends included. Points that differ in options
+    that are not searched there are one.
+    """
+    for sizes in grid_sizes(study.ranges, n_tries):
+        points: list[dict[str, Any]] = [{}]
+        for name, size in sizes.items():
+            values = _spread(study.ranges[name], size)
+            points = [{**point, name: value} for point in points for value in values]
+        if any(r.when for r in study.ranges.values()):
+            searched = [study.values(partial(_at_point, point)) for point in points]
+            points = list({repr(point): point for point in searched}.values())
+        if len(points) >= n_tries:
+            break
     return points
+
+
+def _at_point(point: Mapping[str, Any], name: str, r: Range) -> Any:
+    return point[name]
 
 
 def _spread(r: Range, size: int) -> list[Any]:
@@ -384,6 +421,16 @@ def _n_values(r: Range) -> float:
     return r.high - r.low + 1 if r.kind == "int" else math.inf
 
 
+def _suggest(asked: optuna.Trial, name: str, r: Range) -> Any:
+    """A value of the range."""
+    if r.kind == "choice":
+        return asked.suggest_categorical(name, r.choices)
+    assert r.low is not None and r.high is not None
+    if r.kind == "int":
+        return asked.suggest_int(name, int(r.low), int(r.high))
+    return asked.suggest_float(name, r.low, r.high, log=r.kind == "log_uniform")
+
+
 def _distribution(r: Range) -> BaseDistribution:
     """The range in Optuna's words."""
     if r.kind == "choice":
@@ -394,24 +441,21 @@ def _distribution(r: Range) -> BaseDistribution:
     return FloatDistribution(r.low, r.high, log=r.kind == "log_uniform")
 
 
-def _params_of_row(row: Mapping[str, Any], study: Study) -> dict[str, Any]:
+def _value_in_row(row: Mapping[str, Any], path: str, r: Range) -> Any:
     """What the search chose for a trial, as its row has it."""
-    found = {}
-    for path, r in study.ranges.items():
-        value: Any = row.get(option_column(path))
-        if r.kind == "choice":
-            same = [choice for choice in r.choices if cell_text(choice) == cell_text(value)]
-            same += [choice for choice in r.choices if choice == value]
-        else:
-            same = [] if is_missing(value) else [int(value) if r.kind == "int" else float(value)]
-        if not same:
-            raise ValueError(
-                f"trials.csv has a row of {row['trial_id']}, which the study does not know, and "
-                f"cannot be told to it: {path} is {cell_text(value) or 'missing'}, expected {r}. "
-                "Take the row out: its trial is run again."
-            )
-        found[path] = same[0]
-    return found
+    value: Any = row.get(option_column(path))
+    if r.kind == "choice":
+        same = [choice for choice in r.choices if cell_text(choice) == cell_text(value)]
+        same += [choice for choice in r.choices if choice == value]
+    else:
+        same = [] if is_missing(value) else [int(value) if r.kind == "int" else float(value)]
+    if not same:
+        raise ValueError(
+            f"trials.csv has a row of {row['trial_id']}, which the study does not know, and "
+            f"cannot be told to it: {path} is {cell_text(value) or 'missing'}, expected {r}. "
+            "Take the row out: its trial is run again."
+        )
+    return same[0]
 
 
 def _why_failed(row: Mapping[str, Any], objectives: Mapping[str, str]) -> str | None:

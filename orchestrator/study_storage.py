@@ -5,11 +5,13 @@ They are the only record of what was proposed and told. The journal is in the fo
 """
 
 import json
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.whole_files import append_whole
 
@@ -24,7 +26,7 @@ def open_journal(path: Path) -> JournalStorage:
     """
     if path.exists():
         _mend(path)
-    return JournalStorage(_Journal(path))
+    return _JournalStorage(_Journal(path))
 
 
 def open_database(url: str) -> BaseStorage:
@@ -39,8 +41,25 @@ def open_database(url: str) -> BaseStorage:
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"storage: cannot open the database ({type(error).__name__}: {reason}). Expected a URL "
-            "like postgresql://USER@HOST/DATABASE, or none for a file in the run folder."
+            "like postgresql+psycopg2://USER@HOST/DATABASE, or none for a file in the run folder."
         ) from error
+
+
+class _JournalStorage(JournalStorage):
+    """Optuna's storage, without its search for enqueued trials, of which a sweep has none.
+
+    At every ask it would go through all trials: 4 ms more a trial, in the mean over 10,000.
+    """
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        if states == (TrialState.WAITING,):
+            return []
+        return super().get_all_trials(study_id, deepcopy, states)
 
 
 class _Journal(JournalFileBackend):

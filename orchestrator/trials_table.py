@@ -37,7 +37,7 @@ COLUMNS: dict[str, str] = {
     "depth": INTEGER,
     "dropout": FLOAT,
     "seed": INTEGER,
-    "status": STRING,  # completed, failed, stopped
+    "status": STRING,  # completed, stopped_early, failed, stopped (by a signal)
     "train_accuracy": FLOAT,  # accuracies are fractions
     "val_accuracy": FLOAT,
     "val_accuracy_before_finetuning": FLOAT,

@@ -83,7 +83,8 @@ def adapted(
         torch.default_generator.manual_seed(run.seed)
         network = RuntimeNetwork(model, options.k, encoding, hidden).to(run.device)
     epochs = round(options.adaptation * run.fine_tuning.epochs)
-    run.fine_tune(RandomPrefixes(network, options.sandwich), data, epochs, teacher)
+    prefixes = RandomPrefixes(network, options.sandwich)
+    run.fine_tune(prefixes, data, epochs, teacher, judged=False)  # at full width they cost all
     return network
 
 

@@ -5,6 +5,7 @@ looked at. What goes on from it ends bit for bit where it would have ended witho
 """
 
 import hashlib
+import json
 import logging
 from pathlib import Path
 
@@ -32,7 +33,9 @@ class Checkpoint:
     def save(self, step: int, network: nn.Module) -> None:
         """Keeps `network` as it stands after `step`, in place of what was kept before."""
         if self._path is not None:
-            texts = {"of": self._of, "step": str(step), "epochs": str(self._run.epochs_spent)}
+            before = json.dumps(self._run.val_accuracy_before_finetuning)
+            epochs = str(self._run.epochs_spent)
+            texts = {"of": self._of, "step": str(step), "epochs": epochs, "before": before}
             write_tensors(self._path, network.state_dict(), texts)
 
     def load(self, network: nn.Module) -> int:
@@ -54,10 +57,10 @@ class Checkpoint:
         except DamagedFileError as error:
             log.warning("%s The run starts anew.", error)
             return -1
-        if texts["of"] != self._of:
+        if texts["of"] != self._of or "before" not in texts:  # an older version's
             return -1
         load_resized(network, tensors)
-        self._run.go_on_after(int(texts["epochs"]))
+        self._run.go_on_after(int(texts["epochs"]), json.loads(texts["before"]))
         return int(texts["step"])
 
 

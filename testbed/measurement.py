@@ -10,6 +10,7 @@ from testbed.data import Images, Splits, normalise
 from testbed.prediction import Precision, predict
 
 LATENCY_BATCHES = (1, 128)
+GLANCED_AT = 64  # images whose multiplications are a network's that is still being trained
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,26 @@ def measure(
         "sparsity": sparsity(network),
     }
     return Measurement(figures | _latencies(network, dense, inputs), cost, correct)
+
+
+def network_costs(
+    network: nn.Module, data: Splits, device: torch.device, *, latency: bool
+) -> dict[str, float]:
+    """Costs of a network on its way, under the names of trials.csv, from a few validation images.
+
+    Where a network decides per image that is a rough mean, else exact.
+    """
+    images = data.validation.pixels[:GLANCED_AT].to(device)
+    inputs = normalise(images, data.mean, data.std)
+    cost = count_multiplications(network.to(device), inputs)
+    figures: dict[str, float] = {
+        "multiplications": cost.multiplications,
+        "nonzero_multiplications": cost.nonzero_multiplications,
+        "parameters": count_parameters(network),
+    }
+    if latency:
+        figures["latency_ms"] = measure_latency({"": network}, inputs, (1,))["", 1].median_ms
+    return figures
 
 
 def multiplications_per_class(

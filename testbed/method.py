@@ -1,6 +1,7 @@
 """The one interface of every pruning method, and what a method is given to work with."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from testbed.data import Splits
+from testbed.measurement import network_costs
 from testbed.network_file import load_network
 from testbed.training import Distillation, Report, Training, evaluate, ignore, train
 
@@ -20,6 +22,18 @@ class OwnTeacher:
     network: nn.Module
     weight: float
     """Its share of the loss (see `Distillation`)."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Who looks at a run on its way, and ends it there if it does badly."""
+
+    rungs: tuple[int, ...]
+    """Looks after so many epochs of the fine-tuning budget."""
+    look: Callable[[int, Mapping[str, float]], None]
+    """Gets the rung, and val_accuracy and the costs there; raises to end the run."""
+    latency: bool = False
+    """Whether the latency is to be among the costs."""
 
 
 @dataclass
@@ -39,19 +53,28 @@ class Run:
     """The network that fine-tuning distils from, where `fine_tuning` asks for one."""
     teacher_from_scratch: nn.Module | None = None
     """The network that training from scratch distils from, where `training` asks for one."""
+    judge: Judge | None = None
     epochs_spent: int = field(default=0, init=False)
     """Epochs of the fine-tuning budget that are used up. To be read, not written."""
-    _before_is_reported: bool = field(default=False, init=False, repr=False)
+    val_accuracy_before_finetuning: float | None = field(default=None, init=False)
+    """Of what the first `fine_tune` was given; None before that. To be read, not written."""
 
     @property
     def epochs_left(self) -> int:
         """Epochs of the fine-tuning budget that a method may still spend."""
         return self.fine_tuning.epochs - self.epochs_spent
 
-    def go_on_after(self, epochs_spent: int) -> None:
-        """Takes the epochs that were spent before the process was stopped as spent."""
+    def go_on_after(self, epochs_spent: int, before_finetuning: float | None) -> None:
+        """Takes as done what was done before the process was stopped; the caller may hear of it
+        for the second time.
+
+        Args:
+            epochs_spent: of the budget.
+            before_finetuning: the `val_accuracy_before_finetuning` by then.
+        """
         self.epochs_spent = epochs_spent
-        self._before_is_reported = True
+        if before_finetuning is not None:
+            self._report_before(before_finetuning)
 
     def fine_tune(
         self,
@@ -59,6 +82,7 @@ class Run:
         data: Splits,
         epochs: int | None = None,
         own_teacher: OwnTeacher | None = None,
+        judged: bool = True,
     ) -> None:
         """Fine-tune `model` in place with the settings that every method gets.
 
@@ -69,6 +93,8 @@ class Run:
             epochs: how many of the epochs left to spend; None spends them all. Each call is one
                 whole learning rate schedule.
             own_teacher: what a method itself distils from, in place of what `fine_tuning` asks for.
+            judged: false where `model` does not cost yet what the method is to make of it, so that
+                the run's `judge` would look at nothing.
 
         Raises:
             ValueError: if `epochs` is negative or more than are left.
@@ -80,7 +106,7 @@ class Run:
                 f"{self.fine_tuning.epochs} for fine-tuning, got {epochs}. "
                 "Ask for fewer, or give all methods more with fine_tuning.epochs."
             )
-        if not self._before_is_reported:
+        if self.val_accuracy_before_finetuning is None:
             accuracy = evaluate(
                 model,
                 data.validation,
@@ -88,14 +114,13 @@ class Run:
                 device=self.device,
                 precision=self.fine_tuning.precision,
             )
-            self.report({"val_accuracy_before_finetuning": accuracy})
-            self._before_is_reported = True
+            self._report_before(accuracy)
         settings, teacher = self.fine_tuning, self.teacher
         if own_teacher is not None:
             teacher = own_teacher.network
             distillation = Distillation(teacher={}, weight=own_teacher.weight)
             settings = settings.model_copy(update={"distillation": distillation})
-        self._spend(model, data, settings, epochs, epochs, teacher)
+        self._spend(model, data, settings, epochs, epochs, teacher, judged)
 
     def train_from_scratch(self, model: nn.Module, data: Splits) -> None:
         """Train a network that starts from random weights for as long as the others get in total.
@@ -115,6 +140,10 @@ class Run:
         budget = self.fine_tuning.epochs
         self._spend(model, data, self.training, total, budget, self.teacher_from_scratch)
 
+    def _report_before(self, accuracy: float) -> None:
+        self.val_accuracy_before_finetuning = accuracy
+        self.report({"val_accuracy_before_finetuning": accuracy})
+
     def _spend(
         self,
         model: nn.Module,
@@ -123,13 +152,23 @@ class Run:
         epochs: int,
         budget: int,
         teacher: nn.Module | None,
+        judged: bool = True,
     ) -> None:
         """Train for `epochs`, which costs `budget` of the epochs for fine-tuning."""
         spent = self.epochs_spent
         self.epochs_spent += budget
+        rungs = self._rungs_at(spent, epochs, budget) if judged else {}
+        # Of the network as it is given: a method that lets pruned weights grow again meanwhile
+        # takes them out once more.
+        costs: dict[str, float] = {}
+        if self.judge and rungs:
+            costs = network_costs(model, data, self.device, latency=self.judge.latency)
 
         def report_with_running_number(values: Mapping[str, float]) -> None:
             self.report({**values, "epoch": spent + values["epoch"]})
+            for rung in rungs.get(int(values["epoch"]), ()):
+                assert self.judge is not None
+                self.judge.look(rung, {**costs, "val_accuracy": values["val_accuracy"]})
 
         train(
             model,
@@ -140,6 +179,14 @@ class Run:
             report=report_with_running_number,
             teacher=teacher,
         )
+
+    def _rungs_at(self, spent: int, epochs: int, budget: int) -> dict[int, list[int]]:
+        """Epoch of a training -> the rungs that it comes to then, for `_spend`."""
+        found: dict[int, list[int]] = {}
+        for rung in self.judge.rungs if self.judge else ():
+            if spent < rung <= spent + budget:
+                found.setdefault(math.ceil((rung - spent) * epochs / budget), []).append(rung)
+        return found
 
 
 class PruningMethod(Protocol):

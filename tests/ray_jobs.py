@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from testbed.training import Report
 
 Job = tuple[Any, ...]
@@ -49,12 +51,21 @@ def leave() -> None:
     sys.exit(3)
 
 
-def exit_at_once() -> None:
-    os._exit(3)
-
-
 def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_the_first(folder: str) -> int:
+    """Kills its process, but for the second time."""
+    first = Path(folder) / "first"
+    if not first.exists():
+        first.write_text(str(os.getpid()))
+        kill()
+    return os.getpid()
+
+
+def lose_an_object() -> None:
+    raise ray.exceptions.ObjectLostError("00" * 28, None, "")
 
 
 def give_unpicklable() -> Any:

@@ -1,5 +1,6 @@
 """A method's checkpoint: what it brings back, and whose."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,13 @@ from testbed.checkpoint import Checkpoint
 from testbed.method import Run
 
 
-def run_in(folder: Path, epochs: int = 3, seed: int = 0) -> Run:
-    run = tiny.run(epochs, seed=seed)
+def run_in(
+    folder: Path,
+    epochs: int = 3,
+    seed: int = 0,
+    reports: list[Mapping[str, float]] | None = None,
+) -> Run:
+    run = tiny.run(epochs, seed, reports)
     run.folder = folder
     return run
 
@@ -38,6 +44,31 @@ def test_a_network_that_lost_channels_comes_back_as_small_as_it_was(tmp_path: Pa
     assert (found.conv1.out_channels, found.norm1.num_features, found.conv2.in_channels) == (5,) * 3
     assert found.hidden.out_features == found.classifier.in_features == 8
     assert all(torch.equal(found.state_dict()[k], v) for k, v in network.state_dict().items())
+
+
+@pytest.mark.parametrize("fine_tuned_before", [True, False])
+def test_the_accuracy_before_fine_tuning_is_that_of_a_run_without_a_stop(
+    tmp_path: Path, fine_tuned_before: bool
+) -> None:
+    data, network = tiny.splits(), tiny.network()
+    first: list[Mapping[str, float]] = []
+    run = run_in(tmp_path, reports=first)
+    if fine_tuned_before:
+        run.fine_tune(network, data, 1)
+    Checkpoint(L1Filter(), tiny.network(), data, run).save(0, network)
+    run.fine_tune(network, data)
+
+    again: list[Mapping[str, float]] = []
+    later, found = run_in(tmp_path, reports=again), tiny.network()
+    Checkpoint(L1Filter(), tiny.network(), data, later).load(found)
+    later.fine_tune(found, data)
+
+    name = "val_accuracy_before_finetuning"
+    reported, reported_again = (
+        [values[name] for values in reports if name in values] for reports in (first, again)
+    )
+    assert reported == reported_again
+    assert len(reported) == 1
 
 
 @pytest.mark.parametrize("other", ["options", "seed", "budget", "data", "network"])

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,8 +18,10 @@ import ray_jobs
 import torch
 from ray_jobs import Job
 
-from orchestrator import ray_runner
-from orchestrator.ray_runner import Listener, Phase, check_resources, connected, run_jobs
+from orchestrator import ray_connection, ray_runner
+from orchestrator.ray_connection import connected
+from orchestrator.ray_runner import Listener, Phase, check_resources, run_jobs
+from orchestrator.schedule import LATER, Later
 from orchestrator.sweep_file import Resources
 
 
@@ -39,9 +42,10 @@ class Heard:
     reports: list[tuple[float, Mapping[str, float]]] = field(default_factory=list)  # with the time
     ended: dict[Job, Any] = field(default_factory=dict)
     lost: dict[Job, tuple[str, str]] = field(default_factory=dict)
+    restarted: list[Job] = field(default_factory=list)
 
     def listener(self) -> Listener:
-        return Listener(self.started.append, self._report, self._end, self._lose)
+        return Listener(self.started.append, self._report, self._end, self._lose, self._restart)
 
     def processes(self) -> set[int]:
         return {result[0] for result in self.ended.values()}
@@ -52,6 +56,10 @@ class Heard:
     def _end(self, job: Job, result: Any) -> None:
         assert job not in {**self.ended, **self.lost}
         self.ended[job] = result
+
+    def _restart(self, job: Job, reason: str) -> None:
+        assert reason
+        self.restarted.append(job)
 
     def _lose(self, job: Job, status: str, error: str) -> None:
         assert job not in {**self.ended, **self.lost}
@@ -85,24 +93,66 @@ def until(done: Callable[[], bool], job: Callable[[int], Job], seconds: float = 
     return ask
 
 
-def test_every_job_ends_with_one_call_whatever_happens_to_it(two_workers: None) -> None:
-    names = ("fail", "leave", "exit_at_once", "give_unpicklable", "kill")
+def test_every_job_ends_with_one_call_whatever_happens_to_it(
+    two_workers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("fail", "leave", "give_unpicklable", "kill")
+
+    monkeypatch.setattr(ray_runner, "MOST_RESTARTS", 1)
 
     heard = run([phase(("give", 1), *((name,) for name in names), ("give", 2))])
 
     errors = {job[0]: error.splitlines()[0] for job, (_, error) in heard.lost.items()}
-    died = "The worker process died: killed, out of memory, or crashed."
+    died = "Given up after 2 starts. The worker process died: killed, out of memory, or crashed."
     assert heard.ended == {("give", 1): 1, ("give", 2): 2}
     assert errors == {
         "fail": "ValueError: no such luck",
         "leave": "SystemExit: 3",
-        "exit_at_once": died,
         "kill": died,
         "give_unpicklable": "TypeError: cannot pickle 'generator' object",
     }
     assert ", in fail\n" in heard.lost["fail",][1]
     assert {status for status, _ in heard.lost.values()} == {"failed"}
     assert set(heard.started) == {*heard.ended, *heard.lost}
+    assert Counter(heard.restarted) == {("kill",): 1}
+    assert Counter(heard.started)["fail",] == 1, "it would only fail again"
+
+
+def test_a_job_whose_worker_is_killed_starts_again_in_another(
+    two_workers: None, tmp_path: Path
+) -> None:
+    heard = run([phase(("kill_the_first", str(tmp_path)), ("give", 1)), phase(("give", 2))])
+
+    job = ("kill_the_first", str(tmp_path))
+    first = int((tmp_path / "first").read_text())
+    assert set(heard.ended) == {job, ("give", 1), ("give", 2)}
+    assert heard.ended[job] != first, "the process of its first start is dead"
+    assert heard.restarted == [job]
+    assert heard.lost == {}
+
+
+def test_a_lost_object_of_rays_is_no_error_of_the_job(two_workers: None) -> None:
+    heard = run([phase(("lose_an_object",))])
+
+    assert heard.restarted == [("lose_an_object",)] * 3
+    assert "ObjectLostError" in heard.lost["lose_an_object",][1].splitlines()[0]
+
+
+def test_later_asks_again_when_a_job_has_ended(two_workers: None) -> None:
+    heard = Heard()
+    first, second = ("sleep", 0.3), ("give", 1)
+    jobs = iter([first, second])
+    given: list[Job | None] = []
+
+    def ask() -> Job | Later | None:
+        if given == [first] and first not in heard.ended:
+            return LATER
+        given.append(next(jobs, None))
+        return given[-1]
+
+    run([ask], heard)
+
+    assert list(heard.ended) == [first, second]
 
 
 def test_reports_come_while_the_job_runs_and_some_at_a_time(two_workers: None) -> None:
@@ -196,18 +246,34 @@ def test_what_the_listener_raises_is_raised_as_it_is(two_workers: None) -> None:
 
 
 def test_resources_that_no_machine_has_are_refused(two_workers: None) -> None:
-    with pytest.raises(ValueError, match="the 3 CPUs and 0 GPUs that a trial asks for"):
+    with pytest.raises(ValueError, match="the 3 CPUs, 0 GPUs and 0 GB of memory that a trial asks"):
         check_resources(Resources(cpus=3))
-    with pytest.raises(ValueError, match=r"the 1 CPUs and 0\.5 GPUs"):
+    with pytest.raises(ValueError, match=r"the 1 CPUs, 0\.5 GPUs"):
         check_resources(Resources(gpus=0.5))
+    with pytest.raises(ValueError, match=r"0 GPUs and 100000 GB of memory"):
+        check_resources(Resources(memory_gb=100_000))
+
+
+def test_as_many_jobs_run_at_a_time_as_there_is_memory_for(two_workers: None) -> None:
+    """The two cores would do two."""
+    memory_gb = 0.6 * ray.cluster_resources()["memory"] / 1e9
+    heard = Heard()
+    jobs = [("sleep", 0.2, number) for number in range(3)]
+
+    with connected(None):
+        resources = Resources(memory_gb=memory_gb)
+        assert run_jobs([phase(*jobs)], ray_jobs.do, heard.listener(), resources)
+
+    spells = sorted(heard.ended.values(), key=lambda spell: spell[1])
+    assert all(earlier[2] <= later[1] for earlier, later in pairwise(spells))
 
 
 def test_a_cluster_that_is_not_there_is_said_at_once() -> None:
     started = time.monotonic()
     with pytest.raises(ValueError, match=r"Cannot join .*127.0.0.1:1.*Start one with `ray start"):
-        ray_runner._join("127.0.0.1:1")
+        ray_connection._join("127.0.0.1:1")
     with pytest.raises(ValueError, match="ray job submit"):
-        ray_runner._join("ray://127.0.0.1:10001")
+        ray_connection._join("ray://127.0.0.1:10001")
     assert time.monotonic() - started < 10
 
 
@@ -225,7 +291,8 @@ def test_settings_of_the_user_stand_and_ours_go_again(
 
 SWEEP = """
 import sys, time
-from orchestrator.ray_runner import Listener, connected, run_jobs
+from orchestrator.ray_connection import connected
+from orchestrator.ray_runner import Listener, run_jobs
 from orchestrator.sweep_file import Resources
 import my_package.work
 

@@ -1,21 +1,25 @@
 """What the README says is tried."""
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from orchestrator.sweep_file import load_sweep
+from orchestrator.sweep_file import Resources, load_sweep
 from testbed.cost import count_multiplications
 
 PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text()
+CLUSTER = (PROJECT / "CLUSTER.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, page: str = README) -> list[str]:
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    return [block for found, block in fences if found == language]
 
 
 def test_every_link_leads_somewhere() -> None:
@@ -23,6 +27,17 @@ def test_every_link_leads_somewhere() -> None:
     assert targets
     for target in targets:
         assert (PROJECT / target).exists(), target
+
+
+def test_the_clusters_files_are_well_formed(tmp_path: Path) -> None:
+    """Whether they do what they say is for a cluster to show; shells and parsers know the rest."""
+    for commands in [*blocks("", CLUSTER), *blocks("bash", CLUSTER)]:
+        subprocess.run(["bash", "-n"], input=commands, text=True, check=True)
+    resources, pods = map(yaml.safe_load, blocks("yaml", CLUSTER))
+    assert Resources.model_validate(resources["resources"]).of_ray["memory"] == 6_000_000_000
+    head, (workers,) = pods["spec"]["headGroupSpec"], pods["spec"]["workerGroupSpecs"]
+    assert workers["template"] == head["template"]
+    assert f"ray=={pods['spec']['rayVersion']}\n" in (PROJECT / "constraints.txt").read_text()
 
 
 def run_quickly(example: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ KEEP = "methods.l1_filter.keep_ratio"
 RATE = "fine_tuning.learning_rate"
 
 
-def study(name: str = "l1", n_trials: int = 10, **ranges: Range) -> Study:
+def study(name: str = "l1", n_trials: float = 10, **ranges: Range) -> Study:
     """A study of l1_filter; ranges stand in the place of `keep_ratio`, `rounds` and so on."""
     options = ranges or {"keep_ratio": Range("uniform", 0.2, 0.95)}
     rate = options.pop("learning_rate", 0.02)
@@ -126,10 +126,10 @@ def test_every_kind_of_range_reaches_the_place_it_was_written_in() -> None:
 def test_a_grid_is_even_and_the_smallest_that_has_the_tries() -> None:
     number = Range("uniform", 0.0, 1.0)
 
-    assert grid_sizes({"a": number}, 7) == {"a": 7}
-    assert grid_sizes({"a": number, "b": number}, 10) == {"a": 4, "b": 3}
-    assert grid_sizes({"a": number, "b": Range("int", 1, 2)}, 10) == {"a": 5, "b": 2}
-    assert grid_sizes({"a": Range("choice", choices=("x", "y", "z")), "b": number}, 5) == {
+    assert next(grid_sizes({"a": number}, 7)) == {"a": 7}
+    assert next(grid_sizes({"a": number, "b": number}, 10)) == {"a": 4, "b": 3}
+    assert next(grid_sizes({"a": number, "b": Range("int", 1, 2)}, 10)) == {"a": 5, "b": 2}
+    assert next(grid_sizes({"a": Range("choice", choices=("x", "y", "z")), "b": number}, 5)) == {
         "a": 3,
         "b": 2,
     }
@@ -250,6 +250,9 @@ def test_nsga2_has_four_generations() -> None:
     assert sampler.population_size == 5
     assert isinstance(small, optuna.samplers.NSGAIISampler)
     assert small.population_size == 2
+    endless = make_sampler(study(n_trials=math.inf), Search(sampler="nsga2", hours=1))
+    assert isinstance(endless, optuna.samplers.NSGAIISampler)
+    assert endless.population_size == 50
 
 
 def test_the_default_finds_more_than_random_search_in_20_tries() -> None:

@@ -169,7 +169,8 @@ serch: {}
         "my.yaml:25: resources.cpus: expected at least 1, got 0.",
         "my.yaml:25: resources.gpus: expected a part of one GPU or whole GPUs, got 1.5.",
         "my.yaml:26: unknown section 'serch'. Did you mean 'search'? Known: backbone, data, "
-        "fine_tuning, methods, name, objectives, resources, search, seeds, storage, training.",
+        "early_stopping, fine_tuning, methods, name, objectives, resources, search, seeds, "
+        "storage, training.",
         "--set training.momentum=1: training.momentum: expected less than 1, got 1.",
     ]
 

@@ -1,11 +1,16 @@
 """What a user may bring that does nothing well, for tests of what runs it."""
 
+import copy
+import os
 import time
 from typing import Any
 
+import ray
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from testbed.checkpoint import Checkpoint
 from testbed.data import Splits
 from testbed.method import Run
 
@@ -54,3 +59,31 @@ class Sleeps(BaseModel):
 def raises(*_: Any, **__: Any) -> None:
     """A data set or a backbone that cannot be made."""
     raise RuntimeError("as it was asked to")
+
+
+class Steps(BaseModel):
+    """Takes steps of a moment each, adds 1 to some weights and keeps a checkpoint at every one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int
+    seconds: float
+    together: int
+    """The first step waits for so many trials to have begun."""
+
+    def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
+        assert run.folder is not None
+        run.folder.mkdir(parents=True, exist_ok=True)
+        while len(list(run.folder.parent.iterdir())) < self.together:
+            time.sleep(0.1)
+        network = copy.deepcopy(model)
+        checkpoint = Checkpoint(self, model, data, run)
+        for step in range(checkpoint.load(network) + 1, self.steps):
+            with torch.no_grad():
+                next(network.parameters()).add_(1)
+            time.sleep(self.seconds)
+            with (run.folder / "steps.txt").open("a") as file:
+                node = ray.get_runtime_context().get_node_id()
+                file.write(f"{step} {os.getpid()} {node}\n")
+            checkpoint.save(step, network)
+        return network

@@ -19,6 +19,7 @@ import yaml
 
 from orchestrator.frontier import best_within
 from orchestrator.notation import accuracy, millions, percent
+from orchestrator.time_budget import spent
 from orchestrator.trials_table import read_trials
 
 CONTROLS = {
@@ -175,6 +176,10 @@ def cautions(result: SweepResult) -> list[str]:
     failed = int((result.trials["status"] == "failed").sum())
     if failed:
         found.append(f"{failed} of {len(result.trials)} trials failed and are on no frontier.")
+    if (hours := _hours_used_up(result)) is not None:
+        found.append(hours)
+    if (stopped := _stopped_early(result.searched)) is not None:
+        found.append(stopped)
     tries = Counter(result.searched["method"])
     if len(set(tries.values())) > 1:
         counts = _listed(f"{name} {tries[name]}" for name in result.methods if tries[name])
@@ -193,9 +198,34 @@ def cautions(result: SweepResult) -> list[str]:
     return found
 
 
+def _hours_used_up(result: SweepResult) -> str | None:
+    """Whether the budget of hours ended the search."""
+    hours = result.sweep["search"].get("hours")
+    ran = result.searched[["started_at", "duration_s"]].dropna()
+    if hours is None or spent(ran.itertuples(index=False, name=None)) < 3600 * hours:
+        return None
+    return f"The search's {hours:g} hours were used up after {len(result.searched)} trials."
+
+
+def _stopped_early(trials: pd.DataFrame) -> str | None:
+    """How many trials were ended at a rung, and what that saved."""
+    stopped = trials[trials["status"] == "stopped_early"]
+    if stopped.empty:
+        return None
+    judged = trials[trials["status"].isin(["completed", "stopped_early"])]
+    saved = (stopped["fine_tuning_epochs"] - stopped["epochs_spent"]).sum()
+    share = saved / judged["fine_tuning_epochs"].sum()
+    return (
+        f"{len(stopped)} of {len(trials)} trials were stopped early, as others of their study did "
+        f"better by then, which saved {percent(share)} of the fine-tuning epochs; they are on no "
+        "frontier."
+    )
+
+
 def _noise(trials: pd.DataFrame) -> str | None:
     """How far apart accuracies must be, from the number of validation images."""
-    images, best = trials["validation_images"].min(), trials["val_accuracy"].max()
+    completed = trials[trials["status"] == "completed"]
+    images, best = completed["validation_images"].min(), completed["val_accuracy"].max()
     error = _standard_error(best, images)
     if not math.isfinite(error):
         return None

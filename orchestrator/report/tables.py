@@ -156,6 +156,7 @@ def effort_table(result: SweepResult) -> Table:
                 "method": method,
                 "tries": str(len(rows)),
                 "completed": str((rows["status"] == "completed").sum()),
+                "stopped early": _count((rows["status"] == "stopped_early").sum()),
                 "fine-tuning epochs": _range(rows["fine_tuning_epochs"]),
                 "epochs spent": _range(rows["epochs_spent"]),
                 "time": duration(rows["duration_s"].sum()),
@@ -166,8 +167,8 @@ def effort_table(result: SweepResult) -> Table:
 
 
 def failures(result: SweepResult) -> list[Failure]:
-    """The trials that did not complete, by the first line of their error, the commonest first."""
-    rows = result.trials[result.trials["status"] != "completed"]
+    """Trials that failed or were lost, by the first line of their error, the commonest first."""
+    rows = result.trials[~result.trials["status"].isin(["completed", "stopped_early"])]
     texts = rows["error"].fillna("").where(rows["error"].notna(), rows["status"])
     reasons = texts.str.split("\n").str[0]
     groups = [
@@ -190,6 +191,7 @@ def provenance(result: SweepResult) -> list[tuple[str, str]]:
         "Fine-tuning": _settings(sweep.get("fine_tuning", {})),
         "Objectives": _settings(sweep["objectives"]),
         "Search": _settings(search),
+        "Early stopping": _settings(sweep.get("early_stopping") or {}),
         "Seeds": ", ".join(map(str, sweep.get("seeds", []))),
         "Trials": f"{len(trials)}, {duration(trials['duration_s'].sum())} of work in total",
         "Hardware": _values(trials["device"]),
@@ -234,6 +236,11 @@ def _range(column: pd.Series) -> str:
     if pd.isna(low):
         return ""
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _count(number: int) -> str:
+    """Empty for none."""
+    return str(number) if number else ""
 
 
 def _number(value: Any) -> float:

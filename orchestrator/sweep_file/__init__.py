@@ -2,6 +2,7 @@
 
 from orchestrator.sweep_file.schema import (
     SHARED,
+    EarlyStopping,
     Resources,
     Search,
     Sweep,
@@ -9,4 +10,12 @@ from orchestrator.sweep_file.schema import (
     load_sweep,
 )
 
-__all__ = ["SHARED", "Resources", "Search", "Sweep", "SweepFileError", "load_sweep"]
+__all__ = [
+    "SHARED",
+    "EarlyStopping",
+    "Resources",
+    "Search",
+    "Sweep",
+    "SweepFileError",
+    "load_sweep",
+]

@@ -14,7 +14,15 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.sweep_file.located_yaml import Key
 from orchestrator.sweep_file.option_messages import problems_in_our_words, show
-from orchestrator.sweep_file.option_values import Grid, Variable, fill, variables
+from orchestrator.sweep_file.option_values import (
+    ABSENT,
+    Condition,
+    Grid,
+    Range,
+    Variable,
+    fill,
+    variables,
+)
 
 Problem = tuple[Key, str]
 # Gives options with their defaults filled in, or raises OptionsError.
@@ -49,8 +57,14 @@ def check_model(
     return {**options, **valid.model_dump(mode="json", by_alias=True)}
 
 
-def resolve(options: Mapping[str, Any], check: Check) -> tuple[dict[str, Any], list[Problem]]:
+def resolve(
+    options: Mapping[str, Any], check: Check, section: Key = ()
+) -> tuple[dict[str, Any], list[Problem]]:
     """Checks every value of the grids and both ends of the ranges in `options`.
+
+    Args:
+        section: where the options lie; of ranges with conditions on others of them only what can
+            come together is checked.
 
     Returns:
         The options with defaults filled in, grids and ranges in their places; and what is wrong.
@@ -60,6 +74,7 @@ def resolve(options: Mapping[str, Any], check: Check) -> tuple[dict[str, Any], l
     taken: dict[Key, dict[int, Any]] = {key: {} for key in found}  # values as the model takes them
     resolved: dict[str, Any] = {}
     for picks in combinations(found):
+        picks = _possible(options, found, picks, section)
         try:
             plain = check(fill(options, {key: found[key].values[i] for key, i in picks.items()}))
         except OptionsError as error:
@@ -68,14 +83,63 @@ def resolve(options: Mapping[str, Any], check: Check) -> tuple[dict[str, Any], l
             continue
         resolved = resolved or plain
         for key, index in picks.items():
-            taken[key][index] = _lookup(plain, key)
+            if found[key].values[index] is not ABSENT:
+                taken[key][index] = _lookup(plain, key)
     if not problems:
         for key, variable in found.items():
             problems |= dict.fromkeys(_repeated(key, variable, taken[key]))
             if isinstance(variable, Grid):
                 found[key] = Grid(tuple(taken[key][i] for i in sorted(taken[key])))
-        resolved = fill(resolved, found)
+        resolved = _with_variables(resolved, found)
     return resolved, list(problems)
+
+
+def _possible(
+    options: Mapping[str, Any], found: Mapping[Key, Variable], picks: dict[Key, int], section: Key
+) -> dict[Key, int]:
+    """The picks, but for ranges whose conditions they decide: searched or not as these say."""
+    picks = dict(picks)
+    for _ in found:  # conditions on conditional ranges settle one after another
+        for key, variable in found.items():
+            if not isinstance(variable, Range) or not variable.when:
+                continue
+            met = [_met(condition, options, found, picks, section) for condition in variable.when]
+            unsearched = len(variable.drawn)
+            if False in met:
+                picks[key] = unsearched
+            elif None not in met and picks[key] == unsearched:
+                picks[key] = 0
+    return picks
+
+
+def _met(
+    condition: Condition,
+    options: Mapping[str, Any],
+    found: Mapping[Key, Variable],
+    picks: Mapping[Key, int],
+    section: Key,
+) -> bool | None:
+    """Whether the picks meet a condition; None if it is on something else."""
+    key = condition.option[len(section) :]
+    if not section or condition.option[: len(section)] != section:
+        return None
+    if key in found:
+        return found[key].values[picks[key]] in condition.values
+    try:
+        return _lookup(options, key) in condition.values
+    except (KeyError, TypeError):  # its default, which the check will say
+        return None
+
+
+def _with_variables(options: Mapping[str, Any], found: Mapping[Key, Variable]) -> dict[str, Any]:
+    """`options` with grids and ranges at their keys, also where the option was left out."""
+    result = fill(options, {})
+    for key, variable in found.items():
+        inner = result
+        for name in key[:-1]:
+            inner = inner.setdefault(str(name), {})
+        inner[str(key[-1])] = variable
+    return result
 
 
 def combinations(
@@ -112,8 +176,10 @@ def _as_written(key: Key, found: Mapping[Key, Variable], picks: Mapping[Key, int
     """The key of a value inside a grid or range, as the file has it: (..., "grid", 2)."""
     for variable_key, variable in found.items():
         if key[: len(variable_key)] == variable_key:
-            kind = next(iter(variable.as_written()))
-            return (*variable_key, kind, picks[variable_key], *key[len(variable_key) :])
+            index, rest = picks[variable_key], key[len(variable_key) :]
+            if isinstance(variable, Range) and index == len(variable.drawn):
+                return (*variable_key, "otherwise", *rest)
+            return (*variable_key, next(iter(variable.as_written())), index, *rest)
     return key
 
 

@@ -1,7 +1,7 @@
 """What may stand for an option's value in a sweep file: a grid, crossed, or a range, searched."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 from orchestrator.sweep_file.located_yaml import Key
@@ -9,6 +9,8 @@ from orchestrator.sweep_file.located_yaml import Key
 RangeKind = Literal["uniform", "log_uniform", "int", "choice"]
 RANGE_KINDS: tuple[str, ...] = get_args(RangeKind)
 RESERVED = ("grid", *RANGE_KINDS)
+METHOD: Key = ("method",)  # what a condition calls the trial's method
+ABSENT = object()  # the value of an option that is left out, so that its default holds
 
 
 @dataclass(frozen=True)
@@ -22,26 +24,59 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Condition:
+    """That an option has one of some values."""
+
+    name: str  # as it is written
+    option: Key  # where the option lies, or METHOD
+    values: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} is {' or '.join(map(plain_text, self.values))}"
+
+
+@dataclass(frozen=True)
 class Range:
-    """A range that the search draws from: `low` to `high`, both included, or one of `choices`."""
+    """A range that the search draws from: `low` to `high`, both included, or one of `choices`.
+
+    Where one of the conditions `when` fails, the option is not searched, but `otherwise`.
+    """
 
     kind: RangeKind
     low: float | None = None
     high: float | None = None
     choices: tuple[Any, ...] = ()
+    when: tuple[Condition, ...] = ()
+    otherwise: Any = ABSENT
+
+    @property
+    def drawn(self) -> tuple[Any, ...]:
+        """Both ends of what is drawn from, or all choices."""
+        return self.choices if self.kind == "choice" else (self.low, self.high)
 
     @property
     def values(self) -> tuple[Any, ...]:
-        """The values that are checked before anything starts: both ends, or all choices."""
-        return self.choices if self.kind == "choice" else (self.low, self.high)
+        """The values that are checked before anything starts."""
+        return (*self.drawn, self.otherwise) if self.when else self.drawn
 
     def as_written(self) -> dict[str, Any]:
-        return {self.kind: list(self.values)}
+        written: dict[str, Any] = {self.kind: list(self.drawn)}
+        if self.when:
+            written["when"] = {
+                condition.name: (
+                    condition.values[0] if len(condition.values) == 1 else list(condition.values)
+                )
+                for condition in self.when
+            }
+        if self.otherwise is not ABSENT:
+            written["otherwise"] = self.otherwise
+        return written
 
     def __str__(self) -> str:
+        condition = " where " + " and ".join(map(str, self.when)) if self.when else ""
         if self.kind == "choice":
-            return f"choice of {', '.join(map(plain_text, self.choices))}"
-        return f"{self.kind} {self.low} to {self.high}"
+            return f"choice of {', '.join(map(plain_text, self.choices))}{condition}"
+        return f"{self.kind} {self.low} to {self.high}{condition}"
 
 
 Variable = Grid | Range
@@ -60,12 +95,15 @@ def read_variables(value: Any, key: Key, problems: list[tuple[Key, str]]) -> Any
         read = {name: read_variables(v, (*key, name), problems) for name, v in value.items()}
         return {name: inner for name, inner in read.items() if inner is not MALFORMED}
     try:
-        if len(value) > 1:
-            others = ", ".join(name for name in value if name != reserved[0])
-            raise ValueError(f"{reserved[0]} stands alone, got also {others}")
+        beside = () if reserved[0] == "grid" else ("when", "otherwise")
+        others = [name for name in value if name not in (reserved[0], *beside)]
+        if others:
+            alone = "stands alone" if not beside else "takes when and otherwise beside it"
+            raise ValueError(f"{reserved[0]} {alone}, got also {', '.join(others)}")
         if reserved[0] == "grid":
             return _grid(value["grid"])
-        return _range(cast(RangeKind, reserved[0]), value[reserved[0]])
+        drawn = _range(cast(RangeKind, reserved[0]), value[reserved[0]])
+        return _conditional(drawn, value, key)
     except ValueError as error:
         problems.append((key, f"{'.'.join(map(str, key))}: {error}."))
         return MALFORMED
@@ -81,12 +119,16 @@ def variables(options: Mapping[str, Any], key: Key = ()) -> Iterator[tuple[Key, 
 
 
 def fill(options: Mapping[str, Any], values: Mapping[Key, Any], key: Key = ()) -> dict[str, Any]:
-    """A copy of `options` with `values` at their keys, in place of what stands there."""
+    """A copy of `options` with `values` at their keys, in place of what stands there.
+
+    What is ABSENT is left out.
+    """
     filled: dict[str, Any] = {}
     for name, value in options.items():
         inner = (*key, name)
         if inner in values:
-            filled[name] = values[inner]
+            if values[inner] is not ABSENT:
+                filled[name] = values[inner]
         else:
             filled[name] = fill(value, values, inner) if isinstance(value, dict) else value
     return filled
@@ -143,6 +185,34 @@ def _range(kind: RangeKind, ends: Any) -> Range:
     if kind == "log_uniform" and low <= 0:
         raise ValueError(f"log_uniform needs ends above 0, got {low} to {high}")
     return Range(kind, low, high)
+
+
+def _conditional(drawn: Range, written: Mapping[str, Any], key: Key) -> Range:
+    """A range with the conditions that are written beside it, if there are any."""
+    if "when" not in written:
+        if "otherwise" in written:
+            raise ValueError("otherwise needs a condition, as in when: {option: value}")
+        return drawn
+    when = written["when"]
+    if not isinstance(when, dict) or not when:
+        raise ValueError("when takes options and their values, as in when: {option: value}")
+    otherwise = written.get("otherwise", ABSENT)
+    if _holds_variables(otherwise):
+        raise ValueError("otherwise takes a plain value, with no grid or range in it")
+    conditions = []
+    for name, values in when.items():
+        if values == [] or _holds_variables(values) or isinstance(values, dict):
+            raise ValueError(f"when {name} takes a value or a list of values")
+        listed = tuple(values) if isinstance(values, list) else (values,)
+        conditions.append(Condition(name, _option(name, key), listed))
+    return replace(drawn, when=tuple(conditions), otherwise=otherwise)
+
+
+def _option(name: str, key: Key) -> Key:
+    """Where the option lies that a condition of the option at `key` names."""
+    if name in METHOD:
+        return METHOD
+    return tuple(name.split(".")) if "." in name else (*key[:-1], name)
 
 
 def _holds_variables(value: Any) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
 from orchestrator.sweep_file.located_yaml import Document, dump_yaml, read_document, read_override
@@ -92,6 +92,7 @@ if TYPE_CHECKING:
 else:
     Objectives = Annotated[_Objectives, AfterValidator(_at_least_two)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+DEFAULT_TRIALS = 10
 
 
 class Search(BaseModel):
@@ -100,8 +101,55 @@ class Search(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sampler: Literal["tpe", "nsga2", "random", "grid"] = "tpe"
-    trials: int = Field(default=10, ge=1, description="Of every study that has a range.")
+    trials: int | None = Field(
+        default=None,
+        ge=1,
+        description="Of every study that has a range; 10 where no hours are given either, else as "
+        "many as these allow.",
+    )
+    hours: float | None = Field(
+        default=None, gt=0, description="In which trials start, those of all studies together."
+    )
     seed: Seed = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _some_budget(cls, options: Any) -> Any:
+        if not isinstance(options, dict) or options.get("trials") is not None:
+            return options
+        if options.get("hours") is None:
+            return {**options, "trials": DEFAULT_TRIALS}
+        if options.get("sampler") == "grid":
+            raise ValueError("a grid needs its size. Give trials beside the hours.")
+        return options
+
+
+class EarlyStopping(BaseModel):
+    """When trials that do badly are stopped; none are where a sweep has no such section.
+
+    Defaults chosen on recorded curves (`benchmarks/early_stopping.py`), in other orders of the
+    trials than the benchmark's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_epochs: int = Field(default=2, ge=1, description="Of fine-tuning, before the first rung.")
+    reduction: float = Field(
+        default=2.5,
+        gt=1,
+        description="Of so many trials one goes on at a rung, and all that none beats; each rung "
+        "is so many times as far as the one before.",
+    )
+
+    def rungs(self, epochs: int) -> tuple[int, ...]:
+        """After how many of `epochs` a trial is judged: 2, 5, 12 and so on."""
+        found: list[int] = []
+        rung = float(self.min_epochs)
+        while round(rung) < epochs:
+            if round(rung) not in found:
+                found.append(round(rung))
+            rung *= self.reduction
+        return tuple(found)
 
 
 class Resources(BaseModel):
@@ -109,8 +157,19 @@ class Resources(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cpus: int = Field(default=1, ge=1, description="Cores, and threads.")
+    cpus: int = Field(default=1, ge=1, description="Cores.")
+    threads: int | None = Field(
+        default=None, ge=1, description="That torch computes with; as many as cores if None."
+    )
     gpus: Annotated[float, Field(ge=0), AfterValidator(_whole_or_part)] = 0
+    memory_gb: float = Field(
+        default=0, ge=0, description="Billions of bytes that Ray sets aside, and does not enforce."
+    )
+
+    @property
+    def of_ray(self) -> dict[str, float]:
+        """The same in Ray's words: memory in bytes."""
+        return {"CPU": self.cpus, "GPU": self.gpus, "memory": int(1e9 * self.memory_gb)}
 
 
 class Sweep(BaseModel):
@@ -130,6 +189,7 @@ class Sweep(BaseModel):
     seeds: Annotated[tuple[Seed, ...], AfterValidator(_each_once)] = (0,)
     objectives: Objectives = {"val_accuracy": "maximize", "multiplications": "minimize"}
     search: Search = Search()
+    early_stopping: EarlyStopping | None = None
     resources: Resources = Resources()
     storage: Annotated[str, AfterValidator(_database_url)] | None = None  # of Optuna's studies
 
@@ -201,7 +261,7 @@ def _check(document: Document, path: Path, data_root: Path | None) -> Sweep | No
     n_seeds, tries, plain = 1, 1, None
     try:
         plain = Sweep.model_validate(check_model(Sweep, document.data, ""))
-        n_seeds, tries = len(plain.seeds), plain.search.trials
+        n_seeds, tries = len(plain.seeds), plain.search.trials or 1
     except OptionsError as error:
         for key, message in error.problems:
             document.add_problem(key, message)

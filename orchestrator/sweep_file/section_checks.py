@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.registry import method_class
+from orchestrator.registry import METHODS, method_class
+from orchestrator.sweep_file.conditions import misplaced_conditions
 from orchestrator.sweep_file.located_yaml import Document, Key
 from orchestrator.sweep_file.option_checks import (
     Check,
@@ -80,6 +81,10 @@ def resolve_sections(
         method: _resolve_method(document, method, options, budgets)
         for method, options in methods.items()
     }
+    sound = {name: options for name, options in resolved.items() if options}
+    known = METHODS | {method: method for method in methods}
+    for key, message in misplaced_conditions(sound, known):
+        document.add_problem(key, message)
     return resolved
 
 
@@ -142,7 +147,7 @@ def _read(document: Document, key: Key, options: Mapping[str, Any]) -> Options:
 
 def _resolve(document: Document, key: Key, options: Options, check: Check) -> Options:
     """Resolved options; none if they have a problem, which is added to the document's."""
-    resolved, problems = resolve(options, check)
+    resolved, problems = resolve(options, check, key)
     for inner, message in problems:
         document.add_problem((*key, *inner), message)
     return {} if problems else resolved

@@ -1,0 +1,151 @@
+"""Ranges that are searched only where other options have certain values.
+
+    threshold: {uniform: [0.5, 3.0], when: {scope: layer}, otherwise: 1.0}
+    learning_rate: {log_uniform: [0.001, 0.1], when: {method: [rnp, static_prefix]}}
+
+A name is that of an option beside it; a dotted path that of one in another section; `method` the
+trial's method. Where the condition fails the option is what stands in `otherwise`, or its default.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from orchestrator.sweep_file.located_yaml import Key
+from orchestrator.sweep_file.option_values import (
+    ABSENT,
+    METHOD,
+    Condition,
+    Grid,
+    Range,
+    fill,
+    plain_text,
+    variables,
+)
+from orchestrator.sweep_file.schema import SHARED
+from testbed.names import unknown
+
+Sections = Mapping[str, Any]  # the shared sections and `methods`, grids and ranges in their places
+Problem = tuple[Key, str]
+SECTIONS = (*SHARED, "methods")
+
+
+def settle(ranges: Mapping[Key, Range], suggest: Callable[[Key, Range], Any]) -> dict[Key, Any]:
+    """The value of each range: what is suggested where it is searched, else its `otherwise`.
+
+    An option is suggested after those that it depends on.
+    """
+    settled: dict[Key, Any] = {}
+    for key in _in_order(ranges):
+        found = ranges[key]
+        searched = all(settled[condition.option] in condition.values for condition in found.when)
+        settled[key] = suggest(key, found) if searched else found.otherwise
+    return settled
+
+
+def decided(sections: Sections, method: str) -> dict[str, Any]:
+    """The sections of one study, without the conditions that hold or fail in all of its trials."""
+    ranges = {key: found for key, found in variables(sections) if isinstance(found, Range)}
+    values: dict[Key, Any] = {}
+    for key in _in_order(ranges):
+        found, still_open = ranges[key], []
+        for condition in found.when:
+            value = method if condition.option == METHOD else _value(sections, condition.option)
+            value = values.get(condition.option, value)
+            if isinstance(value, Range):
+                still_open.append(condition)
+            elif value not in condition.values:
+                values[key] = found.otherwise
+                break
+        else:
+            values[key] = replace(
+                found, when=tuple(still_open), otherwise=found.otherwise if still_open else ABSENT
+            )
+    return fill(sections, values)
+
+
+def misplaced_conditions(sections: Sections, methods: Mapping[str, str]) -> Iterator[Problem]:
+    """What is wrong with the conditions: options that are not there, values they never have.
+
+    Args:
+        sections: those that are sound.
+        methods: every method that is known.
+    """
+    ranges = {key: found for key, found in variables(sections) if isinstance(found, Range)}
+    for key, found in ranges.items():
+        for condition in found.when:
+            place = (*key, "when", condition.name)
+            name = ".".join(map(str, key))
+            for message in _wrong(key, condition, sections, methods):
+                yield place, f"{name}: when {condition.name}: {message}"
+    for key in set(ranges) - set(_in_order(ranges, strict=False)):
+        yield (*key, "when"), f"{'.'.join(map(str, key))}: its condition depends on itself."
+
+
+def _wrong(
+    key: Key, condition: Condition, sections: Sections, methods: Mapping[str, str]
+) -> Iterator[str]:
+    option = condition.option
+    if option == METHOD:
+        for name in condition.values:
+            if name not in methods and ":" not in str(name):
+                yield unknown("method", str(name), methods)
+        return
+    if option == key:
+        return  # a circle
+    if option[0] == "methods" and option[:2] != key[:2]:
+        yield "a method's options are known to itself alone. Write method: and its name."
+        return
+    if option[0] in SECTIONS and option[0] not in sections:
+        return  # it has mistakes of its own
+    value = _value(sections, option)
+    if value is ABSENT:
+        yield f"there is no option {'.'.join(map(str, option))}, or it is not set."
+    elif isinstance(value, Range) and value.kind in ("uniform", "log_uniform"):
+        yield f"it is {value}, of which no single value can be waited for. Use a choice or int."
+    elif isinstance(value, Range) and value.when and value.otherwise is ABSENT:
+        yield "it has a condition itself. Say there what it is otherwise."
+    elif isinstance(value, Range | Grid):
+        for wanted in condition.values:
+            if not _takes(value, wanted):
+                yield f"it is never {plain_text(wanted)}, but {_possible(value)}."
+
+
+def _takes(value: Range | Grid, wanted: Any) -> bool:
+    if isinstance(value, Range) and value.kind == "int":
+        assert value.low is not None and value.high is not None
+        inside = isinstance(wanted, int) and value.low <= wanted <= value.high
+        return inside or (bool(value.when) and wanted == value.otherwise)
+    return wanted in value.values
+
+
+def _possible(value: Range | Grid) -> str:
+    return str(value) if isinstance(value, Range) else ", ".join(map(plain_text, value.values))
+
+
+def _value(sections: Sections, option: Key) -> Any:
+    """What stands at a key; ABSENT if nothing does."""
+    value: Any = sections
+    for name in option:
+        if not isinstance(value, Mapping) or name not in value:
+            return ABSENT
+        value = value[name]
+    return value
+
+
+def _in_order(ranges: Mapping[Key, Range], strict: bool = True) -> list[Key]:
+    """The ranges, each after those that it depends on; those in a circle are left out."""
+    ordered: list[Key] = []
+    left = list(ranges)
+    while left:
+        ready = [
+            key
+            for key in left
+            if not any(condition.option in left for condition in ranges[key].when)
+        ]
+        if not ready:
+            assert not strict, "circles are refused when a sweep file is read"
+            break
+        ordered += ready[:1]
+        left.remove(ready[0])
+    return ordered

@@ -1,0 +1,61 @@
+"""The hours that a search may take: afterwards no trial starts, and those that run come to an end.
+
+They are hours in which trials ran, whichever driver gave them out: time between the end of one
+driver and the start of the next is not counted.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import TypeVar
+
+Job = TypeVar("Job")
+
+PAUSE_S = 60.0  # between two trials; after a longer one, another driver has gone on
+
+
+class TimeBudget:
+    """Counts from the first trial that is asked for."""
+
+    def __init__(
+        self, hours: float | None, spent_s: float = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """
+        Args:
+            hours: None for no bound.
+            spent_s: what earlier drivers spent; see `spent`.
+            clock: seconds since whenever.
+        """
+        self._left_s = math.inf if hours is None else 3600 * hours - spent_s
+        self._clock = clock
+        self._started: float | None = None
+
+    def bounded(self, ask: Callable[[], Job | None]) -> Callable[[], Job | None]:
+        """`ask`, which gives nothing more once the time is over."""
+        return lambda: None if self.is_over() else ask()
+
+    def is_over(self) -> bool:
+        if self._started is None:
+            self._started = self._clock()
+        return self._clock() - self._started >= self._left_s
+
+
+def spent(trials: Iterable[tuple[str, float]]) -> float:
+    """The seconds in which trials ran, side by side or one after another.
+
+    Args:
+        trials: `started_at` and `duration_s` of each.
+    """
+    spans = sorted(
+        (start, start + duration)
+        for start, duration in (
+            (datetime.fromisoformat(started).timestamp(), duration) for started, duration in trials
+        )
+    )
+    total, until = 0.0, -math.inf
+    for start, end in spans:
+        begin = until if start - until <= PAUSE_S else start
+        total += max(0.0, end - begin)
+        until = max(until, end)
+    return total

@@ -1,0 +1,296 @@
+"""Early stopping: who is ahead of whom, who goes on at a rung, and what a sweep makes of it."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from numpy.typing import NDArray
+
+from baselines.l1_filter import L1Filter
+from baselines.vanilla import Vanilla
+from benchmarks import early_stopping
+from orchestrator.early_stopping import Rungs, StoppedEarlyError, n_before, spread
+from orchestrator.sweep import main as sweep_main
+from orchestrator.sweep_file import EarlyStopping, load_sweep
+from orchestrator.trials_table import read_trials
+from rnp.static_prefix import StaticPrefix
+from testbed.cost import count_multiplications
+from testbed.method import Judge
+
+OBJECTIVES = {"val_accuracy": "maximize", "multiplications": "minimize"}
+
+
+def rungs(folder: Path, reduction: float = 2.0) -> Rungs:
+    return Rungs(folder, EarlyStopping(min_epochs=1, reduction=reduction), OBJECTIVES)
+
+
+def figures(accuracy: float, cost: float) -> dict[str, float]:
+    return {"val_accuracy": accuracy, "multiplications": cost, "parameters": 7.0}
+
+
+def goes_on(judge: Rungs, trial: int, accuracy: float, cost: float, epochs: int = 1) -> bool:
+    try:
+        judge.judge("study", f"study-{trial:03d}", epochs, figures(accuracy, cost))
+    except StoppedEarlyError:
+        return False
+    return True
+
+
+def test_rungs_are_as_far_apart_as_the_reduction_and_end_before_the_training() -> None:
+    assert EarlyStopping(min_epochs=2, reduction=2).rungs(16) == (2, 4, 8)
+    assert EarlyStopping(min_epochs=1, reduction=3).rungs(28) == (1, 3, 9, 27)
+    assert EarlyStopping(min_epochs=3, reduction=1.2).rungs(7) == (3, 4, 5, 6)
+    assert EarlyStopping(min_epochs=4).rungs(4) == ()
+
+
+def test_a_fronts_points_are_as_far_apart_as_their_neighbours() -> None:
+    front = np.array([[0.0, 10.0], [1.0, 6.0], [2.0, 4.0], [4.0, 0.0]])
+
+    assert spread(front).tolist() == [math.inf, 2 / 4 + 6 / 10, 3 / 4 + 6 / 10, math.inf]
+
+
+def test_equal_points_share_one_distance_and_do_not_crowd_each_other() -> None:
+    front = np.array([[0.0, 2.0], [1.0, 1.0], [1.0, 1.0], [2.0, 0.0]])
+
+    assert spread(front).tolist() == [math.inf, 2.0, 2.0, math.inf]
+    assert spread(np.array([[3.0, 5.0], [3.0, 5.0]])).tolist() == [0.0, 0.0]
+
+
+def test_an_objective_that_is_equal_for_all_says_nothing() -> None:
+    """As the multiplications of magnitude pruning: what is left is a ranking by the other one."""
+    points = np.array([[0.3, 7.0], [0.1, 7.0], [0.2, 7.0], [0.2, 7.0]])
+
+    assert n_before(points).tolist() == [3, 0, 1, 1]
+
+
+def brute_force_n_before(points: NDArray[np.float64]) -> list[int]:
+    """Fronts peeled off one by one, neighbours looked for by name."""
+    left, fronts = list(range(len(points))), []
+    while left:
+        front = [
+            i
+            for i in left
+            if not any(
+                (points[j] <= points[i]).all() and (points[j] < points[i]).any() for j in left
+            )
+        ]
+        fronts.append(front)
+        left = [i for i in left if i not in front]
+    keys: dict[int, tuple[float, float]] = {}
+    for rank, front in enumerate(fronts):
+        different = {tuple(points[i]) for i in front}
+        for i in front:
+            distance = 0.0
+            for axis in range(points.shape[1]):
+                values = [point[axis] for point in different]
+                low, high, own = min(values), max(values), points[i][axis]
+                if low == high:
+                    continue
+                if own in (low, high):
+                    distance = math.inf
+                    continue
+                above = min(v for v in values if v > own)
+                below = max(v for v in values if v < own)
+                distance += (above - below) / (high - low)
+            keys[i] = (rank, -distance)
+    return [sum(keys[j] < keys[i] for j in keys) for i in range(len(points))]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_order_is_that_of_a_second_implementation(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    points = generator.random((25, 2))
+    points[5:9] = points[3]  # trials that nothing tells apart
+
+    assert n_before(points).tolist() == pytest.approx(brute_force_n_before(points))
+
+
+def test_what_none_beats_goes_on_and_more_if_that_is_less_than_its_share(tmp_path: Path) -> None:
+    judge = rungs(tmp_path, reduction=3)
+    front = [(0.9, 9), (0.7, 7), (0.5, 5), (0.3, 3)]
+
+    assert all(goes_on(judge, trial, *point) for trial, point in enumerate(front))
+    assert not goes_on(judge, 4, 0.6, 7.5), "two are a third, and four are ahead"
+    judge = rungs(tmp_path / "poor", reduction=1.5)
+    assert goes_on(judge, 0, 0.9, 1)
+    assert goes_on(judge, 1, 0.5, 5), "two are the better two thirds of two"
+    assert goes_on(judge, 2, 0.6, 4)
+    assert not goes_on(judge, 3, 0.4, 6)
+
+
+def test_the_first_goes_on_then_the_better_half(tmp_path: Path) -> None:
+    judge = rungs(tmp_path)
+
+    assert goes_on(judge, 0, 0.5, 10)
+    assert not goes_on(judge, 1, 0.4, 11), "worse in both"
+    assert goes_on(judge, 2, 0.6, 9), "better in both"
+    assert not goes_on(judge, 3, 0.45, 12)
+    assert goes_on(judge, 4, 0.7, 8)
+
+
+def test_each_rung_and_each_study_is_for_itself(tmp_path: Path) -> None:
+    judge = rungs(tmp_path)
+    assert goes_on(judge, 0, 0.9, 1)
+
+    assert goes_on(judge, 1, 0.1, 9, epochs=2)
+    judge.judge("another", "another-000", 1, figures(0.1, 9))
+
+
+def test_trials_that_nothing_tells_apart_go_on_together(tmp_path: Path) -> None:
+    judge = rungs(tmp_path, reduction=4)
+
+    assert all(goes_on(judge, trial, 0.5, 10) for trial in range(8))
+
+
+def test_a_trial_that_comes_again_decides_as_it_did(tmp_path: Path) -> None:
+    """As after a kill: others have come meanwhile, and decide nothing anew."""
+    judge = rungs(tmp_path)
+    first = [goes_on(judge, 0, 0.5, 10), goes_on(judge, 1, 0.4, 11)]
+    for trial in range(2, 6):
+        goes_on(judge, trial, 0.9, 1)
+
+    again = rungs(tmp_path)
+    assert [goes_on(again, 0, 0.5, 10), goes_on(again, 1, 0.4, 11)] == first == [True, False]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_decision_follows_from_the_arrivals_before_it(seed: int, tmp_path: Path) -> None:
+    """Trials that arrive in any order, and the files alone, say who went on and why."""
+    generator = np.random.default_rng(seed)
+    points = {trial: generator.random(2) for trial in range(30)}
+    came: list[int] = []
+    for trial in generator.permutation(30):
+        accuracy, cost = points[trial]
+        came.append(trial)
+        kept = np.array([[-points[t][0], points[t][1]] for t in came])
+        beaten = ((kept <= kept[-1]).all(axis=1) & (kept < kept[-1]).any(axis=1)).any()
+        expected = not beaten or brute_force_n_before(kept)[-1] < math.ceil(len(came) / 2)
+        assert goes_on(rungs(tmp_path), trial, accuracy, cost) == expected
+
+    noted = [json.loads(path.read_bytes()) for path in (tmp_path / "study" / "1").iterdir()]
+    went_on = sum(note["goes_on"] for note in noted)
+    assert len(noted) == 30
+    assert 10 <= went_on <= 24, "about half, more where the first ones were poor"
+
+
+def look_at(reached: list[tuple[int, dict[str, float]]], rungs: tuple[int, ...]) -> Judge:
+    return Judge(rungs, lambda rung, values: reached.append((rung, dict(values))))
+
+
+def test_a_run_is_looked_at_with_the_cost_and_accuracy_that_it_has_then() -> None:
+    reports: list[Any] = []
+    reached: list[tuple[int, dict[str, float]]] = []
+    run = tiny.run(fine_tuning_epochs=5, reports=reports)
+    run.judge = look_at(reached, (1, 2, 4))
+
+    pruned = L1Filter(keep_ratio=0.5, rounds=2).prune(tiny.trained(), tiny.splits(), run)
+
+    accuracies = {r["epoch"]: r["val_accuracy"] for r in reports if "epoch" in r}
+    assert [rung for rung, _ in reached] == [1, 2, 4]
+    assert [values["val_accuracy"] for _, values in reached] == [accuracies[e] for e in (1, 2, 4)]
+    parameters = [values["parameters"] for _, values in reached]
+    own = sum(parameter.numel() for parameter in pruned.parameters())
+    assert parameters[0] == parameters[1] > parameters[2] == own, "the second round's are fewer"
+
+
+def test_training_from_scratch_is_looked_at_at_the_same_shares_of_its_budget() -> None:
+    """Two epochs of training and four of fine-tuning are one training of six epochs."""
+    reports: list[Any] = []
+    reached: list[tuple[int, dict[str, float]]] = []
+    run = tiny.run(fine_tuning_epochs=4, reports=reports)
+    run.judge = look_at(reached, (1, 2, 4))
+
+    Vanilla(keep_ratio=0.5).prune(tiny.trained(), tiny.splits(), run)
+
+    accuracies = {report["epoch"]: report["val_accuracy"] for report in reports}
+    assert [values["val_accuracy"] for _, values in reached] == [accuracies[e] for e in (2, 3, 6)]
+
+
+def test_to_be_looked_at_changes_nothing() -> None:
+    def weights(judge: Judge | None) -> list[float]:
+        run = tiny.run()
+        run.judge = judge
+        pruned = L1Filter(keep_ratio=0.5).prune(tiny.trained(), tiny.splits(), run)
+        return [value for tensor in pruned.state_dict().values() for value in tensor.flatten()]
+
+    assert weights(look_at([], (1, 2))) == weights(None)
+
+
+def test_a_method_is_not_looked_at_while_its_network_costs_all() -> None:
+    """Two of eight epochs go to random prefixes, which look alike whatever is to be kept."""
+    reports: list[Any] = []
+    reached: list[tuple[int, dict[str, float]]] = []
+    run = tiny.run(fine_tuning_epochs=8, reports=reports)
+    run.judge = look_at(reached, (1, 2, 3, 4))
+
+    StaticPrefix(keep_multiplications=0.7).prune(tiny.trained(), tiny.splits(), run)
+
+    dense = count_multiplications(tiny.trained(), torch.zeros(1, 2, 8, 8)).multiplications
+    assert [rung for rung, _ in reached] == [3, 4]
+    assert all(values["multiplications"] <= 0.7 * dense for _, values in reached)
+
+
+def test_the_defaults_save_the_epochs_and_keep_the_hypervolume_they_claim() -> None:
+    """On recorded curves, in the benchmark's twenty orders."""
+    result = early_stopping.compare()
+
+    assert {name: goal.met_by(result.ratios[name]) for name, goal in result.goals.items()} == {
+        "epochs saved": True,
+        "hypervolume kept": True,
+        "over stopping at random": True,
+    }
+
+
+def test_stopping_at_random_saves_as_much() -> None:
+    sweep = load_sweep(early_stopping.SWEEP_FILE)
+    curves = early_stopping.read_curves(early_stopping.CURVES, sweep)["l1_filter-s0"]
+    stops = dict(zip(list(curves)[:5], (2, 2, 5, 5, 12), strict=True))
+
+    drawn = early_stopping.at_random(curves, stops, seed=0)
+    assert drawn.keys() != stops.keys()
+    assert sorted(drawn.values()) == [2, 2, 5, 5, 12]
+    assert early_stopping.volume(curves, {}, sweep) >= early_stopping.volume(curves, drawn, sweep)
+
+
+SWEEP = """
+data: {name: digits, train_images: 300, validation_share: 0.3}
+backbone: {name: conv, depth: 4, width: 0.25}
+training: {epochs: 3, batch_size: 64}
+fine_tuning: {epochs: 4, learning_rate: {choice: [0.01, 0.0000001]}}
+methods: {random_channels: {keep_ratio: {choice: [0.3, 0.6]}}}
+early_stopping: {min_epochs: 1, reduction: 2}
+search: {trials: 4, sampler: grid}
+"""
+
+
+def test_bad_trials_of_a_sweep_are_stopped_and_reported(tmp_path: Path) -> None:
+    path = tmp_path / "early.yaml"
+    path.write_text(SWEEP)
+
+    assert sweep_main([str(path), "--output", str(tmp_path / "runs")]) == 0, "no failure"
+
+    folder = tmp_path / "runs" / "early"
+    rows = read_trials(folder / "trials.csv").set_index("trial_id")
+    stopped = rows[rows["status"] == "stopped_early"]
+    notes = {path.stem: json.loads(path.read_bytes()) for path in folder.glob("rungs/*/*/*.json")}
+    assert set(rows["status"]) == {"completed", "stopped_early"}
+    assert set(stopped.index) == {name for name, note in notes.items() if not note["goes_on"]}
+    for trial_id, row in stopped.iterrows():
+        assert row["epochs_spent"] < 4
+        assert row["val_accuracy"] == notes[str(trial_id)]["val_accuracy"]
+        assert not (folder / "networks" / f"{trial_id}.safetensors").exists()
+    on_frontier = set(read_trials(folder / "frontier.csv")["trial_id"])
+    assert on_frontier
+    assert not on_frontier & set(stopped.index)
+    saved = (4 - stopped["epochs_spent"]).sum() / (4 * len(rows))
+    report = (folder / "report.md").read_text()
+    assert f"{len(stopped)} of 4 trials were stopped early" in report
+    assert f"saved {100 * saved:.0f} % of the fine-tuning epochs" in report
+    assert "did not complete" not in report
+    journal = (folder / "studies.journal").read_text()
+    assert journal.count('"stopped_at"') == len(stopped)

@@ -1,0 +1,136 @@
+"""A sweep whose runs go to a real MLflow server, which keeps them in a real PostgreSQL."""
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+from mlflow import MlflowClient
+
+from orchestrator.sweep import main
+from orchestrator.trials_table import read_trials
+
+SWEEP = """
+data: {name: digits, train_images: 300, validation_share: 0.3}
+backbone: {name: conv, depth: 4, width: 0.25}
+training: {epochs: 1, batch_size: 64}
+methods: {dense: {}, l1_filter: {keep_ratio: {uniform: [0.2, 0.9]}}}
+search: {trials: 2}
+"""
+
+
+def postgresql() -> Path | None:
+    """The folder of PostgreSQL's programs: Debian has them in none of PATH's."""
+    found = shutil.which("initdb")
+    folders = [Path(found).parent] if found else []
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    return next((folder for folder in reversed(folders) if (folder / "initdb").exists()), None)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)  # at SIGTERM PostgreSQL waits for its clients to leave
+        process.wait(60)
+
+
+@contextmanager
+def database(programs: Path) -> Iterator[str]:
+    """A new database of a new PostgreSQL, which refuses to run as root: its URL."""
+    folder, port = Path(tempfile.mkdtemp(prefix="postgres-")), free_port()
+    as_user: list[str] = []
+    if os.getuid() == 0:
+        user = pwd.getpwnam("nobody")
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        ids = (f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}")
+        as_user = ["setpriv", *ids, "--clear-groups", "--"]
+    data, at = str(folder / "data"), ["-h", "127.0.0.1", "-p", str(port), "-U", "mlflow"]
+    make = [*as_user, str(programs / "initdb"), "-D", data, "-U", "mlflow", "--auth=trust"]
+    serve = [str(programs / "postgres"), "-D", data, "-p", str(port), "-k", str(folder)]
+    try:
+        subprocess.run(make, check=True, capture_output=True, cwd=folder)
+        with running([*as_user, *serve, "-h", "127.0.0.1", "-F"], folder / "log") as server:
+            give_up = time.monotonic() + 120
+            while subprocess.run([programs / "pg_isready", *at], capture_output=True).returncode:
+                assert server.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() < give_up
+                time.sleep(0.2)
+            subprocess.run([programs / "createdb", *at, "mlflow"], check=True)
+            yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/mlflow"
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def mlflow_server(backend: str, folder: Path) -> Iterator[str]:
+    """An MLflow server: its URL."""
+    port = free_port()
+    url, log = f"http://127.0.0.1:{port}", folder / "server.log"
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", backend]
+    command += ["--artifacts-destination", str(folder / "artifacts"), "--port", str(port)]
+    with running([*command, "--workers", "1"], log) as server:
+        give_up = time.monotonic() + 240
+        while not healthy(url):
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < give_up, log.read_text()
+            time.sleep(0.5)
+        yield url
+
+
+def healthy(url: str) -> bool:
+    try:
+        with urlopen(f"{url}/health", timeout=5) as answer:
+            return bool(answer.read() == b"OK")
+    except (URLError, OSError):
+        return False
+
+
+@pytest.mark.skipif(postgresql() is None, reason="PostgreSQL's initdb is not installed")
+def test_a_server_on_postgresql_holds_every_trial_and_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = postgresql()
+    assert programs is not None
+    sweep = tmp_path / "served.yaml"
+    sweep.write_text(SWEEP)
+    with database(programs) as backend, mlflow_server(backend, tmp_path) as url:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        assert main([str(sweep), "--output", str(tmp_path / "runs")]) == 0
+
+        rows = read_trials(tmp_path / "runs" / "served" / "trials.csv").set_index("trial_id")
+        client = MlflowClient(url)
+        experiment = client.get_experiment_by_name("served")
+        assert experiment is not None
+        runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+        report = {file.path for file in client.list_artifacts(runs["frontier"].info.run_id)}
+        url_of_psql = backend.replace("+psycopg2", "")
+        query = [programs / "psql", url_of_psql, "-t", "-c", "select count(*) from runs"]
+        counted = subprocess.run(query, check=True, capture_output=True, text=True)
+
+    assert runs.keys() == {*rows.index, "frontier"}
+    for trial_id, row in rows.iterrows():
+        assert runs[trial_id].data.metrics["val_accuracy"] == row["val_accuracy"]
+    assert {"report.html", "frontier.csv"} <= report
+    assert int(counted.stdout) == len(rows) + 1 == 4
+    assert not (tmp_path / "runs" / "mlflow.db").exists()

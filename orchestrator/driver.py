@@ -48,7 +48,8 @@ def run_on_ray(
         SweepFileError: if the data cannot be loaded or the cluster not be used; no folder is left
             then that was not there.
     """
-    from orchestrator.search import Proposer, n_tries
+    from orchestrator.samplers import n_tries
+    from orchestrator.search import Proposer
     from orchestrator.study_storage import open_database, open_journal
     from orchestrator.tracking import Tracker
 

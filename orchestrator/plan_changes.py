@@ -41,7 +41,7 @@ def _other_grids(old: Sweep, now: Mapping[str, Study], search: Search) -> bool:
     """Whether another number of tries gives a study other points."""
     if search.sampler != "grid":
         return False
-    from orchestrator.search import grid_points  # imports Optuna, which only this needs here
+    from orchestrator.samplers import grid_points  # imports Optuna, which only this needs here
 
     return any(
         grid_points(study, study.n_trials) != grid_points(study, now[study.name].n_trials)

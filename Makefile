@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test lint setup
+.PHONY: sweep test faults lint setup
 
 sweep: setup
 	$(BIN)/python -m orchestrator.sweep sweeps/digits_quick.yaml
 
 test: setup
 	$(BIN)/python -m pytest
+
+faults: setup
+	FAULTS=whole $(BIN)/python -m pytest tests/faults
 
 lint: setup
 	$(BIN)/ruff check .

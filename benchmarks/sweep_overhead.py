@@ -35,7 +35,8 @@ from orchestrator.ray_connection import connected
 from orchestrator.ray_runner import Listener, run_jobs
 from orchestrator.ray_worker import Work
 from orchestrator.record import Record
-from orchestrator.search import Proposer, open_journal
+from orchestrator.search import Proposer
+from orchestrator.study_storage import open_journal
 from orchestrator.sweep_file import load_sweep
 from orchestrator.tracking import Tracker
 from testbed.training import Report

@@ -4,8 +4,9 @@
 trials one after another with none of the three. Both leave the same folder behind.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,17 +14,31 @@ import torch
 
 from orchestrator.jobs import do_job, splits_key
 from orchestrator.notation import error_text
-from orchestrator.plan import dense_networks, plain_trials, studies
+from orchestrator.outbox import Outbox
+from orchestrator.plan import Trial, dense_networks, plain_trials, studies
 from orchestrator.progress import Progress
 from orchestrator.record import Record
+from orchestrator.run_folder import move_aside, sweep_id
 from orchestrator.schedule import Later
 from orchestrator.sweep_file import Sweep, SweepFileError
-from orchestrator.time_budget import TimeBudget
+from orchestrator.time_budget import TimeBudget, spent
 from testbed.backbones import build_backbone
 from testbed.data import DataOptions, Splits, load_splits
 
 
-def run_on_ray(sweep: Sweep, folder: Path, data_root: Path, address: str | None) -> int:
+@dataclass(frozen=True)
+class Begun:
+    """What is to become of a run folder that is there already."""
+
+    fresh: bool = False
+    """It is moved aside. Otherwise its sweep goes on."""
+    retry_failed: bool = False
+    """Trials that failed are run again."""
+
+
+def run_on_ray(
+    sweep: Sweep, folder: Path, data_root: Path, address: str | None, begun: Begun
+) -> int:
     """Runs a sweep on a Ray cluster, or on a local one that is started for it.
 
     Returns:
@@ -31,30 +46,50 @@ def run_on_ray(sweep: Sweep, folder: Path, data_root: Path, address: str | None)
 
     Raises:
         SweepFileError: if the data cannot be loaded or the cluster not be used; no folder is left
-            then.
+            then that was not there.
     """
-    from orchestrator.ray_connection import connected
-    from orchestrator.ray_runner import Listener, check_resources, run_jobs
-    from orchestrator.search import Proposer, n_tries, open_journal
+    from orchestrator.samplers import n_tries
+    from orchestrator.search import Proposer
+    from orchestrator.study_storage import open_database, open_journal
     from orchestrator.tracking import Tracker
 
     planned = studies(sweep)
-    total = sum(n_tries(study, sweep.search) for study in planned)
-    budget = TimeBudget(sweep.search.hours)
     with ExitStack() as stack:
+        progress = Progress(sum(n_tries(study, sweep.search) for study in planned))
+
+        def opened() -> tuple[Record, Proposer]:
+            record = _open_record(sweep, folder, data_root, progress, begun)
+            storage = database or open_journal(folder / "studies.journal")
+            prefix = f"{sweep.name} {sweep_id(folder)} " if database else ""
+            searched = {id: row for id, row in record.rows.items() if row["phase"] == "search"}
+            proposer = Proposer(planned, sweep.objectives, sweep.search, storage, searched, prefix)
+            record.proposer, record.find_trial = proposer, proposer.trial
+            return record, proposer
+
         with as_bad_input():
-            shared = load_shared(sweep, data_root)
-            check_networks(sweep, shared)
-            stack.enter_context(connected(address))
-            check_resources(sweep.resources)
-            progress = stack.enter_context(Progress(total))
-            record = Record(sweep, folder, data_root, progress)
-        tracker = Tracker(sweep.name, folder.parent, progress.message)
-        record.tracker = stack.enter_context(tracker)
-        journal = open_journal(folder / "studies.journal")
-        record.proposer = Proposer(planned, sweep.objectives, sweep.search, journal)
+            database = open_database(sweep.storage) if sweep.storage else None
+            goes_on = folder.exists() and not begun.fresh
+            if goes_on:
+                record, proposer = opened()
+            nothing_left = goes_on and record.nothing_left()
+            if not nothing_left:  # a finished sweep needs neither its data nor Ray
+                from orchestrator.ray_connection import connected
+                from orchestrator.ray_runner import Listener, check_resources, run_jobs
+
+                shared = load_shared(sweep, data_root)
+                check_networks(sweep, shared)
+                stack.enter_context(connected(address))
+                check_resources(sweep.resources)
+            if not goes_on:
+                record, proposer = opened()
+        stack.enter_context(progress)
+        if not nothing_left or len(Outbox(folder)):
+            tracker = Tracker(sweep.name, folder.parent, progress.message, goes_on)
+            record.tracker = stack.enter_context(tracker)
+        if nothing_left:
+            return record.finish(whole=True)
         finished = run_jobs(
-            record.phases(budget.bounded(record.proposer.ask), total),
+            record.phases(_bounded(sweep, record, proposer.ask), proposer.left),
             work=partial(do_job, workplace=record.workplace),
             listener=Listener(
                 record.started, record.reported, record.ended, record.lost, record.restarted
@@ -65,7 +100,7 @@ def run_on_ray(sweep: Sweep, folder: Path, data_root: Path, address: str | None)
         return record.finish(finished)
 
 
-def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path) -> int:
+def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path, begun: Begun) -> int:
     """Runs a sweep of grids and fixed values, one trial after another.
 
     Returns:
@@ -73,20 +108,22 @@ def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path) -> int:
 
     Raises:
         SweepFileError: if an option is a range, the data cannot be loaded, or a GPU is asked for
-            that is not there; no folder is left then.
+            that is not there; no folder is left then that was not there.
     """
     with as_bad_input():
-        trials = plain_trials(sweep)
+        trials = {trial.trial_id: trial for trial in plain_trials(sweep)}
         if sweep.resources.gpus and not torch.cuda.is_available():
             raise ValueError("resources.gpus: torch finds no GPU here. Set it to 0.")
         shared = load_shared(sweep, data_root)
         check_networks(sweep, shared)
     with Progress(len(trials)) as progress:
         with as_bad_input():
-            record = Record(sweep, folder, data_root, progress)
-        waiting = iter(trials)
-        budget = TimeBudget(sweep.search.hours)
-        for phase in record.phases(budget.bounded(lambda: next(waiting, None)), len(trials)):
+            record = _open_record(sweep, folder, data_root, progress, begun)
+        record.find_trial = trials.__getitem__
+        left = [trial for trial_id, trial in trials.items() if trial_id not in record.rows]
+        waiting = iter(left)
+        ask = _bounded(sweep, record, lambda: next(waiting, None))
+        for phase in record.phases(ask, len(left)):
             while (job := phase()) is not None:
                 assert not isinstance(job, Later), "nothing runs that it could wait for"
                 record.started(job)
@@ -103,6 +140,30 @@ def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path) -> int:
                 else:
                     record.ended(job, result)
         return record.finish(whole=True)
+
+
+def _open_record(
+    sweep: Sweep, folder: Path, data_root: Path, progress: Progress, begun: Begun
+) -> Record:
+    """The record of a sweep that begins, or that goes on in its folder."""
+    if begun.fresh and folder.exists():
+        progress.message(f"{folder} is kept as {move_aside(folder)}.")
+    goes_on = folder.exists()
+    record = Record(sweep, folder, data_root, progress, begun.retry_failed)
+    if goes_on:
+        done = len(record.rows)
+        trials = "1 trial has" if done == 1 else f"{done:,} trials have"
+        progress.message(f"Going on in {folder}: {trials} ended before.")
+    return record
+
+
+def _bounded(
+    sweep: Sweep, record: Record, ask: Callable[[], Trial | None]
+) -> Callable[[], Trial | None]:
+    """`ask`, until the sweep's hours are over, those of the drivers before counted in."""
+    rows = record.rows.values()
+    before = spent((row["started_at"], row["duration_s"]) for row in rows)
+    return TimeBudget(sweep.search.hours, before).bounded(ask)
 
 
 @contextmanager

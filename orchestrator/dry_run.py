@@ -59,7 +59,7 @@ def _at_most(epochs: float) -> str:
 def _n_tries(study: Study, sweep: Sweep) -> float:
     if sweep.search.sampler != "grid" or study.n_trials == 1:
         return study.n_trials
-    from orchestrator.search import n_tries  # imports Optuna, which only this needs here
+    from orchestrator.samplers import n_tries  # imports Optuna, which only this needs here
 
     return n_tries(study, sweep.search)
 

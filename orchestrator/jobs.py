@@ -4,7 +4,9 @@ A job runs in any process: a worker of Ray's, or the only one there is.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -22,6 +24,7 @@ from orchestrator.registry import method_class
 from orchestrator.sweep_file import Resources
 from orchestrator.trial_files import write_extremes, write_reports
 from orchestrator.trials_table import COLUMNS
+from orchestrator.whole_files import FULL_DISK
 from testbed.backbones import build_backbone
 from testbed.data import DataOptions, Splits
 from testbed.dense_store import DenseRecord, DenseStore
@@ -56,6 +59,16 @@ class TrialResult:
     """Class name -> layer -> mean multiplications of the class's validation images."""
     images: tuple[list[str], list[bool], list[int]] | None = None
     """Of a network that decides per image: class, correct and multiplications of each one."""
+    warnings: tuple[str, ...] = ()
+    """What was worth a warning on the way: a damaged file, say."""
+
+
+@dataclass(frozen=True)
+class DiskIsFull:
+    """In place of what a job returns: no fault of the job's, and no other could do better."""
+
+    errno: int
+    text: str
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,15 @@ class Workplace:
         return self.folder / "networks" / f"{trial_id}.safetensors"
 
 
+def job_name(job: Job) -> str:
+    """A job's name: a trial's is its id."""
+    if isinstance(job, DenseNetwork):
+        given = {k: v for k, v in job.backbone_options.items() if v is not None}
+        options = " ".join(f"{name}={value}" for name, value in given.items())
+        return f"{job.backbone} {options} seed={job.seed}"
+    return job.trial_id if isinstance(job, Trial) else f"{job.trial.trial_id} on test images"
+
+
 def splits_key(data: DataOptions, seed: int) -> str:
     """What the splits of a data set and seed are shared under."""
     return f"{data.model_dump_json()} {seed}"
@@ -90,7 +112,7 @@ def splits_key(data: DataOptions, seed: int) -> str:
 
 def do_job(
     job: Job, shared: Mapping[str, Splits], report: Report, *, workplace: Workplace
-) -> TrialResult | FinalFigures | None:
+) -> TrialResult | FinalFigures | DiskIsFull | None:
     """Does a job: a trial's result, a test's figures, or nothing: dense networks are in the store.
 
     Args:
@@ -104,14 +126,23 @@ def do_job(
     if isinstance(job, FrontierTest):
         network = workplace.network(job.trial.trial_id)
         return final_figures(job.trial, splits, network, workplace.data_root, workplace.device)
-    if isinstance(job, Trial):
-        return run_trial(job, splits, workplace, report)
-    obtain_dense(job, splits, workplace, report)
+    try:
+        if isinstance(job, Trial):
+            return run_trial(job, splits, workplace, report)
+        obtain_dense(job, splits, workplace, report)
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        return DiskIsFull(error.errno, f"{error.strerror} (for {job_name(job)})")
     return None
 
 
 def run_trial(trial: Trial, splits: Splits, workplace: Workplace, report: Report) -> TrialResult:
-    """Runs one trial to its end. Its own errors end in its row, with status `failed`."""
+    """Runs one trial to its end. Its own errors end in its row, with status `failed`.
+
+    Raises:
+        OSError: if the disk is full, which is no error of the trial's.
+    """
     started = datetime.now(UTC)
     row = known_columns(trial, started)
     reports: list[Mapping[str, float]] = []
@@ -120,8 +151,10 @@ def run_trial(trial: Trial, splits: Splits, workplace: Workplace, report: Report
         reports.append(dict(values))
         report(values)
 
+    warnings: list[str] = []
     try:
-        result = _prune_and_measure(trial, splits, workplace, keep_and_report)
+        with _heard(warnings):
+            result = _prune_and_measure(trial, splits, workplace, keep_and_report)
         row |= {"status": "completed", **result.row}
         row |= {name: sum(values.get(name, 0.0) for values in reports) for name in PASSES}
         row[BEFORE] = _first_reported(BEFORE, reports)
@@ -131,12 +164,27 @@ def run_trial(trial: Trial, splits: Splits, workplace: Workplace, report: Report
         row[BEFORE] = _first_reported(BEFORE, reports)
         result = TrialResult(row)
     except Exception as error:
-        # Whatever a method, a user's network or the machine raises belongs to this trial alone.
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
+            raise
+        # Whatever else a method, a user's network or the machine raises belongs to this trial.
         row |= {"status": "failed", "error": error_text(error)}
         result = TrialResult(row)
     write_reports(workplace.folder / "reports" / f"{trial.trial_id}.jsonl", reports)
     row["duration_s"] = (datetime.now(UTC) - started).total_seconds()
-    return TrialResult(row, result.per_class, result.images)
+    return TrialResult(row, result.per_class, result.images, tuple(warnings))
+
+
+@contextmanager
+def _heard(warnings: list[str]) -> Iterator[None]:
+    """Collects what the testbed warns of in its log, which nobody sees in a worker."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("testbed")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _first_reported(name: str, reports: Sequence[Mapping[str, float]]) -> float | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.plan import Trial, studies
+from orchestrator.plan import Trial, confirmation, studies
 from orchestrator.sweep_file import load_sweep
 
 FIXED_COLUMNS = {
@@ -31,16 +31,13 @@ def past_trial(folder: Path, trials: pd.DataFrame, trial_id: str) -> Trial:
         raise ValueError(f"{folder} has no trial {trial_id!r}.")
     row = rows.iloc[0]
     if row["phase"] == "confirmation":
-        first = past_trial(folder, trials, row["confirms"])
-        again = {"trial_id": trial_id, "seed": int(row["seed"])}
-        again |= {"phase": "confirmation", "confirms": first.trial_id}
-        return first.model_copy(update=again)
+        return confirmation(past_trial(folder, trials, row["confirms"]), int(row["seed"]))
     by_name = {study.name: study for study in studies(load_sweep(folder / "sweep.yaml"))}
     study = by_name.get(row["study"])
     if study is None:
         raise ValueError(f"{folder}: sweep.yaml has no study {row['study']!r}, of {trial_id}.")
     number = int(trial_id.rpartition("-")[2])
-    return study.trial(number, {path: _value(row, path) for path in study.ranges})
+    return study.trial(number, study.values(lambda path, searched: _value(row, path)))
 
 
 def _value(row: pd.Series, path: str) -> Any:

@@ -75,6 +75,9 @@ class Study:
         """What is searched, by dotted path: "methods.l1_filter.keep_ratio"."""
         return {".".join(map(str, key)): found for key, found in self._ranges().items()}
 
+    def trial_id(self, number: int) -> str:
+        return f"{self.name}-{number:03d}"
+
     def values(self, suggest: Callable[[str, Range], Any]) -> dict[str, Any]:
         """A suggested value for each range that these values have searched, by dotted path."""
         suggested: dict[str, Any] = {}
@@ -106,7 +109,7 @@ class Study:
         plain = fill(self.options, by_key)
         backbone = dict(plain["backbone"])
         return Trial(
-            trial_id=f"{self.name}-{number:03d}",
+            trial_id=self.trial_id(number),
             study=self.name,
             cell=self.cell,
             method=self.method,
@@ -177,18 +180,14 @@ def confirmations(trials: Sequence[Trial], fresh_seeds: Sequence[int]) -> list[T
     once: dict[str, Trial] = {}
     for trial in trials:
         once.setdefault(trial.model_dump_json(exclude={"trial_id", "study", "seed"}), trial)
-    return [
-        trial.model_copy(
-            update={
-                "trial_id": f"{trial.trial_id}-c{seed}",
-                "seed": seed,
-                "phase": "confirmation",
-                "confirms": trial.trial_id,
-            }
-        )
-        for seed in fresh_seeds
-        for trial in once.values()
-    ]
+    return [confirmation(trial, seed) for seed in fresh_seeds for trial in once.values()]
+
+
+def confirmation(trial: Trial, seed: int) -> Trial:
+    """A trial of the search again, with a fresh seed."""
+    again = {"trial_id": f"{trial.trial_id}-c{seed}", "seed": seed}
+    again |= {"phase": "confirmation", "confirms": trial.trial_id}
+    return trial.model_copy(update=again)
 
 
 class DenseNetwork(BaseModel):

@@ -10,18 +10,30 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.comparison import compare_methods
 from orchestrator.early_stopping import Rungs
 from orchestrator.frontier import to_be_confirmed, to_be_tested
-from orchestrator.jobs import FrontierTest, Job, TrialResult, Workplace, known_columns
-from orchestrator.plan import DenseNetwork, Trial, confirmations, dense_networks
+from orchestrator.jobs import (
+    DiskIsFull,
+    FrontierTest,
+    Job,
+    TrialResult,
+    Workplace,
+    job_name,
+    known_columns,
+)
+from orchestrator.outbox import Outbox
+from orchestrator.plan import DenseNetwork, Trial, confirmation, confirmations, dense_networks
 from orchestrator.progress import Progress
 from orchestrator.registry import method_class
 from orchestrator.report import write_report
+from orchestrator.run_folder import begin, go_on
 from orchestrator.schedule import Later, Schedule
 from orchestrator.sweep_file import Sweep
 from orchestrator.trials_table import (
+    HELD_BY_COLUMNS,
     TrialsTable,
     append_multiplications_per_class,
+    keep_rows,
+    present,
     table_columns,
-    write_atomically,
     write_images,
 )
 
@@ -29,7 +41,6 @@ if TYPE_CHECKING:  # a machine without Optuna and MLflow runs sweeps too
     from orchestrator.search import Proposer
     from orchestrator.tracking import Tracker
 
-HELD_BY_COLUMNS = ("data.name", "backbone.name", "backbone.depth", "backbone.dropout")
 ALL_COMPLETED, SOME_FAILED, INTERRUPTED = 0, 1, 130  # exit statuses
 
 Phase = Callable[[], Job | Later | None]
@@ -46,10 +57,20 @@ class Record:
         folder: Path,
         data_root: Path,
         progress: Progress,
+        retry_failed: bool = False,
     ) -> None:
-        """Makes the run folder, which must not exist: nothing a user made is overwritten."""
-        folder.mkdir(parents=True)
-        write_atomically(folder / "sweep.yaml", sweep.dump().encode())
+        """Makes the run folder, or goes on in the one that is there: see `check_goes_on`.
+
+        Args:
+            retry_failed: whether trials that failed are to be run again, as stopped ones are.
+
+        Raises:
+            ValueError: if a table that is there is damaged.
+        """
+        if folder.exists():
+            go_on(folder, sweep)
+        else:
+            begin(folder, sweep)
         self.workplace = Workplace(
             folder=folder.resolve(),
             dense=(folder.parent / "dense").resolve(),
@@ -65,14 +86,23 @@ class Record:
         methods = {name: method_class(name) for name in sweep.methods}
         self._varied = [path for path in sweep.varied if path not in HELD_BY_COLUMNS]
         self._table = TrialsTable(folder / "trials.csv", table_columns(methods, self._varied))
+        self.rows = self._take_up({"stopped", "failed"} if retry_failed else {"stopped"})
+        """Of the trials that ended before this driver, by trial_id; a missing value is None."""
+        self.find_trial: Callable[[str], Trial] | None = None
+        """Gives such a trial by its id."""
         self._trials: dict[str, Trial] = {}
         self._reports: dict[str, list[dict[str, float]]] = defaultdict(list)
         self._tested: dict[str, dict[str, float]] = {}
-        self._statuses: set[str] = set()
+        self._statuses = {row["status"] for row in self.rows.values()}
         self._schedule: Schedule | None = None
         self._confirmations: Iterator[Trial] | None = None
         self._tests: Iterator[FrontierTest] | None = None
         self._started: dict[str, datetime] = {}
+
+    def nothing_left(self) -> bool:
+        """Whether every trial has been proposed and run, and the frontier tested."""
+        searching = self.proposer and self.proposer.left
+        return not (searching or self._to_be_confirmed() or self._to_be_tested())
 
     def phases(self, ask: Callable[[], Trial | None], total: float) -> list[Phase]:
         """Dense networks and trials, each trial once its networks are there; then confirmations of
@@ -94,7 +124,7 @@ class Record:
         write_report(self._folder)
         if self.tracker:
             comparison = compare_methods(self._table.read(), self._sweep.objectives)
-            self.tracker.finish(self._folder, comparison)
+            self.tracker.finish(comparison)
         if not whole:
             return INTERRUPTED
         return ALL_COMPLETED if self._statuses <= {"completed", "stopped_early"} else SOME_FAILED
@@ -109,8 +139,17 @@ class Record:
         self._progress.trial_report(job_name(job), values)
 
     def ended(self, job: Job, result: Any) -> None:
-        """A job is done; `result` is what it returned."""
+        """A job is done; `result` is what it returned.
+
+        Raises:
+            OSError: if the disk is full, there or here. The job is done again then, when the sweep
+                goes on.
+        """
+        if isinstance(result, DiskIsFull):
+            raise OSError(result.errno, result.text)
         if isinstance(job, Trial):
+            for text in result.warnings:
+                self._progress.message(f"{job.trial_id}: {text}")
             self._keep(job, result)
             return
         name = job_name(job)
@@ -153,56 +192,90 @@ class Record:
         self._progress.message(f"{job_name(job)} goes on in another process. {why}")
 
     def _keep(self, trial: Trial, result: TrialResult) -> None:
+        """Keeps a trial that has ended. Its row of trials.csv says that everything before is there;
+        what a killed driver has not done after it, the next one does from the row."""
+        trial_id = trial.trial_id
         row = result.row | {path: trial.option(path) for path in self._varied}
-        self._trials[trial.trial_id] = trial
-        self._statuses.add(row["status"])
-        self._table.append(row)
         if result.per_class:
-            append_multiplications_per_class(
-                self._folder / "multiplications_per_class.csv", trial.trial_id, result.per_class
-            )
+            path = self._folder / "multiplications_per_class.csv"
+            append_multiplications_per_class(path, trial_id, result.per_class)
         if result.images:
-            write_images(self._folder, trial.trial_id, *result.images)
-        if self.proposer and trial.phase == "search":
-            self.proposer.tell(trial.trial_id, row)
-        reports = self._reports.pop(trial.trial_id, [])
+            write_images(self._folder, trial_id, *result.images)
+        reports = self._reports.pop(trial_id, [])
         if self.tracker:
             settings = trial.model_dump(mode="json", include={"data", "training", "fine_tuning"})
             settings["backbone"] = trial.backbone_options  # as the sweep file has them
-            self.tracker.trial_done(row, reports, settings)
+            self.tracker.keep(row, reports, settings)
+        self._table.append(row)
+        self._trials[trial_id] = trial
+        self._statuses.add(row["status"])
+        proposed = trial.phase == "search" and row["status"] != "stopped"  # else it goes on so
+        if self.proposer and proposed:
+            self.proposer.tell(trial_id, row)
+        if self.tracker:
+            self.tracker.send(trial_id)
         self._progress.trial_done(row)
 
     def _next_confirmation(self) -> Trial | None:
         """A trial on a frontier, with a fresh seed; which, is known once the search has ended."""
-        if not self._sweep.confirm:
-            return None
         if self._confirmations is None:
-            rows = self._table.read()
-            trial_ids = to_be_confirmed(rows, self._sweep.objectives)
-            trials = [self._trials[trial_id] for trial_id in trial_ids]
-            done = set(rows["trial_id"])
-            again = confirmations(trials, self._sweep.fresh_seeds)
-            again = [trial for trial in again if trial.trial_id not in done]
+            again = self._to_be_confirmed()
             self._confirmations = iter(again)
-            self._progress.phase("Confirmation of the frontiers", len(again))
+            if again:
+                self._progress.phase("Confirmation of the frontiers", len(again))
         return next(self._confirmations, None)
 
     def _next_test(self) -> FrontierTest | None:
         """The next trial that meets the test images, once all trials have ended."""
         if self._tests is None:
-            trial_ids = to_be_tested(self._table.read(), self._sweep.objectives)
-            self._tests = iter([FrontierTest(self._trials[trial_id]) for trial_id in trial_ids])
+            trial_ids = self._to_be_tested()
+            self._tests = iter([FrontierTest(self._trial(trial_id)) for trial_id in trial_ids])
             self._progress.phase("Test images", len(trial_ids))
         return next(self._tests, None)
 
+    def _to_be_confirmed(self) -> list[Trial]:
+        """The trials on a frontier with the fresh seeds that they still lack."""
+        rows = self._table.read()
+        wanted = to_be_confirmed(rows, self._sweep.objectives) if self._sweep.confirm else []
+        again = confirmations([self._trial(id) for id in wanted], self._sweep.fresh_seeds)
+        done = set(rows["trial_id"])
+        return [trial for trial in again if trial.trial_id not in done]
 
-def job_name(job: Job) -> str:
-    """A job's name: a trial's is its id."""
-    if isinstance(job, DenseNetwork):
-        given = {k: v for k, v in job.backbone_options.items() if v is not None}
-        options = " ".join(f"{name}={value}" for name, value in given.items())
-        return f"{job.backbone} {options} seed={job.seed}"
-    return job.trial_id if isinstance(job, Trial) else f"{job.trial.trial_id} on test images"
+    def _to_be_tested(self) -> list[str]:
+        """The trials that the test images are still for."""
+        wanted = to_be_tested(self._table.read(), self._sweep.objectives)
+        tested = {id for id, row in self.rows.items() if row["test_accuracy"] is not None}
+        return [trial_id for trial_id in wanted if trial_id not in tested]
+
+    def _trial(self, trial_id: str) -> Trial:
+        if trial_id in self._trials:
+            return self._trials[trial_id]
+        row = self.rows[trial_id]
+        if row["phase"] == "confirmation":
+            return confirmation(self._trial(str(row["confirms"])), int(row["seed"]))
+        assert self.find_trial is not None
+        return self.find_trial(trial_id)
+
+    def _take_up(self, to_run_again: set[str]) -> dict[str, dict[str, Any]]:
+        """The rows that stay; takes out of all tables what is to be run again.
+
+        A row of trials.csv is written after the trial's rows of the other tables, so these may have
+        some of a trial that has none, whose driver was killed in between.
+
+        Args:
+            to_run_again: the statuses of trials that are.
+        """
+        keep_rows(self._table.path, "status", lambda status: status not in to_run_again)
+        rows = {
+            str(row["trial_id"]): {str(name): present(value) for name, value in row.items()}
+            for row in self._table.read().to_dict("records")
+        }
+        tested = {id for id, row in rows.items() if row["test_accuracy"] is not None}
+        per_class = "multiplications_per_class.csv"
+        keep_rows(self._folder / per_class, "trial_id", rows.__contains__)
+        keep_rows(self._folder / f"test_{per_class}", "trial_id", tested.__contains__)
+        Outbox(self._folder).forget_but(rows)
+        return rows
 
 
 def _rungs(sweep: Sweep, folder: Path) -> Rungs | None:

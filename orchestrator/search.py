@@ -5,37 +5,30 @@ running: a sampler that learns then knows all its study's results when it propos
 are as many studies as there are cores.
 """
 
-import hashlib
-import json
 import math
-import warnings
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from itertools import count
 from typing import Any
 
-import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from orchestrator.plan import Study, Trial
+from orchestrator.samplers import ByNumber, make_sampler, n_tries
 from orchestrator.sweep_file import Search
 from orchestrator.sweep_file.option_values import Range
-
-# Chosen on a recorded surface (`benchmarks/sampler_hypervolume.py`), with other seeds than the
-# benchmark's: Optuna's own for two objectives (10 random tries, each option by itself, the best of
-# 24 candidates) did no better there than random search in 20 tries, and started late in 10.
-TPE_SETTINGS: dict[str, Any] = {
-    "n_startup_trials": 5,
-    "multivariate": True,
-    "n_ei_candidates": 12,
-}
+from orchestrator.trials_table import cell_text, is_missing, option_column
 
 
 class Proposer:
@@ -47,17 +40,41 @@ class Proposer:
         objectives: Mapping[str, str],
         search: Search,
         storage: BaseStorage,
+        rows: Mapping[str, Mapping[str, Any]] | None = None,
+        prefix: str = "",
     ) -> None:
         """
         Args:
             studies: in the order in which they are worked.
             objectives: column of the row -> "maximize" or "minimize".
             search: which sampler, and the seed that every study's own is made of.
-            storage: keeps what was proposed and told; see `open_journal`.
+            storage: keeps what was proposed and told; see `study_storage`. What it holds already
+                is gone on with.
+            rows: trial_id -> row of the trials that have ended already. Others that were proposed
+                are the first to be proposed again, as they were.
+            prefix: of the studies' names in a storage that sweeps share.
+
+        Raises:
+            ValueError: if a row's trial is not in the storage and cannot be told to it.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study and trial
-        self._waiting = [_Asked(study, objectives, search, storage) for study in studies]
+        self._studies = {
+            study.name: _Asked(study, objectives, search, storage, prefix) for study in studies
+        }
+        kept = set(optuna.get_all_study_names(storage))
+        ended: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)  # by study
+        for trial_id, row in (rows or {}).items():
+            ended[row["study"]][trial_id] = row
+        for name, asked in self._studies.items():
+            if prefix + name in kept or name in ended:
+                asked.take_up(ended[name])
+        self._waiting = [asked for asked in self._studies.values() if asked.left]
         self._running: dict[str, _Asked] = {}
+
+    @property
+    def left(self) -> float:
+        """How many trials are still to be asked for."""
+        return sum(asked.left for asked in self._waiting)
 
     def ask(self) -> Trial | None:
         """The next trial, or None where no study has any left."""
@@ -79,242 +96,155 @@ class Proposer:
         """
         self._running.pop(trial_id).tell(trial_id, row)
 
+    def trial(self, trial_id: str) -> Trial:
+        """A trial that was proposed before this driver took the sweep up."""
+        return self._studies[trial_id.rpartition("-")[0]].trial(trial_id)
+
+
+@dataclass(frozen=True)
+class _Proposed:
+    """A trial that Optuna knows."""
+
+    number: int
+    """Optuna's. It counts what is no try of its own too: see `_Asked.tell`."""
+    state: TrialState
+    params: Mapping[str, Any]
+
 
 class _Asked:
     """One study: what it still may propose, and its trials that are running."""
 
     def __init__(
-        self, study: Study, objectives: Mapping[str, str], search: Search, storage: BaseStorage
+        self,
+        study: Study,
+        objectives: Mapping[str, str],
+        search: Search,
+        storage: BaseStorage,
+        prefix: str,
     ) -> None:
-        self.left = n_tries(study, search)
+        self.running: dict[str, _Proposed] = {}
+        self._proposed: dict[str, _Proposed] = {}
+        self._again: deque[str] = deque()  # proposed, but not run to their ends
+        self._n_tries = n_tries(study, search)
         self.turn = 0  # where the hours may end before the trials, no study is worked before others
-        self.running: dict[str, optuna.Trial] = {}
         self._study = study
         self._objectives = objectives
         self._search = search
         self._storage = storage
+        self._name = prefix + study.name
         self._optuna: optuna.Study | None = None  # made with its first trial
 
+    @property
+    def left(self) -> float:
+        """How many trials it still gives."""
+        return len(self._again) + max(0, self._n_tries - len(self._proposed))
+
+    def take_up(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
+        """Brings the study and the rows of its trials together, and goes on from there.
+
+        A driver that is killed leaves a trial without a row, or a row that was not told. A machine
+        that fails may leave a row of a trial that the study has forgotten.
+        """
+        opened = self._open()
+        for frozen in opened.get_trials(deepcopy=False):
+            trial_id = frozen.user_attrs.get("trial_id")
+            if trial_id is not None:  # a failed trial's later success takes its place
+                self._proposed[trial_id] = _Proposed(frozen.number, frozen.state, frozen.params)
+            elif frozen.state is TrialState.RUNNING:
+                opened.tell(frozen.number, state=TrialState.FAIL)  # killed while it was proposed
+        for trial_id, row in rows.items():
+            if trial_id not in self._proposed:
+                params = self._study.values(partial(_value_in_row, row))
+                self._add(trial_id, row, params)
+            elif self._proposed[trial_id].state is TrialState.RUNNING:
+                self.running[trial_id] = self._proposed[trial_id]
+                self.tell(trial_id, row)
+        self._again.extend(sorted(self._proposed.keys() - rows.keys()))
+
     def ask(self) -> Trial:
-        if self._optuna is None:
-            self._optuna = optuna.create_study(
-                study_name=self._study.name,
-                storage=self._storage,
-                sampler=make_sampler(self._study, self._search),
-                directions=[StudyDirection[d.upper()] for d in self._objectives.values()],
-            )
-        asked = self._optuna.ask()
+        if self._again:
+            trial_id = self._again.popleft()
+            self.running[trial_id] = self._proposed[trial_id]
+            return self.trial(trial_id)
+        opened = self._open()
+        number = self._next_number()
+        if isinstance(opened.sampler, ByNumber):
+            opened.sampler.number = number
+        asked = opened.ask()
         values = self._study.values(partial(_suggest, asked))
-        trial = self._study.trial(asked.number, values)
+        trial = self._study.trial(number, values)
         asked.set_user_attr("trial_id", trial.trial_id)
-        self.running[trial.trial_id] = asked
-        self.left -= 1
+        proposed = _Proposed(asked.number, TrialState.RUNNING, values)
+        self.running[trial.trial_id] = self._proposed[trial.trial_id] = proposed
         self.turn += self._search.hours is not None
         return trial
 
     def tell(self, trial_id: str, row: Mapping[str, Any]) -> None:
-        assert self._optuna is not None
-        asked = self.running.pop(trial_id)
-        error = _why_failed(row, self._objectives)
+        proposed = self.running.pop(trial_id)
+        state, values, notes = self._outcome(row)
+        if proposed.state is TrialState.RUNNING:
+            for name, note in notes.items():
+                self._note(proposed.number, name, note)
+            self._open().tell(proposed.number, values, state)
+        elif proposed.state is TrialState.FAIL and state is not TrialState.FAIL:
+            self._add(trial_id, row, proposed.params)  # Optuna lets no failed trial succeed
+
+    def trial(self, trial_id: str) -> Trial:
+        """A trial that was proposed."""
+        number = int(trial_id.rpartition("-")[2])
+        return self._study.trial(number, self._proposed[trial_id].params)
+
+    def _open(self) -> optuna.Study:
+        if self._optuna is None:
+            self._optuna = optuna.create_study(
+                study_name=self._name,
+                storage=self._storage,
+                directions=[StudyDirection[d.upper()] for d in self._objectives.values()],
+                load_if_exists=True,
+            )
+            begun = len(self._optuna.get_trials(deepcopy=False))
+            self._optuna.sampler = make_sampler(self._study, self._search, begun)
+        return self._optuna
+
+    def _next_number(self) -> int:
+        """The first number that no trial has. Only a failed machine leaves a gap."""
+        number = len(self._proposed)
+        if self._study.trial_id(number - 1) in self._proposed or number == 0:
+            return number
+        return next(n for n in count() if self._study.trial_id(n) not in self._proposed)
+
+    def _add(self, trial_id: str, row: Mapping[str, Any], params: Mapping[str, Any]) -> None:
+        """Tells a trial that the study does not have as running."""
+        state, values, notes = self._outcome(row)
+        ranges = self._study.ranges
+        told = optuna.trial.create_trial(
+            state=state,
+            values=values,
+            params=dict(params),
+            distributions={name: _distribution(ranges[name]) for name in params},
+            user_attrs={"trial_id": trial_id} | notes,
+        )
+        opened = self._open()
+        opened.add_trial(told)
+        number = len(opened.get_trials(deepcopy=False)) - 1
+        self._proposed[trial_id] = _Proposed(number, state, params)
+
+    def _outcome(
+        self, row: Mapping[str, Any]
+    ) -> tuple[TrialState, list[float] | None, dict[str, Any]]:
+        """How a trial ended: state, values if it has some, and what is noted beside them."""
         if row["status"] == "stopped_early":
-            stopped_at = {name: row[name] for name in ("epochs_spent", *self._objectives)}
-            asked.set_user_attr("stopped_at", stopped_at)
-            self._optuna.tell(asked, state=TrialState.PRUNED)
-        elif error is None:
-            self._optuna.tell(asked, [float(row[name]) for name in self._objectives])
-        else:
-            asked.set_user_attr("error", error)
-            self._optuna.tell(asked, state=TrialState.FAIL)
+            stopped_at = {name: float(row[name]) for name in ("epochs_spent", *self._objectives)}
+            return TrialState.PRUNED, None, {"stopped_at": stopped_at}
+        error = _why_failed(row, self._objectives)
+        if error is not None:
+            return TrialState.FAIL, None, {"error": error}
+        return TrialState.COMPLETE, [float(row[name]) for name in self._objectives], {}
 
-
-def open_journal(path: Path) -> JournalStorage:
-    """The file of all studies of a sweep, in the format of Optuna's `JournalFileBackend`."""
-    return _JournalStorage(_Journal(path))
-
-
-class _JournalStorage(JournalStorage):
-    """Optuna's storage, without its search for enqueued trials, of which a sweep has none.
-
-    At every ask it would go through all trials: 4 ms more a trial, in the mean over 10,000.
-    """
-
-    def get_all_trials(
-        self,
-        study_id: int,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-    ) -> list[FrozenTrial]:
-        if states == (TrialState.WAITING,):
-            return []
-        return super().get_all_trials(study_id, deepcopy, states)
-
-
-class _Journal(JournalFileBackend):
-    """Optuna's journal file without its lock and without waiting for the disk at every line.
-
-    A trial of two options writes five lines: 7 ms with both, 1 ms like this. A sweep has one
-    driver, which needs no lock, and what the system was given outlives the driver, if not the
-    machine.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path))
-        self._path = path
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
-        with self._path.open("ab", buffering=0) as file:
-            file.write("".join(lines).encode())
-
-
-def n_tries(study: Study, search: Search) -> float:
-    """How many trials a study gets: what the sweep asks for, but no point of a grid twice.
-
-    Infinite where the hours alone are the bound.
-    """
-    if search.sampler != "grid":
-        return study.n_trials
-    return min(study.n_trials, len(_grid(study, study.n_trials)))
-
-
-def make_sampler(study: Study, search: Search) -> BaseSampler:
-    """The sampler of one study, seeded by the search's seed and the study's name."""
-    digest = hashlib.sha256(f"{search.seed} {study.name}".encode()).digest()
-    seed = int.from_bytes(digest[:4])
-    match search.sampler:
-        case "tpe":
-            # By itself it would take each option that is not searched in every trial alone.
-            conditional = any(r.when for r in study.ranges.values())
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)  # which groups are
-                return TPESampler(seed=seed, group=conditional, **TPE_SETTINGS)
-        case "nsga2":
-            # The first generation is random. Optuna's 50 would leave small searches no second one;
-            # a quarter of the tries leaves three to breed. More than 50 only slow large ones down.
-            population = max(2, min(study.n_trials, 200) // 4)
-            return NSGAIISampler(seed=seed, population_size=int(population))
-        case "random":
-            return _ByNumber(lambda number: _random_options(study.ranges, seed, number))
-        case "grid":
-            points = _grid(study, study.n_trials)
-            order = np.random.default_rng(seed).permutation(len(points))
-            return _ByNumber(lambda number: points[order[number]])
-    raise ValueError(f"Expected the sampler tpe, nsga2, random or grid, got {search.sampler!r}.")
-
-
-class _ByNumber(BaseSampler):
-    """Options that follow from a trial's number, in whatever order results come back.
-
-    Optuna's RandomSampler draws from one stream, so that its options depend on the order of the
-    asks; its GridSampler writes the whole grid with every trial and cannot be asked and told
-    (it stops the study at its last point, which Optuna refuses outside `Study.optimize`).
-    """
-
-    def __init__(self, options: Callable[[int], Mapping[str, Any]]) -> None:
-        self._options = options
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return {}
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        return self._options(trial.number)[param_name]
-
-
-def _random_options(ranges: Mapping[str, Range], seed: int, number: int) -> dict[str, Any]:
-    """One value of each range, drawn from the seed and the trial's number alone."""
-    generator = np.random.default_rng([seed, number])
-    return {name: _at(r, generator.random()) for name, r in ranges.items()}
-
-
-def _at(r: Range, share: float) -> Any:
-    """The value that lies `share` (0 <= share < 1) of the way through a range."""
-    if r.kind == "choice":
-        return r.choices[int(share * len(r.choices))]
-    assert r.low is not None and r.high is not None
-    match r.kind:
-        case "int":
-            return int(r.low) + int(share * (r.high - r.low + 1))
-        case "log_uniform":
-            return r.low * (r.high / r.low) ** share
-        case "uniform":
-            return r.low + (r.high - r.low) * share
-
-
-def grid_sizes(ranges: Mapping[str, Range], n_tries: float) -> Iterator[dict[str, int]]:
-    """How many points each range has in grids that grow, from one that might have `n_tries` points.
-
-    A choice has all its values. One more point goes to a range that has the fewest, the first of
-    equals; the last grid is the one where no range has more values to give.
-    """
-    sizes = {name: len(r.choices) if r.kind == "choice" else 1 for name, r in ranges.items()}
-    while True:
-        if math.prod(sizes.values()) >= n_tries:
-            yield sizes
-        growing = [name for name in ranges if sizes[name] < _n_values(ranges[name])]
-        if not growing:
-            break
-        sizes[min(growing, key=sizes.__getitem__)] += 1
-    yield sizes
-
-
-def _grid(study: Study, n_tries: float) -> list[dict[str, Any]]:
-    """Every point of the smallest grid of `n_tries` points, or of the largest there is.
-
-    Each range's values lie at equal distances, its two ends included. Points that differ in options
-    that are not searched there are one.
-    """
-    for sizes in grid_sizes(study.ranges, n_tries):
-        points: list[dict[str, Any]] = [{}]
-        for name, size in sizes.items():
-            values = _spread(study.ranges[name], size)
-            points = [{**point, name: value} for point in points for value in values]
-        if any(r.when for r in study.ranges.values()):
-            searched = [study.values(partial(_at_point, point)) for point in points]
-            points = list({repr(point): point for point in searched}.values())
-        if len(points) >= n_tries:
-            break
-    return points
-
-
-def _at_point(point: Mapping[str, Any], name: str, r: Range) -> Any:
-    return point[name]
-
-
-def _spread(r: Range, size: int) -> list[Any]:
-    """`size` values at equal distances (log_uniform: at equal ratios); one alone is the middle."""
-    if r.kind == "choice":
-        return list(r.choices)
-    assert r.low is not None and r.high is not None
-    if size == 1:
-        return [_at(r, 0.5)]
-    match r.kind:
-        case "int":
-            return [round(value) for value in np.linspace(r.low, r.high, size)]
-        case "log_uniform":
-            return np.geomspace(r.low, r.high, size).tolist()
-        case "uniform":
-            return np.linspace(r.low, r.high, size).tolist()
-
-
-def _n_values(r: Range) -> float:
-    """How many different values a range has."""
-    if r.kind == "choice":
-        return len(r.choices)
-    assert r.low is not None and r.high is not None
-    return r.high - r.low + 1 if r.kind == "int" else math.inf
+    def _note(self, number: int, name: str, note: Any) -> None:
+        opened = self._open()
+        optuna_id = self._storage.get_trial_id_from_study_id_trial_number(opened._study_id, number)
+        self._storage.set_trial_user_attr(optuna_id, name, note)
 
 
 def _suggest(asked: optuna.Trial, name: str, r: Range) -> Any:
@@ -325,6 +255,33 @@ def _suggest(asked: optuna.Trial, name: str, r: Range) -> Any:
     if r.kind == "int":
         return asked.suggest_int(name, int(r.low), int(r.high))
     return asked.suggest_float(name, r.low, r.high, log=r.kind == "log_uniform")
+
+
+def _distribution(r: Range) -> BaseDistribution:
+    """The range in Optuna's words."""
+    if r.kind == "choice":
+        return CategoricalDistribution(r.choices)
+    assert r.low is not None and r.high is not None
+    if r.kind == "int":
+        return IntDistribution(int(r.low), int(r.high))
+    return FloatDistribution(r.low, r.high, log=r.kind == "log_uniform")
+
+
+def _value_in_row(row: Mapping[str, Any], path: str, r: Range) -> Any:
+    """What the search chose for a trial, as its row has it."""
+    value: Any = row.get(option_column(path))
+    if r.kind == "choice":
+        same = [choice for choice in r.choices if cell_text(choice) == cell_text(value)]
+        same += [choice for choice in r.choices if choice == value]
+    else:
+        same = [] if is_missing(value) else [int(value) if r.kind == "int" else float(value)]
+    if not same:
+        raise ValueError(
+            f"trials.csv has a row of {row['trial_id']}, which the study does not know, and "
+            f"cannot be told to it: {path} is {cell_text(value) or 'missing'}, expected {r}. "
+            "Take the row out: its trial is run again."
+        )
+    return same[0]
 
 
 def _why_failed(row: Mapping[str, Any], objectives: Mapping[str, str]) -> str | None:

@@ -1,19 +1,26 @@
 """The command line: `python -m orchestrator.sweep SWEEP.yaml` runs a pruning sweep.
 
-Exit status: 0 all trials completed, 1 some failed, 2 bad input, 130 interrupted.
+The same command again goes on with what the sweep has begun.
+
+Exit status: 0 all trials completed, 1 some failed, 2 bad input, 3 the results could not be written
+(a full disk), 130 interrupted.
 """
 
 import argparse
+import errno
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orchestrator.sweep_file import Sweep, SweepFileError, load_sweep
+from orchestrator.whole_files import FULL_DISK
 
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT, NOT_WRITTEN, INTERRUPTED = 2, 3, 130
+CANNOT_WRITE = (*FULL_DISK, errno.EACCES, errno.EIO)
 
 RunSweep = Callable[[Sweep, Path, argparse.Namespace], int]
-"""Runs a sweep that was found to be right, into a folder that does not exist yet."""
+"""Runs a sweep that was found to be right, in a folder that is not there or is its own."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,45 +32,81 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--address", help="a running Ray cluster's; without it a local one is started and stopped"
     )
-    return run_checked(parser.parse_args(arguments), _run_sweep)
+    return run_checked(parser, arguments, _run_sweep)
 
 
-def run_checked(args: argparse.Namespace, run: RunSweep, only: str | None = None) -> int:
+def run_checked(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, run: RunSweep
+) -> int:
     """Checks the sweep file and the run folder, then runs the sweep; returns the exit status.
 
     Args:
-        only: the one method of the sweep that is run; None runs all.
+        parser: a `common_parser`; where it has `--only`, that is the one method which is run.
+        arguments: None takes the command line's.
     """
+    args = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    again = shlex.join(word for word in given if word != "--fresh")
+    go_on_with = f"Go on with: {parser.prog} {again}"
     try:
-        sweep = load_sweep(args.sweep_file, args.overrides, args.data_root)
-        if only is not None:
-            sweep = sweep.with_method(only)
-        folder = args.output / sweep.name
-        if args.dry_run:
-            from orchestrator.dry_run import describe
-
-            print(describe(sweep))
-            if folder.exists():
-                print(f"Note: {_exists(folder)}", file=sys.stderr)
-            return 0
-        if folder.exists():
-            raise SweepFileError([_exists(folder)])
-        _make_folder(args.output)
-        return run(sweep, folder, args)
+        status = _run_checked(args, run)
     except SweepFileError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        return INTERRUPTED
+        status = INTERRUPTED
     except BrokenPipeError:  # whoever read our output, `head` say, has seen enough
         sys.stdout = None  # or Python would try to write the rest
         return 0
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        print(f"Cannot write: {error}. What was complete stays as it is.", file=sys.stderr)
+        status = NOT_WRITTEN
+    if status in (INTERRUPTED, NOT_WRITTEN):
+        print(go_on_with, file=sys.stderr)
+    return status
+
+
+def _run_checked(args: argparse.Namespace, run: RunSweep) -> int:
+    sweep = load_sweep(args.sweep_file, args.overrides, args.data_root)
+    if args.only is not None:
+        sweep = sweep.with_method(args.only)
+    folder = args.output / sweep.name
+    if args.dry_run:
+        from orchestrator.dry_run import describe
+
+        print(describe(sweep))
+        if folder.exists():
+            print(f"Note: {_what_becomes_of(folder, sweep, args.fresh)}", file=sys.stderr)
+        return 0
+    _make_folder(args.output)
+    from orchestrator.run_folder import check_goes_on, only_driver  # imports torch
+
+    with only_driver(folder):
+        if folder.exists() and not args.fresh:
+            check_goes_on(folder, sweep)
+        return run(sweep, folder, args)
+
+
+def _what_becomes_of(folder: Path, sweep: Sweep, fresh: bool) -> str:
+    """What a run would do with the folder that is there already."""
+    if fresh:
+        return f"{folder} would be moved aside."
+    from orchestrator.run_folder import check_goes_on
+
+    try:
+        check_goes_on(folder, sweep)
+    except SweepFileError as error:
+        return str(error)
+    return f"{folder} has begun already, and would go on."
 
 
 def _run_sweep(sweep: Sweep, folder: Path, args: argparse.Namespace) -> int:
-    from orchestrator.driver import run_on_ray  # seconds of imports, which a refusal does not need
+    from orchestrator.driver import Begun, run_on_ray  # seconds of imports, not for a refusal
 
-    return run_on_ray(sweep, folder, args.data_root, args.address)
+    begun = Begun(args.fresh, args.retry_failed)
+    return run_on_ray(sweep, folder, args.data_root, args.address, begun)
 
 
 def _make_folder(output: Path) -> None:
@@ -72,13 +115,6 @@ def _make_folder(output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SweepFileError([f"--output: cannot make {output}: {error.strerror}."]) from error
-
-
-def _exists(folder: Path) -> str:
-    return (
-        f"{folder} exists already, and no run is overwritten. Give this one another name with "
-        "--set name=..., or another folder with --output, or move the old one away."
-    )
 
 
 def common_parser(prog: str, description: str) -> argparse.ArgumentParser:
@@ -108,6 +144,18 @@ def common_parser(prog: str, description: str) -> argparse.ArgumentParser:
         default=Path("data"),
         help="where data sets lie, and are downloaded to (default: data)",
     )
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="where the sweep goes on, run the trials again that failed",
+    )
+    again.add_argument(
+        "--fresh",
+        action="store_true",
+        help="move the run folder of that name aside, in place of going on with it",
+    )
+    parser.set_defaults(only=None)
     parser.add_argument(
         "--dry-run", action="store_true", help="print the trials that would run, and start nothing"
     )

@@ -3,7 +3,9 @@
 Runs the same trials in this one process and leaves the same files behind, on a machine without Ray,
 Optuna or MLflow. Options must be values and grids, as nothing searches here.
 
-Exit status: 0 all trials completed, 1 some failed, 2 bad input, 130 interrupted.
+The same command again goes on with what it has begun.
+
+Exit status: that of `python -m orchestrator.sweep`.
 """
 
 import argparse
@@ -22,14 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "Run a sweep's trials in one plain process, without Ray, Optuna or MLflow.",
     )
     parser.add_argument("--only", metavar="METHOD", help="run the trials of this method only")
-    args = parser.parse_args(arguments)
-    return run_checked(args, _run, args.only)
+    return run_checked(parser, arguments, _run)
 
 
 def _run(sweep: Sweep, folder: Path, args: argparse.Namespace) -> int:
-    from orchestrator.driver import run_in_this_process
+    from orchestrator.driver import Begun, run_in_this_process
 
-    return run_in_this_process(sweep, folder, args.data_root)
+    begun = Begun(args.fresh, args.retry_failed)
+    return run_in_this_process(sweep, folder, args.data_root, begun)
 
 
 if __name__ == "__main__":

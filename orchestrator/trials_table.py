@@ -15,13 +15,14 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from pydantic import BaseModel
+
+from orchestrator.whole_files import append_whole, write_atomically
 
 STRING, FLOAT = "string", "float64"
 INTEGER, BOOLEAN = "Int64", "boolean"  # pandas' own types, since NumPy's hold no missing value
@@ -80,6 +81,19 @@ COLUMNS: dict[str, str] = {
 }
 
 
+HELD_BY_COLUMNS = {  # options outside the methods that have a fixed column
+    "data.name": "dataset",
+    "backbone.name": "backbone",
+    "backbone.depth": "depth",
+    "backbone.dropout": "dropout",
+}
+
+
+def option_column(path: str) -> str:
+    """The column of an option, by its dotted path in the sweep file."""
+    return HELD_BY_COLUMNS.get(path, path.removeprefix("methods."))
+
+
 def table_columns(
     methods: Mapping[str, type[BaseModel]], varied: Iterable[str] = ()
 ) -> tuple[str, ...]:
@@ -103,25 +117,19 @@ class TrialsTable:
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         """Makes the file, or goes on with it after cutting off a row that a crash left unfinished.
 
-        Raises:
-            ValueError: if the file is there with other columns.
+        Columns that the file lacks are added to it, empty; those that it has beyond are kept.
         """
         self.path = path
         self.columns = tuple(columns)
-        header = _line(self.columns)
         if not path.exists():
-            write_atomically(path, header)
+            write_atomically(path, _line(self.columns))
             return
-        written = path.read_bytes()
-        whole = written[: _end_of_last_row(written)]
-        if not whole.startswith(header):
-            found = whole.partition(b"\n")[0]
-            raise ValueError(
-                f"{path} has other columns. Expected {header.decode().strip()}; "
-                f"got {found.decode()}. Use another run folder."
-            )
-        if whole != written:
-            write_atomically(path, whole)
+        rows = _rows(path)
+        header = rows[0] if rows else []
+        self.columns += tuple(name for name in header if name not in self.columns)
+        cells = (dict(zip(header, row, strict=True)) for row in rows[1:])
+        lines = ([row.get(name) for name in self.columns] for row in cells)
+        _replace(path, [self.columns, *lines])
 
     def append(self, row: Mapping[str, object]) -> None:
         """Adds one finished trial; columns it does not name stay empty.
@@ -132,8 +140,7 @@ class TrialsTable:
         if surplus := sorted(set(row) - set(self.columns)):
             raise ValueError(f"{self.path.name} has no column {', '.join(surplus)}.")
         line = _line([row.get(column) for column in self.columns])
-        with self.path.open("ab", buffering=0) as file:  # unbuffered: the row is one write
-            file.write(line)
+        append_whole(self.path, line)
 
     def fill(self, cells: Mapping[str, Mapping[str, object]]) -> None:
         """Writes further cells into rows that are there; every other cell stays as it is.
@@ -151,8 +158,8 @@ class TrialsTable:
             raise ValueError(f"{self.path} has no trial {', '.join(unknown)}.")
         for row in trials:
             for column, value in cells.get(row[key], {}).items():
-                row[header.index(column)] = _cell(value)
-        write_atomically(self.path, b"".join(map(_line, rows)))
+                row[header.index(column)] = cell_text(value)
+        _replace(self.path, rows)
 
     def read(self) -> pd.DataFrame:
         """All rows so far; see `read_trials`."""
@@ -173,6 +180,19 @@ def read_trials(path: Path) -> pd.DataFrame:
             for name, cells in {**written, **absent}.items()
         }
     )
+
+
+def keep_rows(path: Path, column: str, wanted: Callable[[str], bool]) -> None:
+    """Takes the rows out of a table that are not wanted, and a last one that was cut off.
+
+    Args:
+        path: a table, or none, which stays as it is.
+        wanted: told the row's cell of that column.
+    """
+    if path.exists():
+        header, *rows = _rows(path)
+        place = header.index(column)
+        _replace(path, [header, *(row for row in rows if wanted(row[place]))])
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
@@ -197,8 +217,7 @@ def append_multiplications_per_class(
         for name, layers in per_class.items()
         for layer, multiplications in layers.items()
     ]
-    with path.open("ab") as file:
-        file.write(b"".join(lines))
+    append_whole(path, b"".join(lines))
 
 
 def write_images(
@@ -223,24 +242,27 @@ def write_images(
     write_atomically(path, b"".join(map(_line, [columns, *rows])))
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Whoever opens `path` sees the old content or the new, never a part."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
-
-
-def _cell(value: Any) -> str:
+def cell_text(value: Any) -> str:
     """One cell: what `read_trials` turns back into the value."""
     if hasattr(value, "item"):  # a scalar of numpy or torch
         value = value.item()
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+    if is_missing(value):
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (list, tuple, dict)):
         return json.dumps(value)
     return repr(value) if isinstance(value, float) else str(value)
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value is what an empty cell stands for."""
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def present(value: Any) -> Any:
+    """The value, or None where it is missing."""
+    return None if is_missing(value) else value
 
 
 def _narrowest_type(cells: Sequence[str]) -> str:
@@ -272,16 +294,34 @@ def _typed(cells: Sequence[str], kind: str) -> pd.Series:
 def _line(values: Iterable[object]) -> bytes:
     """One row of CSV, quoted where commas, quotes or line breaks ask for it."""
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerow([_cell(value) for value in values])
+    csv.writer(text, lineterminator="\n").writerow([cell_text(value) for value in values])
     return text.getvalue().encode()
 
 
+def _replace(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Writes a whole table, unless it is the same already."""
+    content = b"".join(map(_line, rows))
+    if content != path.read_bytes():
+        write_atomically(path, content)
+
+
 def _rows(path: Path) -> list[list[str]]:
-    """The file's rows, the header first, without a cut-off last one."""
+    """The file's rows, the header first, without a cut-off last one.
+
+    Raises:
+        ValueError: if a row has not a cell for each column; names it.
+    """
     content = path.read_bytes()
     text = content[: _end_of_last_row(content)].decode()
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # an error may pass its 128 KiB
-    return list(csv.reader(io.StringIO(text, newline="")))
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    for number, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            raise ValueError(
+                f"{path}, row {number}: damaged, expected {len(rows[0])} cells, got {len(row)}. "
+                "Take the row out: its trial is run again when the sweep goes on."
+            )
+    return rows
 
 
 def _end_of_last_row(content: bytes) -> int:

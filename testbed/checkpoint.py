@@ -6,6 +6,7 @@ looked at. What goes on from it ends bit for bit where it would have ended witho
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ from testbed.data import Splits
 from testbed.method import Run
 from testbed.network_file import load_resized
 from testbed.tensor_file import DamagedFileError, read_tensors, write_tensors
+
+log = logging.getLogger(__name__)
 
 
 class Checkpoint:
@@ -42,13 +45,17 @@ class Checkpoint:
             network: as large as the one that was kept, or larger; its layers get the sizes of that.
 
         Returns:
-            The step that was kept last; -1 if nothing was, or it was another run's or is damaged.
+            The step that was kept last; -1 if nothing was, or it was another run's or is damaged,
+            of which there is a warning in the log.
         """
         if self._path is None:
             return -1
         try:
             tensors, texts = read_tensors(self._path)
-        except (FileNotFoundError, DamagedFileError):
+        except FileNotFoundError:
+            return -1
+        except DamagedFileError as error:
+            log.warning("%s The run starts anew.", error)
             return -1
         if texts["of"] != self._of or "before" not in texts:  # an older version's
             return -1

@@ -96,13 +96,14 @@ def test_a_refused_sweep_exits_with_2_and_its_mistakes_on_stderr(
     )
 
 
-def test_an_existing_run_folder_is_refused_with_the_ways_on(
+def test_a_folder_of_something_else_is_refused_with_the_ways_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Path("results/my").mkdir(parents=True)
     message = (
-        "results/my exists already, and no run is overwritten. Give this one another "
-        "name with --set name=..., or another folder with --output, or move the old one away.\n"
+        "results/my is there, and cannot be gone on with: it has no sweep.yaml.\n"
+        "Give this sweep another name with --set name=..., or start afresh with --fresh, which "
+        "moves the old folder aside and deletes nothing.\n"
     )
     assert main(["my.yaml", "--output", "results"]) == 2
     assert capsys.readouterr().err == message

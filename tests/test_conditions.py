@@ -8,7 +8,8 @@ import pytest
 from optuna.storages import InMemoryStorage
 
 from orchestrator.plan import Trial, studies
-from orchestrator.search import Proposer, n_tries
+from orchestrator.samplers import n_tries
+from orchestrator.search import Proposer
 from orchestrator.sweep_file import Sweep, SweepFileError, load_sweep
 
 SECTIONS = """

@@ -214,16 +214,6 @@ def test_a_failed_trial_is_a_row_and_exit_status_1(tmp_path: Path) -> None:
     assert "as it was asked to" in (tmp_path / "runs" / "failing" / "report.md").read_text()
 
 
-def test_a_run_folder_is_never_overwritten(
-    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = {path: path.stat().st_mtime_ns for path in plain.rglob("*")}
-    sweep = write(tmp_path, "small", METHODS)
-    assert trial_main([str(sweep), "--output", str(plain.parent)]) == 2
-    assert "exists already" in capsys.readouterr().err
-    assert {path: path.stat().st_mtime_ns for path in plain.rglob("*")} == before
-
-
 def test_only_one_method_is_run_if_asked(tmp_path: Path) -> None:
     searched = "methods: {dense: {}, l1_filter: {keep_ratio: {uniform: [0.2, 0.9]}}}\n"
     sweep = write(tmp_path, "one", searched)
@@ -268,15 +258,21 @@ def test_an_output_that_cannot_be_made_is_bad_input(
     assert "--output" in capsys.readouterr().err
 
 
-def test_an_error_of_the_driver_is_not_blamed_on_the_trial(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_is_not_blamed_on_the_trial_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr(record, "append_multiplications_per_class", full)
-    with pytest.raises(OSError, match="No space left"):
-        trial_main(arguments(write(tmp_path, "full", "methods: {dense: {}}"), tmp_path))
+    sweep = write(tmp_path, "full", "methods: {dense: {}}")
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "append_multiplications_per_class", full)
+        assert trial_main(arguments(sweep, tmp_path)) == 3
+    said = capsys.readouterr().err
+    assert "No space left on device" in said
+    assert f"Go on with: python -m orchestrator.trial {sweep} --output" in said
+    assert read_trials(tmp_path / "runs" / "full" / "trials.csv").empty
+    assert trial_main(arguments(sweep, tmp_path)) == 0
     rows = read_trials(tmp_path / "runs" / "full" / "trials.csv")
     assert list(rows["status"]) == ["completed"]
 
@@ -321,7 +317,7 @@ methods:
 """
 
 
-def test_an_interrupted_sweep_writes_what_it_has_and_exits_130(tmp_path: Path) -> None:
+def test_an_interrupted_sweep_writes_what_it_has_exits_130_and_can_go_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "orchestrator.sweep"]
     sweep = write(tmp_path, "slow", SLOW)
     process = subprocess.Popen(
@@ -342,3 +338,11 @@ def test_an_interrupted_sweep_writes_what_it_has_and_exits_130(tmp_path: Path) -
     assert rows.loc["tests.tiny_methods:Sleeps", "status"] == "stopped"
     assert (folder / "report.md").exists()
     assert "Traceback" not in output
+    assert output.rstrip().endswith(
+        f"Go on with: python -m orchestrator.sweep {' '.join(arguments(sweep, tmp_path))}"
+    )
+
+    assert sweep_main(arguments(sweep, tmp_path)) == 0
+    whole = read_trials(folder / "trials.csv").set_index("method")
+    assert list(whole["status"]) == ["completed", "completed"]
+    assert whole.loc["dense", "started_at"] == rows.loc["dense", "started_at"]

@@ -14,7 +14,9 @@ from optuna.trial import TrialState
 
 from benchmarks import sampler_hypervolume
 from orchestrator.plan import Study, Trial
-from orchestrator.search import Proposer, grid_sizes, make_sampler, n_tries, open_journal
+from orchestrator.samplers import grid_sizes, make_sampler, n_tries
+from orchestrator.search import Proposer
+from orchestrator.study_storage import open_journal
 from orchestrator.sweep_file import Search
 from orchestrator.sweep_file.option_values import Range
 

@@ -170,7 +170,7 @@ serch: {}
         "my.yaml:25: resources.gpus: expected a part of one GPU or whole GPUs, got 1.5.",
         "my.yaml:26: unknown section 'serch'. Did you mean 'search'? Known: backbone, confirm, "
         "data, early_stopping, fine_tuning, methods, name, objectives, resources, search, seeds, "
-        "training.",
+        "storage, training.",
         "--set training.momentum=1: training.momentum: expected less than 1, got 1.",
     ]
 

@@ -9,7 +9,8 @@ from optuna.storages import InMemoryStorage
 
 from orchestrator.dry_run import describe
 from orchestrator.plan import studies
-from orchestrator.search import Proposer, n_tries
+from orchestrator.samplers import n_tries
+from orchestrator.search import Proposer
 from orchestrator.sweep_file import Search, Sweep, SweepFileError, load_sweep
 from orchestrator.time_budget import TimeBudget, spent
 from orchestrator.trial import main as trial_main

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ from urllib.request import url2pathname
 import pandas as pd
 import pytest
 
+from orchestrator import tracking
+from orchestrator.outbox import Outbox
+from orchestrator.run_folder import sweep_id
 from orchestrator.tracking import Tracker
 from orchestrator.trials_table import TrialsTable, table_columns
 
@@ -25,8 +29,8 @@ FIRST_SWEEP = """
 import sys
 from pathlib import Path
 from orchestrator.tracking import Tracker
-with Tracker("first", Path(sys.argv[1]), print):
-    pass
+with Tracker("first", Path(sys.argv[1]), print) as tracker:
+    tracker.close(patience_s=500)  # the tables take seconds, and more on a machine at work
 """
 
 
@@ -55,16 +59,37 @@ def output(
     """A folder for runs, with an empty database."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copy(first_sweeps[0] / "mlflow.db", tmp_path)
+    (tmp_path / "sweep").mkdir()
+    monkeypatch.setattr(tracking, "FIRST_PAUSE_S", 0.05)
     return tmp_path
 
 
 @contextmanager
-def tracked(output: Path, sweep: str = "sweep") -> Iterator[Tracker]:
+def tracked(output: Path, sweep: str = "sweep", goes_on: bool = False) -> Iterator[Tracker]:
     """A tracker that must have nothing to complain of."""
     said: list[str] = []
-    with Tracker(sweep, output, said.append) as tracker:
+    with Tracker(sweep, output, said.append, goes_on) as tracker:
         yield tracker
+        Outbox(output / sweep).report_is_due = False  # these tests finish no sweep, but one
     assert said == []
+
+
+def all_runs(output: Path, sweep: str) -> list[str]:
+    """The names of all runs, but for those in the bin."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{output / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(sweep)
+    assert experiment is not None
+    return sorted(run.info.run_name for run in client.search_runs([experiment.experiment_id]))
+
+
+def done(
+    tracker: Tracker, row: dict[str, Any], reports: list[dict[str, float]], settings: dict[str, Any]
+) -> None:
+    """A trial has ended."""
+    tracker.keep(row, reports, settings)
+    tracker.send(row["trial_id"])
 
 
 def runs(output: Path, sweep: str) -> dict[str, Any]:
@@ -126,7 +151,7 @@ def test_a_trial_is_one_flat_run_with_everything_about_it(output: Path) -> None:
     ]
     settings = {"training": {"epochs": 5, "distillation": {"weight": 0.5}}, "data": {}}
     with tracked(output) as tracker:
-        tracker.trial_done(row("t0"), reports, settings)
+        done(tracker, row("t0"), reports, settings)
     (run,) = runs(output, "sweep").values()
     assert run.info.run_name == "t0"
     assert run.info.status == "FINISHED"
@@ -147,6 +172,9 @@ def test_a_trial_is_one_flat_run_with_everything_about_it(output: Path) -> None:
         "method": "l1_filter",
         "cell": "depth=4",
         "phase": "search",
+        "trial_id": "t0",
+        "sweep_id": sweep_id(output / "sweep"),
+        "digest": tags["digest"],
     }
     assert "mlflow.parentRunId" not in run.data.tags
     assert run.data.metrics == {
@@ -165,10 +193,10 @@ def test_a_trial_is_one_flat_run_with_everything_about_it(output: Path) -> None:
 
 def test_runs_end_as_their_trials_did(output: Path) -> None:
     with tracked(output) as tracker:
-        tracker.trial_done(row("ok"), [], {})
+        done(tracker, row("ok"), [], {})
         error = "ValueError: " + 10_000 * "x"
-        tracker.trial_done(row("bad", status="failed", error=error, val_accuracy=None), [], {})
-        tracker.trial_done(row("cut", status="stopped"), [], {})
+        done(tracker, row("bad", status="failed", error=error, val_accuracy=None), [], {})
+        done(tracker, row("cut", status="stopped"), [], {})
     found = runs(output, "sweep")
     assert {name: run.info.status for name, run in found.items()} == {
         "ok": "FINISHED",
@@ -183,7 +211,7 @@ def test_more_than_fits_into_one_call_is_written_all_the_same(output: Path) -> N
     reports = [{"epoch": epoch, "val_accuracy": epoch / 2500} for epoch in range(2500)]
     options = {f"l1_filter.option_{number}": number for number in range(250)}
     with tracked(output) as tracker:
-        tracker.trial_done(row("t0", **options), reports, {"long": 10_000 * "x"})
+        done(tracker, row("t0", **options), reports, {"long": 10_000 * "x"})
     (run,) = runs(output, "sweep").values()
     assert len(history(output, run, "val_accuracy")) == 2501
     assert set(options) < set(run.data.params)
@@ -194,21 +222,20 @@ def test_the_experiment_of_that_name_is_used_again_and_taken_out_of_the_bin(outp
     from mlflow import MlflowClient
 
     with tracked(output) as tracker:
-        tracker.trial_done(row("t0"), [], {})
+        done(tracker, row("t0"), [], {})
     with tracked(output) as tracker:
-        tracker.trial_done(row("t1"), [], {})
+        done(tracker, row("t1"), [], {})
     assert set(runs(output, "sweep")) == {"t0", "t1"}
     client = MlflowClient(tracking_uri=f"sqlite:///{output / 'mlflow.db'}")
     (run, _) = runs(output, "sweep").values()
     client.delete_experiment(run.info.experiment_id)
     with tracked(output) as tracker:
-        tracker.trial_done(row("t2"), [], {})
+        done(tracker, row("t2"), [], {})
     assert "t2" in runs(output, "sweep")
 
 
 def test_the_frontier_is_a_run_with_the_report_and_the_hypervolumes(output: Path) -> None:
     folder = output / "sweep"
-    folder.mkdir()
     for name in ("frontier.csv", "report.html", "report.md", "frontier.png"):
         (folder / name).write_text(name)
     table = TrialsTable(folder / "trials.csv", [*table_columns({}), "l1_filter.keep_ratio"])
@@ -224,9 +251,9 @@ def test_the_frontier_is_a_run_with_the_report_and_the_hypervolumes(output: Path
     with tracked(output) as tracker:
         for trial in (row("t0"), row("t1")):
             table.append(trial)
-            tracker.trial_done(trial, [], {})
+            done(tracker, trial, [], {})
         table.fill({"t0": {"test_accuracy": 0.625, "test_multiplications": 3e6}})
-        tracker.finish(folder, comparison)
+        tracker.finish(comparison)
     found = runs(output, "sweep")
     assert set(found) == {"t0", "t1", "frontier"}
     assert found["t0"].data.metrics["test_accuracy"] == 0.625
@@ -249,20 +276,57 @@ def test_the_frontier_is_a_run_with_the_report_and_the_hypervolumes(output: Path
     }
 
 
-def test_a_database_that_cannot_be_opened_is_said_once_and_costs_no_trial(output: Path) -> None:
+def test_a_database_that_cannot_be_opened_is_said_once_and_its_runs_are_kept(output: Path) -> None:
+    good = (output / "mlflow.db").read_bytes()
     (output / "mlflow.db").write_text("this is no database" * 100)
     said: list[str] = []
     with Tracker("sweep", output, said.append) as tracker:
         for number in range(5):
-            tracker.trial_done(row(f"t{number}"), [], {})
+            done(tracker, row(f"t{number}"), [{"epoch": 1, "val_accuracy": 0.5}], {})
     first, last = said
     assert "MLflow at sqlite:///" in first
     assert "The trials go on" in first
     assert "\n" not in first
-    assert "lacks 5 of this sweep's runs" in last
+    assert "lacks 6 of this sweep's runs" in last  # the report among them
+
+    (output / "mlflow.db").write_bytes(good)
+    with tracked(output):  # which is what the same command does
+        pass
+    found = runs(output, "sweep")
+    assert set(found) == {f"t{number}" for number in range(5)}
+    assert history(output, found["t3"], "val_accuracy") == [(1, 0.5), (1, 0.75)]
+    assert Outbox(output / "sweep").trials() == []
 
 
-def test_one_run_that_fails_does_not_stop_the_others(
+def test_what_mlflow_refuses_for_a_while_is_sent_when_it_is_back(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    away = 7  # calls
+    end = MlflowClient.set_terminated
+
+    def fail_at_first(self: MlflowClient, *args: Any, **options: Any) -> Any:
+        nonlocal away
+        away -= 1
+        if away >= 0:  # the run is there by then, but for its end
+            raise ConnectionError("the server is away")
+        return end(self, *args, **options)
+
+    monkeypatch.setattr(MlflowClient, "set_terminated", fail_at_first)
+    said: list[str] = []
+    with Tracker("sweep", output, said.append) as tracker:
+        for number in range(3):
+            done(tracker, row(f"t{number}"), [], {})
+        give_up = time.monotonic() + 60
+        while Outbox(output / "sweep").trials() and time.monotonic() < give_up:
+            time.sleep(0.05)
+    assert all_runs(output, "sweep") == ["t0", "t1", "t2"]
+    assert {run.info.status for run in runs(output, "sweep").values()} == {"FINISHED"}
+    assert len(said) == 2  # that it was away, and that it lacks the report, which nobody finished
+
+
+def test_a_run_that_mlflow_never_takes_stops_no_other(
     output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient
@@ -271,17 +335,45 @@ def test_one_run_that_fails_does_not_stop_the_others(
 
     def fail_for_t1(self: MlflowClient, *args: Any, **options: Any) -> Any:
         if options["run_name"] == "t1":
-            raise ConnectionError("the server is away")
+            raise ValueError("a param is too odd")
         return create_run(self, *args, **options)
 
     monkeypatch.setattr(MlflowClient, "create_run", fail_for_t1)
     said: list[str] = []
     with Tracker("sweep", output, said.append) as tracker:
         for number in range(3):
-            tracker.trial_done(row(f"t{number}"), [], {})
+            done(tracker, row(f"t{number}"), [], {})
     assert set(runs(output, "sweep")) == {"t0", "t2"}
-    assert "ConnectionError: the server is away" in said[0]
-    assert "lacks 1 of" in said[1]
+    assert "ValueError: a param is too odd" in said[0]
+    assert Outbox(output / "sweep").trials() == ["t1"]
+
+
+def test_a_trial_that_was_sent_is_not_sent_twice_and_one_that_changed_is_replaced(
+    output: Path,
+) -> None:
+    stopped = row("t1", status="stopped")
+    with tracked(output) as tracker:
+        done(tracker, row("t0"), [], {})
+        done(tracker, stopped, [], {})
+    before = runs(output, "sweep")
+    with tracked(output, goes_on=True) as tracker:
+        done(tracker, row("t0"), [], {})  # the driver was killed before it noted that it was sent
+        done(tracker, row("t1"), [], {})
+        done(tracker, row("t2"), [], {})
+    after = runs(output, "sweep")
+    assert all_runs(output, "sweep") == ["t0", "t1", "t2"]
+    assert after["t0"].info.run_id == before["t0"].info.run_id
+    assert after["t1"].info.status == "FINISHED"
+
+
+def test_sweeps_of_one_name_are_told_apart(output: Path) -> None:
+    with tracked(output) as tracker:
+        done(tracker, row("t0"), [], {})
+    (output / "sweep").rename(output / "aside")
+    (output / "sweep").mkdir()
+    with tracked(output, goes_on=True) as tracker:
+        done(tracker, row("t0"), [], {})
+    assert all_runs(output, "sweep") == ["t0", "t0"]
 
 
 def test_the_tracking_uri_of_the_environment_is_used(
@@ -292,7 +384,7 @@ def test_the_tracking_uri_of_the_environment_is_used(
     shutil.move(output / "mlflow.db", elsewhere)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{elsewhere / 'mlflow.db'}")
     with tracked(output) as tracker:
-        tracker.trial_done(row("t0"), [], {})
+        done(tracker, row("t0"), [], {})
     assert set(runs(elsewhere, "sweep")) == {"t0"}
     assert not (output / "mlflow.db").exists()
 
@@ -306,7 +398,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(
     monkeypatch.setattr(MlflowClient, "create_run", lambda *_, **__: answer.wait())
     said: list[str] = []
     tracker = Tracker("sweep", output, said.append)
-    tracker.trial_done(row("t0"), [], {})
+    done(tracker, row("t0"), [], {})
     tracker.close(patience_s=2)
     assert "took no run within 2 s; giving up" in said[0]
     answer.set()

@@ -12,6 +12,7 @@ from orchestrator.trials_table import (
     COLUMNS,
     TrialsTable,
     append_multiplications_per_class,
+    keep_rows,
     read_trials,
     table_columns,
     write_images,
@@ -132,9 +133,35 @@ def test_going_on_with_a_file_cuts_the_unfinished_row_off(table: TrialsTable) ->
     assert list(again.read()["trial_id"]) == ["whole", "next"]
 
 
-def test_going_on_with_another_sweeps_file_is_refused(table: TrialsTable) -> None:
-    with pytest.raises(ValueError, match=r"has other columns.*Use another run folder"):
-        TrialsTable(table.path, HEADER[:-1])
+def test_going_on_with_more_columns_adds_them_and_keeps_every_cell(table: TrialsTable) -> None:
+    table.append({"trial_id": "t", "error": 'a\n"b",', "thin.rounds": 3})
+    methods = {"new": Thinning, "dense": BaseModel}  # thin.* is gone, new.* comes
+    again = TrialsTable(table.path, table_columns(methods))
+    again.append({"trial_id": "u", "new.rounds": 2})
+    frame = again.read().set_index("trial_id")
+    assert set(frame.columns) == {*HEADER, "new.keep_ratio", "new.rounds", "new.masked",
+                                  "new.layers"} - {"trial_id"}  # fmt: skip
+    assert frame.loc["t", "error"] == 'a\n"b",'
+    assert frame.loc["t", "thin.rounds"] == 3
+    assert pd.isna(frame.loc["t", "new.rounds"])
+    assert frame.loc["u", "new.rounds"] == 2
+
+
+def test_rows_are_taken_out_and_the_others_stay_as_they_are(table: TrialsTable) -> None:
+    for number, status in enumerate(("completed", "stopped", "completed", "failed")):
+        table.append({"trial_id": f"t{number}", "status": status, "error": f'"{number}\n'})
+    before = cells(table.path)
+    keep_rows(table.path, "status", lambda status: status != "stopped")
+    assert cells(table.path) == [row for row in before if "stopped" not in row]
+
+
+def test_a_row_that_is_damaged_is_named(table: TrialsTable) -> None:
+    table.append({"trial_id": "t0"})
+    with table.path.open("a") as file:
+        file.write("t1,search\n")
+    table.append({"trial_id": "t2"})
+    with pytest.raises(ValueError, match=r"trials\.csv, row 2: damaged, expected \d+ cells, got 2"):
+        table.read()
 
 
 def test_a_column_the_table_lacks_is_an_error(table: TrialsTable) -> None:

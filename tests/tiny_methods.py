@@ -24,8 +24,23 @@ class Raises(BaseModel):
         raise RuntimeError("as it was asked to")
 
 
+class FailsOnce(BaseModel):
+    """Fails, but not where it has failed before."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
+        assert run.folder is not None
+        run.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            (run.folder / "failed").touch(exist_ok=False)
+        except FileExistsError:
+            return model
+        raise RuntimeError("as it was asked to, once")
+
+
 class Sleeps(BaseModel):
-    """Takes its time, after leaving a file that says so."""
+    """Takes its time the first time, after leaving a file that says so."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,7 +48,10 @@ class Sleeps(BaseModel):
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         assert run.folder is not None
-        (run.folder.parents[1] / "asleep").touch()
+        try:
+            (run.folder.parents[1] / "asleep").touch(exist_ok=False)
+        except FileExistsError:
+            return model
         time.sleep(self.seconds)
         return model
 

@@ -63,6 +63,19 @@ def _at_least_two(objectives: dict[str, str]) -> dict[str, str]:
     return objectives
 
 
+def _database_url(url: str) -> str:
+    if not re.fullmatch(r"[a-z0-9_]+(\+[a-z0-9_]+)?://\S*", url):
+        raise ValueError(
+            "expected the URL of a database, as in postgresql://USER@HOST/DATABASE, or nothing for "
+            f"a file in the run folder, got {_without_password(url)!r}."
+        )
+    return url
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", url)
+
+
 class _Objectives(TypedDict, total=False):
     """What the search may trade against each other."""
 
@@ -188,6 +201,7 @@ class Sweep(BaseModel):
     confirm: Confirm | None = None
     early_stopping: EarlyStopping | None = None
     resources: Resources = Resources()
+    storage: Annotated[str, AfterValidator(_database_url)] | None = None  # of Optuna's studies
 
     @property
     def fresh_seeds(self) -> tuple[int, ...]:
@@ -214,9 +228,16 @@ class Sweep(BaseModel):
         return self.model_copy(update={"methods": {name: self.methods[name]}})
 
     def dump(self) -> str:
-        """The sweep as YAML, which `load_sweep` reads as an equal sweep."""
+        """The sweep as YAML, which `load_sweep` reads as an equal sweep.
+
+        But for the password of a database, which does not belong into a folder that is shared.
+        """
         sections = {name: as_written(value) for name, value in self}
         plain = self.model_dump(mode="json", exclude={*SHARED, "methods"})
+        if self.storage is None:
+            del sections["storage"], plain["storage"]
+        else:
+            plain["storage"] = _without_password(self.storage)
         return dump_yaml({**sections, **plain})
 
 

@@ -1,0 +1,135 @@
+"""A sweep of real drivers in processes of their own, to be killed, and what it must come to."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from orchestrator.trials_table import read_trials
+
+PROJECT = Path(__file__).parents[2]
+WHOLE = os.environ.get("FAULTS") == "whole"
+"""Whether all faults are wanted (`make faults`), or one of each kind (`make test`)."""
+SWEEP = """
+data: {name: digits, train_images: 300, validation_share: 0.3}
+backbone: {name: conv, depth: 4, width: 0.25}
+training: {epochs: 1, batch_size: 64}
+fine_tuning: {epochs: 1, learning_rate: 0.01}
+methods:
+  dense: {}
+  tests.faults.methods:Fades: {by: {uniform: [0.001, 0.1]}}
+search: {sampler: SAMPLER, trials: TRIALS}
+"""
+
+
+class DisturbedSweep:
+    """One sweep in a folder, and the processes of its drivers."""
+
+    def __init__(self, folder: Path, sampler: str = "random", trials: int = 8) -> None:
+        self.path = folder / "sweep.yaml"
+        self.path.write_text(SWEEP.replace("SAMPLER", sampler).replace("TRIALS", str(trials)))
+        self.n_trials = trials + 1
+        self.folder = folder / "runs" / "sweep"
+        self.mark = f"FAULTS_{uuid.uuid4().hex}"
+        self.environment = {**os.environ, self.mark: "1", "OMP_NUM_THREADS": "1"}
+
+    def start(self, *arguments: str, module: str = "orchestrator.sweep") -> subprocess.Popen[str]:
+        """A driver, leader of a process group of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", module, self.path, "--output", self.folder.parent, *arguments],
+            cwd=PROJECT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def finish(self, *arguments: str, module: str = "orchestrator.sweep") -> str:
+        """Runs the sweep to its end, which must be a good one, and returns what was printed."""
+        driver = self.start(*arguments, module=module)
+        printed, _ = driver.communicate()
+        assert driver.returncode == 0, printed
+        return printed
+
+    def rows(self) -> pd.DataFrame:
+        """What has ended, in the order of the trials."""
+        rows = read_trials(self.folder / "trials.csv")
+        return rows.sort_values("trial_id", ignore_index=True)
+
+    def ended(self) -> int:
+        try:
+            return len(self.rows())
+        except FileNotFoundError:
+            return 0
+
+    def wait_for(self, trials: int, driver: subprocess.Popen[str]) -> None:
+        """Waits until so many trials have ended, or the driver has."""
+        while self.ended() < trials and driver.poll() is None:
+            time.sleep(0.05)
+
+    def processes(self) -> dict[int, str]:
+        """Process -> command of all that this sweep's drivers have started and that still runs."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark.encode() in (folder / "environ").read_bytes():
+                    found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+            except OSError:  # it has ended meanwhile
+                continue
+        return {process: command for process, command in found.items() if command}
+
+    def workers(self) -> list[int]:
+        """The processes that do jobs now."""
+        return [process for process, command in self.processes().items() if "ray::W" in command]
+
+    def wait_for_all_to_end(self, seconds: float = 120) -> dict[int, str]:
+        """What still runs of this sweep after so long."""
+        give_up = time.monotonic() + seconds
+        while (left := self.processes()) and time.monotonic() < give_up:
+            time.sleep(0.5)
+        return left
+
+    def kill_all(self) -> None:
+        """Ends what is left, when a test is over."""
+        for process in self.processes():
+            try:
+                os.kill(process, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def figures(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows without what two equal trials need not share: times, and what only a frontier has."""
+    other = ("latency_ms", "duration_s", "started_at", "test_accuracy", "test_multiplications")
+    return rows[[name for name in rows if not any(part in name for part in other)]]
+
+
+def mlflow_runs(uri: str, sweep: str) -> Iterator[tuple[str, str]]:
+    """(name, status) of every run that MLflow shows."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name(sweep)
+    assert experiment is not None
+    for run in client.search_runs([experiment.experiment_id], max_results=1000):
+        yield run.info.run_name, run.info.status
+
+
+def assert_whole(sweep: DisturbedSweep, uri: str | None = None) -> None:
+    """Exactly the trials asked for are completed, each once, and MLflow holds each once."""
+    rows = sweep.rows()
+    assert list(rows["status"]) == ["completed"] * sweep.n_trials, rows[["trial_id", "error"]]
+    expected = ["dense-s0-000", *(f"Fades-s0-{n:03d}" for n in range(sweep.n_trials - 1))]
+    assert sorted(rows["trial_id"]) == sorted(expected)
+    uri = uri or f"sqlite:///{sweep.folder.parent / 'mlflow.db'}"
+    runs = sorted(mlflow_runs(uri, "sweep"))
+    assert runs == sorted((name, "FINISHED") for name in [*expected, "frontier"])
+    classes = (sweep.folder / "multiplications_per_class.csv").read_text().splitlines()
+    assert len(set(classes)) == len(classes)

@@ -1,0 +1,125 @@
+"""A full disk, a read-only one, and files that were damaged."""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from disturbed import PROJECT, WHOLE, DisturbedSweep, figures
+
+PLAIN = "orchestrator.trial"
+METHODS = "methods={dense: {}, 'tests.faults.methods:Fades': {by: {grid: %s}, seconds: %s}}"
+BYS = [0.01, 0.02, 0.03, 0.04]
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Iterator[DisturbedSweep]:
+    disturbed = DisturbedSweep(tmp_path)
+    yield disturbed
+    disturbed.kill_all()
+
+
+def options(seconds: float = 0.0) -> list[str]:
+    """A grid, for a driver without Ray."""
+    return ["--set", METHODS % (BYS, seconds)]
+
+
+def assert_completed(rows: pd.DataFrame) -> None:
+    assert list(rows["status"]) == ["completed"] * (1 + len(BYS)), list(rows["error"])
+    assert rows["trial_id"].is_unique
+
+
+@pytest.mark.parametrize("limit", [2_000, 5_000, 30_000, 500_000] if WHOLE else [5_000])
+def test_a_full_disk_is_said_and_what_was_complete_stays(sweep: DisturbedSweep, limit: int) -> None:
+    """No file may grow beyond the limit: a table, a dense network or the report is too large."""
+    driver = subprocess.Popen(
+        [sys.executable, "-m", PLAIN, sweep.path, "--output", sweep.folder.parent, *options()],
+        cwd=PROJECT, env=sweep.environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: (
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        ),
+    )  # fmt: skip
+    _, errors = driver.communicate()
+    assert driver.returncode == 3, errors
+    assert "Cannot write: [Errno 27] File too large" in errors
+    assert f"Go on with: python -m {PLAIN} {sweep.path}" in errors
+    assert "Traceback" not in errors
+    before = figures(sweep.rows())
+    assert set(before["status"]) <= {"completed"}
+    sweep.finish(*options(), module=PLAIN)
+    assert_completed(sweep.rows())
+    after = figures(sweep.rows())
+    kept = after[after["trial_id"].isin(before["trial_id"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, before, check_dtype=False)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_to_is_said(sweep: DisturbedSweep) -> None:
+    sweep.folder.parent.mkdir()
+    sweep.folder.parent.chmod(0o500)
+    driver = sweep.start(*options(), module=PLAIN)
+    printed, _ = driver.communicate()
+    assert driver.returncode in (2, 3)
+    assert "Permission denied" in printed
+    assert "Traceback" not in printed
+
+
+def test_damaged_files_are_made_again_and_change_no_figure(sweep: DisturbedSweep) -> None:
+    """A trial is killed on its way; then its checkpoint and the dense network are damaged."""
+    draw = random.Random(7)
+    driver = sweep.start(*options(seconds=1.0), module=PLAIN)
+    sweep.wait_for(2, driver)
+    checkpoints = sweep.folder / "checkpoints"
+    done = set(sweep.rows()["trial_id"])
+    begun: list[Path] = []
+    while not begun and driver.poll() is None:
+        begun = list(checkpoints.glob("*/*.safetensors"))
+        begun = [path for path in begun if path.parent.name not in done]
+    assert begun
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    dense = [*(sweep.folder.parent / "dense").glob("*.safetensors")]
+    assert dense
+    for path in (*begun, *dense):
+        content = bytearray(path.read_bytes())
+        for place in draw.sample(range(len(content)), 5):
+            content[place] ^= 0xFF
+        path.write_bytes(content)
+    printed = sweep.finish(*options(seconds=1.0), module=PLAIN)
+    assert "is damaged" in printed
+    assert "The run starts anew." in printed
+    assert_completed(sweep.rows())
+
+    calm = DisturbedSweep(_folder(sweep.folder.parents[1] / "calm"))
+    calm.finish(*options(seconds=1.0), module=PLAIN)
+    pd.testing.assert_frame_equal(figures(sweep.rows()), figures(calm.rows()))
+
+
+def test_a_cut_off_journal_goes_on(sweep: DisturbedSweep) -> None:
+    """After a kill, the last bytes of the journal and of trials.csv are missing too."""
+    driver = sweep.start()
+    sweep.wait_for(3, driver)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    for name, n_bytes in (("studies.journal", 10), ("trials.csv", 20)):
+        with (sweep.folder / name).open("r+b") as file:
+            file.truncate((sweep.folder / name).stat().st_size - n_bytes)
+    sweep.finish()
+    rows = sweep.rows()
+    assert list(rows["status"]) == ["completed"] * sweep.n_trials
+    assert rows["trial_id"].is_unique
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path

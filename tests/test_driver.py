@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from orchestrator import final_evaluation, record
 from orchestrator.plan import plain_trials
 from orchestrator.progress import Progress
-from orchestrator.search import open_journal
+from orchestrator.study_storage import open_journal
 from orchestrator.sweep import main as sweep_main
 from orchestrator.sweep_file import load_sweep
 from orchestrator.trial import main as trial_main

@@ -27,7 +27,8 @@ from testbed.network_file import save_network
 KINDS = ["conv", "residual"]
 QUICK = {
     "rnp": {"steps": 20},
-    "policy_gradient": {"steps": 20},
+    # Every channel of a tiny network is missed by many points.
+    "policy_gradient": {"steps": 20, "drop_bound": 60.0},
 }  # beside the default options, what would take a minute
 
 
@@ -180,7 +181,8 @@ def test_channel_methods_run_fewer_multiplications(name: str, kind: str) -> None
 # What makes a method keep all, beside a share that rounds to everything.
 KEEPS_ALL: dict[str, dict[str, Any]] = {
     "magnitude": {"threshold": 1e-9},
-    "policy_gradient": {"drop_bound": 1e-9, "steps": 1},
+    # Every channel of a tiny network is missed by many points.
+    "policy_gradient": {"steps": 20, "drop_bound": 60.0},
 }
 
 

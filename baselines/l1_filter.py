@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from baselines.channel_removal import example_images, n_removed, remove_channels
 from baselines.keep_ratio import KeepMultiplications, KeepRatio, channels_to_remove, one_of_both
 from baselines.rounds import Rounds, epochs_per_round
+from testbed.checkpoint import Checkpoint
 from testbed.data import Splits
 from testbed.method import Run
 
@@ -39,7 +40,10 @@ class L1Filter(BaseModel):
     _one_of_both = model_validator(mode="before")(one_of_both)
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
-        """A smaller copy of `model`, fine-tuned in each round (see `PruningMethod`)."""
+        """A smaller copy of `model`, fine-tuned in each round (see `PruningMethod`).
+
+        Goes on after the last complete round, if the run's folder holds a checkpoint.
+        """
         epochs = epochs_per_round(self.rounds, run.fine_tuning.epochs)
         network = copy.deepcopy(model).to(run.device)
         example = example_images(data, run.device)
@@ -47,13 +51,16 @@ class L1Filter(BaseModel):
             network, example, self.keep_ratio, self.keep_multiplications
         )
         channels = {name: len(network.get_parameter(f"{name}.weight")) for name in counts}
-        for number, n_epochs in enumerate(epochs, 1):
+        checkpoint = Checkpoint(self, model, data, run)
+        completed = max(0, checkpoint.load(network))
+        for number, n_epochs in enumerate(epochs[completed:], completed + 1):
             ratio = keep_ratio ** (number / self.rounds)
             to_keep = {name: n - n_removed(ratio, n) for name, n in channels.items()}
             network = remove_channels(network, example, _lowest(network, to_keep))
             run.fine_tune(network, data, n_epochs)
             kept = sum(to_keep.values()) / sum(channels.values())
             run.report({"round": number, "channels_kept": kept})
+            checkpoint.save(number, network)
         return network
 
 

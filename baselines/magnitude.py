@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from baselines.rounds import Rounds, epochs_per_round
+from testbed.checkpoint import Checkpoint
 from testbed.cost import sparsity, weights_by_layer
 from testbed.data import Splits
 from testbed.method import Run
@@ -51,16 +52,20 @@ class Magnitude(BaseModel):
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A copy of `model` with zeros among its weights, retrained (see `PruningMethod`).
 
+        Goes on after the last complete round, if the run's folder holds a checkpoint.
+
         Raises:
             ValueError: if there are more rounds than epochs, the network has no weights to zero, or
                 none lies below the threshold.
         """
         epochs = epochs_per_round(self.rounds, run.fine_tuning.epochs)
         network = copy.deepcopy(model).to(run.device)
+        checkpoint = Checkpoint(self, model, data, run)
+        completed = max(0, checkpoint.load(network))
         weights = weights_by_layer(network)
         if not weights:
             raise ValueError("Nothing to prune: the network has no conv and no linear layer.")
-        for number, n_epochs in enumerate(epochs, 1):
+        for number, n_epochs in enumerate(epochs[completed:], completed + 1):
             small = self._zero_small(weights)
             if not any(mask.any() for mask in small.values()):
                 raise ValueError(
@@ -77,6 +82,7 @@ class Magnitude(BaseModel):
                     "sparsity": sparsity(network),
                 }
             )
+            checkpoint.save(number, network)
         if not self.masked_update:
             self._zero_small(weights)
         return network

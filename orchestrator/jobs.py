@@ -64,6 +64,13 @@ class TrialResult:
 
 
 @dataclass(frozen=True)
+class DenseIsThere:
+    """What the job of a dense network hands to the driver: the network itself is in the store."""
+
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class DiskIsFull:
     """In place of what a job returns: no fault of the job's, and no other could do better."""
 
@@ -95,6 +102,10 @@ class Workplace:
         """Where a trial leaves its network."""
         return self.folder / "networks" / f"{trial_id}.safetensors"
 
+    def checkpoints(self, trial_id: str) -> Path:
+        """The folder of what a trial goes on from, should it be stopped."""
+        return self.folder / "checkpoints" / trial_id
+
 
 def job_name(job: Job) -> str:
     """A job's name: a trial's is its id."""
@@ -112,8 +123,8 @@ def splits_key(data: DataOptions, seed: int) -> str:
 
 def do_job(
     job: Job, shared: Mapping[str, Splits], report: Report, *, workplace: Workplace
-) -> TrialResult | FinalFigures | DiskIsFull | None:
-    """Does a job: a trial's result, a test's figures, or nothing: dense networks are in the store.
+) -> TrialResult | DenseIsThere | FinalFigures | DiskIsFull:
+    """Does a job.
 
     Args:
         shared: the splits of every data set and seed, by `splits_key`.
@@ -129,12 +140,14 @@ def do_job(
     try:
         if isinstance(job, Trial):
             return run_trial(job, splits, workplace, report)
-        obtain_dense(job, splits, workplace, report)
+        warnings: list[str] = []
+        with _heard(warnings):
+            obtain_dense(job, splits, workplace, report)
+        return DenseIsThere(tuple(warnings))
     except OSError as error:
         if error.errno not in FULL_DISK:
             raise
         return DiskIsFull(error.errno, f"{error.strerror} (for {job_name(job)})")
-    return None
 
 
 def run_trial(trial: Trial, splits: Splits, workplace: Workplace, report: Report) -> TrialResult:
@@ -240,7 +253,7 @@ def obtain_dense(
                 network.backbone, splits.input_shape, splits.n_classes, **network.backbone_options
             )
 
-    def train_it(model: nn.Module) -> list[dict[str, float]]:
+    def train_it(model: nn.Module, checkpoint: Path) -> list[dict[str, float]]:
         history: list[dict[str, float]] = []
 
         def keep_and_report(values: Mapping[str, float]) -> None:
@@ -255,6 +268,7 @@ def obtain_dense(
             device=device,
             report=keep_and_report,
             teacher=teacher,
+            checkpoint=checkpoint,
         )
         return history
 
@@ -281,7 +295,7 @@ def _prune_and_measure(
         training=network.training,
         fine_tuning=trial.fine_tuning,
         report=report,
-        folder=workplace.folder / "checkpoints" / trial.trial_id,
+        folder=workplace.checkpoints(trial.trial_id),
         teacher=_network(teacher, splits, workplace),
         teacher_from_scratch=_network(network.teacher, splits, workplace),
         judge=_judge(trial, workplace.rungs),

@@ -1,5 +1,6 @@
 """What comes of a sweep's jobs is kept: tables, progress, MLflow, the search, the report."""
 
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # a machine without Optuna and MLflow runs sweeps too
     from orchestrator.tracking import Tracker
 
 ALL_COMPLETED, SOME_FAILED, INTERRUPTED = 0, 1, 130  # exit statuses
+ENDED_WELL = {"completed", "stopped_early"}
 
 Phase = Callable[[], Job | Later | None]
 """Gives the next job of a part of the sweep, None after its last, and `LATER` where one that runs
@@ -127,7 +129,7 @@ class Record:
             self.tracker.finish(comparison)
         if not whole:
             return INTERRUPTED
-        return ALL_COMPLETED if self._statuses <= {"completed", "stopped_early"} else SOME_FAILED
+        return ALL_COMPLETED if self._statuses <= ENDED_WELL else SOME_FAILED
 
     def started(self, job: Job) -> None:
         self._started[job_name(job)] = datetime.now(UTC)
@@ -147,12 +149,13 @@ class Record:
         """
         if isinstance(result, DiskIsFull):
             raise OSError(result.errno, result.text)
-        if isinstance(job, Trial):
+        name = job_name(job)
+        if isinstance(job, Trial | DenseNetwork):
             for text in result.warnings:
-                self._progress.message(f"{job.trial_id}: {text}")
+                self._progress.message(f"{name}: {text}")
+        if isinstance(job, Trial):
             self._keep(job, result)
             return
-        name = job_name(job)
         if isinstance(job, DenseNetwork):
             if self._schedule:
                 self._schedule.trained(job)
@@ -187,7 +190,9 @@ class Record:
             self._progress.test_done(name, status, text)
 
     def restarted(self, job: Job, reason: str) -> None:
-        """A job's worker was lost; the job starts again, where it has a checkpoint from there."""
+        """A job's worker was lost; the job starts again, where it has a checkpoint from there, and
+        reports once more what it has reported."""
+        self._reports.pop(job_name(job), None)
         why = reason.splitlines()[0]
         self._progress.message(f"{job_name(job)} goes on in another process. {why}")
 
@@ -207,6 +212,8 @@ class Record:
             settings["backbone"] = trial.backbone_options  # as the sweep file has them
             self.tracker.keep(row, reports, settings)
         self._table.append(row)
+        if row["status"] in ENDED_WELL:
+            shutil.rmtree(self.workplace.checkpoints(trial_id), ignore_errors=True)
         self._trials[trial_id] = trial
         self._statuses.add(row["status"])
         proposed = trial.phase == "search" and row["status"] != "stopped"  # else it goes on so

@@ -33,6 +33,7 @@ from rnp.adaptation import Adaptation, adapted
 from rnp.channel_flow import ChannelFlow, PrunedConv, channel_flow
 from rnp.prefix_run import PrefixRun
 from rnp.runtime import RuntimeNetwork
+from testbed.checkpoint import Checkpoint
 from testbed.cost import count_multiplications
 from testbed.data import Splits, normalise
 from testbed.method import Run
@@ -57,13 +58,19 @@ class StaticPrefix(Adaptation):
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned (see `PruningMethod`).
 
+        Goes on after the adaptation, if the run's folder holds a checkpoint.
+
         Raises:
             ValueError: if no conv can be pruned, or the budget is below the smallest prefixes.
         """
         cost = PrefixCost(model, channel_flow(copy.deepcopy(model), self.k), data)
         budget = self.keep_multiplications * cost.dense
         cost.check_reachable(budget)
-        network = adapted(model, data, run, self)
+        checkpoint = Checkpoint(self, model, data, run)
+        network = RuntimeNetwork(model, self.k).to(run.device)
+        if checkpoint.load(network) < 0:
+            network = adapted(model, data, run, self)
+            checkpoint.save(0, network)
         actions = _best_prefixes(network, data, run, cost, budget)
         run.report(
             {

@@ -4,19 +4,17 @@ The file is of one method, its options, seed, budget, data and dense network; an
 looked at. What goes on from it ends bit for bit where it would have ended without the stop.
 """
 
-import hashlib
 import json
 import logging
 from pathlib import Path
 
-import torch
 from pydantic import BaseModel
 from torch import nn
 
 from testbed.data import Splits
 from testbed.method import Run
 from testbed.network_file import load_resized
-from testbed.tensor_file import DamagedFileError, read_tensors, write_tensors
+from testbed.tensor_file import DamagedFileError, checksum, read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +31,8 @@ class Checkpoint:
     def save(self, step: int, network: nn.Module) -> None:
         """Keeps `network` as it stands after `step`, in place of what was kept before."""
         if self._path is not None:
-            before = json.dumps(self._run.val_accuracy_before_finetuning)
-            epochs = str(self._run.epochs_spent)
-            texts = {"of": self._of, "step": str(step), "epochs": epochs, "before": before}
+            epochs, reported = str(self._run.epochs_spent), json.dumps(self._run.reported)
+            texts = {"of": self._of, "step": str(step), "epochs": epochs, "reported": reported}
             write_tensors(self._path, network.state_dict(), texts)
 
     def load(self, network: nn.Module) -> int:
@@ -57,26 +54,18 @@ class Checkpoint:
         except DamagedFileError as error:
             log.warning("%s The run starts anew.", error)
             return -1
-        if texts["of"] != self._of or "before" not in texts:  # an older version's
+        if texts["of"] != self._of or "reported" not in texts:  # an older version's
             return -1
         load_resized(network, tensors)
-        self._run.go_on_after(int(texts["epochs"]), json.loads(texts["before"]))
+        self._run.go_on_after(int(texts["epochs"]), json.loads(texts["reported"]))
         return int(texts["step"])
 
 
 def _digest(method: BaseModel, model: nn.Module, data: Splits, run: Run) -> str:
-    digest = hashlib.sha256(
-        repr(
-            (
-                type(method).__qualname__,
-                method.model_dump_json(),
-                run.seed,
-                run.fine_tuning.model_dump_json(),
-                data.fingerprint,
-            )
-        ).encode()
-    )
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    made_by = {
+        "method": f"{type(method).__qualname__} {method.model_dump_json()}",
+        "seed": str(run.seed),
+        "fine_tuning": run.fine_tuning.model_dump_json(),
+        "data": data.fingerprint,
+    }
+    return checksum(model.state_dict(), made_by)

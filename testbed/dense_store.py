@@ -32,6 +32,7 @@ CODE = (
     "prediction.py",
     "resnet.py",
     "training.py",
+    "training_checkpoint.py",
 )
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,10 @@ class DenseStore:
         return hashlib.sha256(_canonical(made_by).encode()).hexdigest()
 
     def get_or_train(
-        self, spec: Spec, build: Callable[[], nn.Module], train: Callable[[nn.Module], History]
+        self,
+        spec: Spec,
+        build: Callable[[], nn.Module],
+        train: Callable[[nn.Module, Path], History],
     ) -> tuple[nn.Module, DenseRecord]:
         """The network of `spec`, trained if there is none yet; on the CPU, in eval mode.
 
@@ -83,7 +87,8 @@ class DenseStore:
 
         Args:
             build: makes the untrained network; seeds its own weights.
-            train: trains it in place and returns its history.
+            train: trains it in place and returns its history; gets the path of a file to keep its
+                state in, that is removed when the network is there.
         """
         key = self.key(spec)
         path = self.folder / f"{key}.safetensors"
@@ -96,17 +101,19 @@ class DenseStore:
                 pass
             except DamagedFileError as error:
                 log.warning("%s The network is trained again.", error)
-            for leftover in self.folder.glob(f".{path.name}.*.tmp"):  # of a killed process
+            for leftover in self.folder.glob(f".{key}.*.tmp"):  # of a killed process
                 leftover.unlink()
             network = build()
             started = time.monotonic()
-            history = train(network)
+            unfinished = self.folder / f"{key}.training.safetensors"
+            history = train(network, unfinished)
             texts = {
                 "spec": _canonical(spec),
                 "history": json.dumps(history),
                 "duration_s": json.dumps(time.monotonic() - started),
             }
             write_tensors(path, network.state_dict(), texts)
+            unfinished.unlink(missing_ok=True)
             return _load(path, key, spec, build, found=False)
 
 

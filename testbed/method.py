@@ -1,7 +1,7 @@
 """The one interface of every pruning method, and what a method is given to work with."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -13,6 +13,8 @@ from testbed.data import Splits
 from testbed.measurement import network_costs
 from testbed.network_file import load_network
 from testbed.training import Distillation, Report, Training, evaluate, ignore, train
+
+BEFORE = "val_accuracy_before_finetuning"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Run:
     """The budget of every method: `epochs` over the training images, and how they are spent."""
     report: Report = ignore
     folder: Path | None = None
-    """A place to save and find checkpoints, if the caller keeps any."""
+    """A place to save and find checkpoints, if the caller keeps any. Every training in it goes on
+    where it was stopped; a method of several steps keeps a `Checkpoint` after each."""
     teacher: nn.Module | None = None
     """The network that fine-tuning distils from, where `fine_tuning` asks for one."""
     teacher_from_scratch: nn.Module | None = None
@@ -56,25 +59,32 @@ class Run:
     judge: Judge | None = None
     epochs_spent: int = field(default=0, init=False)
     """Epochs of the fine-tuning budget that are used up. To be read, not written."""
-    val_accuracy_before_finetuning: float | None = field(default=None, init=False)
-    """Of what the first `fine_tune` was given; None before that. To be read, not written."""
+    reported: list[dict[str, float]] = field(default_factory=list, init=False)
+    """All that was reported so far. To be read, not written."""
+
+    def __post_init__(self) -> None:
+        self._listener, self.report = self.report, self._keep_and_report
 
     @property
     def epochs_left(self) -> int:
         """Epochs of the fine-tuning budget that a method may still spend."""
         return self.fine_tuning.epochs - self.epochs_spent
 
-    def go_on_after(self, epochs_spent: int, before_finetuning: float | None) -> None:
-        """Takes as done what was done before the process was stopped; the caller may hear of it
-        for the second time.
+    @property
+    def val_accuracy_before_finetuning(self) -> float | None:
+        """Of what the first `fine_tune` was given; None before that."""
+        return next((values[BEFORE] for values in self.reported if BEFORE in values), None)
+
+    def go_on_after(self, epochs_spent: int, reported: Sequence[Mapping[str, float]]) -> None:
+        """Takes as done what was done before the process was stopped, and reports it once more.
 
         Args:
             epochs_spent: of the budget.
-            before_finetuning: the `val_accuracy_before_finetuning` by then.
+            reported: all that was reported by then.
         """
         self.epochs_spent = epochs_spent
-        if before_finetuning is not None:
-            self._report_before(before_finetuning)
+        for values in reported:
+            self.report(values)
 
     def fine_tune(
         self,
@@ -114,7 +124,7 @@ class Run:
                 device=self.device,
                 precision=self.fine_tuning.precision,
             )
-            self._report_before(accuracy)
+            self.report({BEFORE: accuracy})
         settings, teacher = self.fine_tuning, self.teacher
         if own_teacher is not None:
             teacher = own_teacher.network
@@ -140,9 +150,9 @@ class Run:
         budget = self.fine_tuning.epochs
         self._spend(model, data, self.training, total, budget, self.teacher_from_scratch)
 
-    def _report_before(self, accuracy: float) -> None:
-        self.val_accuracy_before_finetuning = accuracy
-        self.report({"val_accuracy_before_finetuning": accuracy})
+    def _keep_and_report(self, values: Mapping[str, float]) -> None:
+        self.reported.append(dict(values))
+        self._listener(values)
 
     def _spend(
         self,
@@ -178,6 +188,7 @@ class Run:
             device=self.device,
             report=report_with_running_number,
             teacher=teacher,
+            checkpoint=self.folder and self.folder / "training.safetensors",
         )
 
     def _rungs_at(self, spent: int, epochs: int, budget: int) -> dict[int, list[int]]:

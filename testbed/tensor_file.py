@@ -30,7 +30,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str,
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    content = save(copies, {**texts, CHECKSUM: _checksum(copies, texts)})
+    content = save(copies, {**texts, CHECKSUM: checksum(copies, texts)})
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -56,14 +56,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise DamagedFileError(f"{path} is damaged ({error}).") from error
-    if texts.pop(CHECKSUM, None) != _checksum(tensors, texts):
+    if texts.pop(CHECKSUM, None) != checksum(tensors, texts):
         raise DamagedFileError(f"{path} is damaged (its checksum differs).")
     return tensors, texts
 
 
-def _checksum(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
+def checksum(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
+    """A hash of all that is in both, whatever their order and the tensors' devices."""
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(plain.view(torch.uint8).numpy().data)
     return digest.hexdigest()

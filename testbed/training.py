@@ -10,6 +10,7 @@ optimiser step. On CPUs `testbed.machine.tune_malloc` belongs to it.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from testbed.data import Images, Splits, augment, normalise
 from testbed.machine import Precision
 from testbed.prediction import autocast, evaluate, evaluating, memory_format_for, predict
+from testbed.training_checkpoint import TrainingCheckpoint
 
 __all__ = [
     "Distillation",
@@ -110,6 +112,7 @@ def train(
     device: torch.device,
     report: Report = ignore,
     teacher: nn.Module | None = None,
+    checkpoint: Path | None = None,
 ) -> None:
     """Train `model` in place; it ends on `device`, in eval mode and without gradients.
 
@@ -124,6 +127,9 @@ def train(
         report: after each epoch gets epoch (from 1), train_loss and train_accuracy (of augmented
             images, while the network changes), val_accuracy, learning_rate (of the last step).
         teacher: learnt from if `settings.distillation` is given, else ignored; moved to `device`.
+        checkpoint: a file that this training keeps its state in from time to time, at the end of an
+            epoch. What was kept of the same training there, by a process that was stopped, is gone
+            on with: its epochs are reported again, not trained. The caller removes the file.
 
     Raises:
         ValueError: if `settings.distillation` is given without a teacher.
@@ -138,7 +144,7 @@ def train(
     model.to(device)
     teaching = evaluating(teacher.to(device)) if teacher else nullcontext()
     with _own_randomness(seed, device), teaching:
-        _train(model, data, settings, seed, device, report, teacher)
+        _train(model, data, settings, seed, device, report, teacher, checkpoint)
     model.eval()
 
 
@@ -150,6 +156,7 @@ def _train(
     device: torch.device,
     report: Report,
     teacher: nn.Module | None,
+    checkpoint: Path | None,
 ) -> None:
     training, validation = _on(device, data.train), _on(device, data.validation)
     layout = memory_format_for(model, data, device)
@@ -157,7 +164,17 @@ def _train(
     optimizer = _optimizer(model, settings)
     n_steps = math.ceil(len(training) / settings.batch_size)
     look_every = 1 if device.type == "cpu" else STEPS_LOOKED_AT_TOGETHER
-    for epoch in range(1, settings.epochs + 1):
+    kept = TrainingCheckpoint(
+        checkpoint,
+        model,
+        optimizer,
+        {"images": generator, **_generators(device)},
+        {"settings": settings.model_dump_json(), "seed": str(seed), "data": data.fingerprint},
+    )
+    kept.load()
+    for values in kept.reported:
+        report(values)
+    for epoch in range(len(kept.reported) + 1, settings.epochs + 1):
         model.train()
         losses = torch.empty(n_steps, device=device)
         n_correct = torch.zeros((), dtype=torch.int64, device=device)
@@ -181,17 +198,17 @@ def _train(
             n_correct += (logits.detach().argmax(dim=1) == batch.labels).sum()
             if (step + 1) % look_every == 0 or step + 1 == n_steps:
                 _check(losses[: step + 1], epoch, n_steps, settings, data.n_classes)
-        report(
-            {
-                "epoch": epoch,
-                "train_loss": losses.mean().item(),
-                "train_accuracy": n_correct.item() / len(training),
-                "val_accuracy": evaluate(
-                    model, validation, data, device=device, precision=settings.precision
-                ),
-                "learning_rate": rate,
-            }
-        )
+        values = {
+            "epoch": epoch,
+            "train_loss": losses.mean().item(),
+            "train_accuracy": n_correct.item() / len(training),
+            "val_accuracy": evaluate(
+                model, validation, data, device=device, precision=settings.precision
+            ),
+            "learning_rate": rate,
+        }
+        kept.epoch_ended(values)
+        report(values)
 
 
 def _loss(logits: Tensor, labels: Tensor, taught: Tensor | None, settings: Training) -> Tensor:
@@ -252,6 +269,14 @@ def _check(losses: Tensor, epoch: int, n_steps: int, settings: Training, n_class
 
 def _on(device: torch.device, images: Images) -> Images:
     return Images(images.pixels.to(device), images.labels.to(device))
+
+
+def _generators(device: torch.device) -> dict[str, torch.Generator]:
+    """Those that layers draw from, dropout say."""
+    if device.type != "cuda":
+        return {"cpu": torch.default_generator}
+    number = torch.cuda.current_device() if device.index is None else device.index
+    return {"cpu": torch.default_generator, "gpu": torch.cuda.default_generators[number]}
 
 
 @contextmanager

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 import testbed.data
 import testbed.method
+import testbed.training
+import testbed.training_checkpoint
 from baselines.vanilla import draw_anew
 from orchestrator.registry import METHODS, method_class
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications
-from testbed.method import load_pruned
+from testbed.method import Run, load_pruned
 from testbed.network_file import save_network
 
 KINDS = ["conv", "residual"]
@@ -124,6 +126,47 @@ def test_the_budget_is_spent_and_not_exceeded(name: str, monkeypatch: pytest.Mon
     budget = 5 if name == "vanilla" else 3
     assert sum(trained) == budget
     assert len([r for r in reports if "epoch" in r]) == budget
+
+
+class Stopped(Exception):  # noqa: N818 (no error)
+    pass
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_that_is_stopped_goes_on_and_ends_as_without_the_stop(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(testbed.training_checkpoint, "EVERY_S", 0.0)
+    monkeypatch.setattr(testbed.training_checkpoint, "SHARE", 0)
+    undisturbed = tiny.run(3)
+    expected = method_of(name).prune(tiny.trained(), tiny.splits(), undisturbed)
+    n_reports = len(undisturbed.reported)
+    for stop in (n_reports // 2, n_reports - 1):
+        run = tiny.run(3)
+        run.folder = tmp_path
+
+        def stopping(values: Mapping[str, float], run: Run = run, stop: int = stop) -> None:
+            if len(run.reported) == stop:
+                raise Stopped
+
+        run._listener = stopping
+        with pytest.raises(Stopped):
+            method_of(name).prune(tiny.trained(), tiny.splits(), run)
+    epochs, again = [], tiny.run(3)
+    real_evaluate = testbed.training.evaluate
+
+    def counting_evaluate(*arguments: Any, **settings: Any) -> float:
+        epochs.append(1)
+        return real_evaluate(*arguments, **settings)
+
+    monkeypatch.setattr(testbed.training, "evaluate", counting_evaluate)
+    again.folder = tmp_path
+    found = method_of(name).prune(tiny.trained(), tiny.splits(), again)
+    assert again.reported == undisturbed.reported
+    assert again.epochs_spent == 3
+    assert len(epochs) <= 2, "what had been trained is not trained again"
+    state, other = expected.state_dict(), found.state_dict()
+    assert all(torch.equal(other[key], tensor) for key, tensor in state.items())
 
 
 @pytest.mark.parametrize("name", METHODS)

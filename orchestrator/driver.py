@@ -4,7 +4,7 @@
 trials one after another with none of the three. Both leave the same folder behind.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -74,7 +74,12 @@ def run_on_ray(
             nothing_left = goes_on and record.nothing_left()
             if not nothing_left:  # a finished sweep needs neither its data nor Ray
                 from orchestrator.ray_connection import connected
-                from orchestrator.ray_runner import Listener, check_resources, run_jobs
+                from orchestrator.ray_runner import (
+                    Listener,
+                    NoWorkerError,
+                    check_resources,
+                    run_jobs,
+                )
 
                 shared = load_shared(sweep, data_root)
                 check_networks(sweep, shared)
@@ -88,15 +93,20 @@ def run_on_ray(
             record.tracker = stack.enter_context(tracker)
         if nothing_left:
             return record.finish(whole=True)
-        finished = run_jobs(
-            record.phases(_bounded(sweep, record, proposer.ask), proposer.left),
-            work=partial(do_job, workplace=record.workplace),
-            listener=Listener(
-                record.started, record.reported, record.ended, record.lost, record.restarted
-            ),
-            resources=sweep.resources,
-            shared=shared,
-        )
+        budget = _time_budget(sweep, record)
+        try:
+            finished = run_jobs(
+                record.phases(lambda: proposer.ask(new=not budget.is_over()), proposer.left),
+                work=partial(do_job, workplace=record.workplace),
+                listener=Listener(
+                    record.started, record.reported, record.ended, record.lost, record.restarted
+                ),
+                resources=sweep.resources,
+                shared=shared,
+                expected=proposer.left + len(dense_networks(sweep)),
+            )
+        except NoWorkerError as error:
+            raise SweepFileError([str(error)]) from error
         return record.finish(finished)
 
 
@@ -122,7 +132,11 @@ def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path, begun: Begu
         record.find_trial = trials.__getitem__
         left = [trial for trial_id, trial in trials.items() if trial_id not in record.rows]
         waiting = iter(left)
-        ask = _bounded(sweep, record, lambda: next(waiting, None))
+        budget = _time_budget(sweep, record)
+
+        def ask() -> Trial | None:
+            return None if budget.is_over() else next(waiting, None)
+
         for phase in record.phases(ask, len(left)):
             while (job := phase()) is not None:
                 assert not isinstance(job, Later), "nothing runs that it could wait for"
@@ -157,13 +171,11 @@ def _open_record(
     return record
 
 
-def _bounded(
-    sweep: Sweep, record: Record, ask: Callable[[], Trial | None]
-) -> Callable[[], Trial | None]:
-    """`ask`, until the sweep's hours are over, those of the drivers before counted in."""
+def _time_budget(sweep: Sweep, record: Record) -> TimeBudget:
+    """The sweep's hours, those of the drivers before counted in."""
     rows = record.rows.values()
     before = spent((row["started_at"], row["duration_s"]) for row in rows)
-    return TimeBudget(sweep.search.hours, before).bounded(ask)
+    return TimeBudget(sweep.search.hours, before)
 
 
 @contextmanager

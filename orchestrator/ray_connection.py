@@ -11,14 +11,7 @@ from contextlib import contextmanager
 import ray
 
 _SETTINGS = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files beside ours
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours also hears SIGTERM
-    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # Tune's record of the sweep is never restored
-    "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # all workers start at once; the slots bound them
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # errors go to on_lost
-    "RAY_AIR_NEW_OUTPUT": "0",  # its new output engine ignores verbose=0
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # workers stay where the sweep started, with the user's modules
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a job that asks for no GPU sees none
 }
 

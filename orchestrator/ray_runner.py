@@ -1,41 +1,36 @@
-"""Ray Tune runs the jobs of a sweep, phase after phase: dense networks, trials, and what follows.
+"""Runs the jobs of a sweep on Ray's workers, phase after phase: dense networks, trials, and so on.
 
 Every job that starts also ends, with one call, whatever happens to it: `on_end` with what it
 returned, or `on_lost` where it raised or the sweep was stopped. Where its worker process was lost
 instead, with its node say, or for want of memory, it starts again in another, a few times.
 
-What keeps a job that does nothing at about 0.01 s (`benchmarks/sweep_overhead.py`): worker
-processes go from job to job (a new one takes 1 to 2 s), jobs and results are opaque to Tune, and
-its own record of the sweep, which grows with it, is written once, into a folder that is removed.
+A worker is an actor of Ray's, one for every place where a job can run, and lives as long as the
+sweep: a new process takes seconds, a job that does nothing some milliseconds
+(`benchmarks/sweep_overhead.py`). They start together, while the first dense networks are trained.
 """
 
 import logging
 import math
-import pickle
 import signal
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import ray
-from ray import tune
+from ray import ObjectRef
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import FIFOScheduler
-from ray.tune.search import Searcher
 
 from orchestrator.notation import error_text
 from orchestrator.ray_connection import SILENT, in_main_thread
-from orchestrator.ray_worker import Job, News, Parcel, Work, worker_class
+from orchestrator.ray_worker import Job, News, Work, Worker
 from orchestrator.schedule import Later
 from orchestrator.sweep_file import Resources
+from orchestrator.zero_copy import pack
 
 Phase = Callable[[], Job | Later | None]
 """A part of the run: gives a job when there is a free place for one, and None after its last.
@@ -43,6 +38,10 @@ Phase = Callable[[], Job | Later | None]
 
 MOST_RESTARTS = 3
 """Of one job. A job that kills its worker each time must end too."""
+MOST_FAILED_STARTS = 4
+"""Of workers in a row, where none runs."""
+
+LOOK_EVERY_S = 0.5  # for a signal, and for places that have come
 
 
 @dataclass(frozen=True)
@@ -60,12 +59,8 @@ class Listener:
     """With why its worker was lost; it will start again."""
 
 
-@dataclass
-class _Task:
-    """A job that Ray has been given."""
-
-    job: Job
-    restarts: int = 0
+class NoWorkerError(RuntimeError):
+    """No worker process can start."""
 
 
 def run_jobs(
@@ -74,6 +69,7 @@ def run_jobs(
     listener: Listener,
     resources: Resources,
     shared: Mapping[str, Any] | None = None,
+    expected: float = math.inf,
 ) -> bool:
     """Runs all jobs and returns True; or until a signal stops it, then False.
 
@@ -87,132 +83,220 @@ def run_jobs(
         resources: of one job. Parts of a GPU are shared.
         shared: objects that jobs read by their keys. Each node holds their tensors once; no job may
             write to them.
+        expected: how many jobs there are, about. No more workers start before they are needed.
 
     Raises:
         ValueError: if no machine has a job's resources.
+        NoWorkerError: if the workers' processes cannot start, for want of a module on their
+            machines say.
     """
-    driver = _Driver(phases, listener, _Slots(resources))
-    with (
-        _signals_noted() as interrupted,
-        _silence(),
-        tempfile.TemporaryDirectory(prefix="sweep-") as folder,
-    ):
-        try:
-            tune.run(
-                worker_class(work, shared or {}),
-                search_alg=_TuneSearcher(driver, interrupted),
-                scheduler=_TuneScheduler(),
-                callbacks=[_TuneCallback(driver, interrupted)],
-                num_samples=-1,
-                reuse_actors=True,
-                resources_per_trial=resources.of_ray,
-                raise_on_failed_trial=False,
-                storage_path=folder,
-                name="tune",
-                verbose=0,
-            )
-        except _InterruptedError:
-            driver.stop_running()
-        except tune.TuneError as error:
-            raise driver.failure or error from None
-        return not interrupted.is_set()
+    references = {key: ray.put(pack(content)) for key, content in (shared or {}).items()}
+    workers = _Workers(work, references, _Places(resources), expected)
+    jobs = _Jobs(phases, listener)
+    with _signals_noted() as interrupted, _silence(), workers:
+        while True:
+            workers.start_expected()
+            while workers.has_idle and (task := jobs.next()) is not None:
+                listener.on_start(task.job)
+                workers.give(task)
+            if workers.may_grow and (task := jobs.next()) is not None:
+                jobs.put_back(task)
+                workers.start()
+            if jobs.are_over:
+                return True
+            for task, news in workers.news():
+                if interrupted.is_set():  # it has reached the workers too
+                    break
+                jobs.heard(task, news)
+            if interrupted.is_set():
+                jobs.stop()
+                return False
 
 
-class _Driver:
+@dataclass(eq=False)
+class _Task:
+    """A job on its way."""
+
+    job: Job
+    restarts: int = 0
+
+
+class _Jobs:
     """Which job is next, which are running, and who hears of them."""
 
-    def __init__(self, phases: Sequence[Phase], listener: Listener, slots: "_Slots") -> None:
-        self.failure: Exception | None = None
+    def __init__(self, phases: Sequence[Phase], listener: Listener) -> None:
         self._phases = deque(phases)
         self._phase_is_over = False  # but for the jobs that are running
         self._listener = listener
-        self._slots = slots
-        self._running: dict[str, _Task] = {}
-        self._again: deque[_Task] = deque()
+        self._running: set[_Task] = set()
+        self._waiting: deque[_Task] = deque()  # to start, or to start again
 
-    def suggest(self, tune_id: str) -> dict[str, Any] | None:
-        """The configuration of Tune's next trial; None where none is to start now.
+    def next(self) -> _Task | None:
+        """What is to start now, if anything.
 
         A search learns from every trial that ends, so it is asked when a place is free, not before.
         """
-        if len(self._running) >= self._slots.number():
-            return None
-        if self._again:
-            return self._give(tune_id, self._again.popleft())
+        task = self._waiting.popleft() if self._waiting else self._from_phase()
+        if task is not None:
+            self._running.add(task)
+        return task
+
+    def put_back(self, task: _Task) -> None:
+        """There is no place for it yet."""
+        self._running.remove(task)
+        self._waiting.appendleft(task)
+
+    @property
+    def are_over(self) -> bool:
+        return not (self._running or self._waiting or self._phases)
+
+    def heard(self, task: _Task, news: News) -> None:
+        """News of a running job."""
+        for values in news.reports:
+            self._listener.on_report(task.job, values)
+        if not news.ended:
+            return
+        self._running.remove(task)
+        if news.error is None:
+            self._listener.on_end(task.job, news.result)
+        elif not news.blameless:
+            self._listener.on_lost(task.job, "failed", news.error)
+        elif task.restarts == MOST_RESTARTS:
+            reason = f"Given up after {MOST_RESTARTS + 1} starts. {news.error}"
+            self._listener.on_lost(task.job, "failed", reason)
+        else:
+            task.restarts += 1
+            self._waiting.append(task)
+            self._listener.on_restart(task.job, news.error)
+
+    def stop(self) -> None:
+        """Gives up all jobs that are running, or are to start again."""
+        for task in [*self._running, *self._waiting]:
+            self._listener.on_lost(task.job, "stopped", "Stopped: the sweep was interrupted.")
+
+    def _from_phase(self) -> _Task | None:
         while self._phases:
             if not self._phase_is_over:
                 job = self._phases[0]()
                 if isinstance(job, Later):
                     return None
                 if job is not None:
-                    return self._give(tune_id, _Task(job))
+                    return _Task(job)
                 self._phase_is_over = True
             if self._running:  # which may have to start again
                 return None
             self._phases.popleft()
             self._phase_is_over = False
-        return Searcher.FINISHED  # type: ignore[return-value]
+        return None
+
+
+class _Workers:
+    """The worker processes: those that start, those that wait for a job, and those that do one."""
+
+    def __init__(
+        self,
+        work: Work,
+        references: Mapping[str, ObjectRef],
+        places: "_Places",
+        expected: float,
+    ) -> None:
+        needs = places.of_one_job
+        self._actor: Any = ray.remote(Worker).options(
+            num_cpus=needs["CPU"],
+            num_gpus=needs["GPU"],
+            memory=needs["memory"],
+            scheduling_strategy="SPREAD",
+        )
+        self._arguments = work, references
+        self._places = places
+        self._expected = expected
+        self._starting: dict[ObjectRef, Any] = {}
+        self._idle: list[Any] = []
+        self._busy: dict[ObjectRef, tuple[Any, _Task]] = {}
+        self._failed_starts = 0
+
+    def __enter__(self) -> "_Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        busy = [worker for worker, _ in self._busy.values()]
+        for worker in [*self._starting.values(), *self._idle, *busy]:
+            ray.kill(worker)
 
     @property
-    def is_idle(self) -> bool:
-        """Whether Ray has no job."""
-        return not self._running
+    def has_idle(self) -> bool:
+        return bool(self._idle)
 
-    def _give(self, tune_id: str, task: _Task) -> dict[str, Any]:
-        self._running[tune_id] = task
-        return {"job": Parcel(task.job)}
+    @property
+    def may_grow(self) -> bool:
+        """Whether a job that comes now would need, and could have, one worker more."""
+        all_are_busy = not (self._idle or self._starting)
+        return all_are_busy and len(self._busy) < self._places.number()
 
-    def started(self, tune_id: str) -> None:
-        with self._keeping_failure():
-            self._listener.on_start(self._running[tune_id].job)
+    def start_expected(self) -> None:
+        """Starts as many as there are to be; also in place of those that were lost."""
+        there = len(self._starting) + len(self._idle) + len(self._busy)
+        while there < min(self._expected, self._places.number()):
+            self.start()
+            there += 1
 
-    def heard(self, tune_id: str, news: News) -> None:
-        """News of a running job."""
-        job = self._running[tune_id].job
-        with self._keeping_failure():
-            for values in news.reports:
-                self._listener.on_report(job, values)
-            if news.error is not None:
-                self.lost(tune_id, news.error, news.blameless)
-            elif news.ended:
-                del self._running[tune_id]
-                self._listener.on_end(job, news.result)
+    def start(self) -> None:
+        worker = self._actor.remote(*self._arguments)
+        self._starting[worker.is_up.remote()] = worker
 
-    def lost(self, tune_id: str, error: str, blameless: bool) -> None:
-        """A job from which nothing more will come. Tune may say so twice.
+    def give(self, task: _Task) -> None:
+        """Gives an idle worker its next job."""
+        worker = self._idle.pop()
+        self._busy[worker.do.remote(task.job)] = worker, task
 
-        Args:
-            blameless: whether it was no error of the job's own, which it would only make again.
+    def news(self) -> list[tuple[_Task, News]]:
+        """What is new of the jobs, after a moment at most.
+
+        Raises:
+            NoWorkerError: if there is no worker, and none can start.
         """
-        if tune_id not in self._running:
-            return
-        task = self._running.pop(tune_id)
-        with self._keeping_failure():
-            if not blameless:
-                self._listener.on_lost(task.job, "failed", error)
-            elif task.restarts == MOST_RESTARTS:
-                reason = f"Given up after {MOST_RESTARTS + 1} starts. {error}"
-                self._listener.on_lost(task.job, "failed", reason)
-            else:
-                task.restarts += 1
-                self._again.append(task)
-                self._listener.on_restart(task.job, error)
+        waited_for = [*self._starting, *self._busy]
+        if not waited_for:  # every node with a place for one is away
+            time.sleep(LOOK_EVERY_S)
+            return []
+        ray.wait(waited_for, timeout=LOOK_EVERY_S)
+        known, _ = ray.wait(waited_for, num_returns=len(waited_for), timeout=0)
+        for reference in known:
+            if reference in self._starting:
+                self._take_up(reference)
+        return [self._heard(reference) for reference in known if reference in self._busy]
 
-    def stop_running(self) -> None:
-        """Gives up all jobs that are running, or are to start again."""
-        for task in [*self._running.values(), *self._again]:
-            self._listener.on_lost(task.job, "stopped", "Stopped: the sweep was interrupted.")
-        self._running.clear()
-        self._again.clear()
-
-    @contextmanager
-    def _keeping_failure(self) -> Iterator[None]:
-        """Keeps what a callback raises, of which Tune would raise the text alone."""
+    def _take_up(self, reference: ObjectRef) -> None:
+        """A worker has started, or could not."""
+        worker = self._starting.pop(reference)
         try:
-            yield
-        except Exception as error:
-            self.failure = error
-            raise
+            ray.get(reference)
+        except RayError as error:
+            self._failed_starts += 1
+            if self._failed_starts >= MOST_FAILED_STARTS and not (self._idle or self._busy):
+                last = str(error).strip().splitlines()[-1]
+                raise NoWorkerError(f"No worker process can start: {last}") from error
+        else:
+            self._failed_starts = 0
+            self._idle.append(worker)
+
+    def _heard(self, reference: ObjectRef) -> tuple[_Task, News]:
+        worker, task = self._busy.pop(reference)
+        try:
+            news: News = ray.get(reference)
+        except RayActorError as error:
+            ray.kill(worker)  # where it is out of reach alone
+            text = f"The worker process died: killed, out of memory, or crashed.\n{error}"
+            return task, News(ended=True, error=text, blameless=True)
+        except RayTaskError as error:  # what the worker returns cannot be sent, say
+            news = News(ended=True, error=error_text(error.cause))
+        except RayError as error:
+            news = News(ended=True, error=error_text(error), blameless=True)
+        if news.ended:
+            self._idle.append(worker)
+        else:
+            self._busy[worker.go_on.remote()] = worker, task
+        return task, news
 
 
 def check_resources(resources: Resources) -> None:
@@ -221,16 +305,16 @@ def check_resources(resources: Resources) -> None:
     Raises:
         ValueError: if no machine has the resources.
     """
-    _Slots(resources)
+    _Places(resources)
 
 
-class _Slots:
+class _Places:
     """How many jobs can run at a time: nodes of a cluster come and go."""
 
     _PERIOD_S = 10.0
 
     def __init__(self, resources: Resources) -> None:
-        self._needs = resources.of_ray
+        self.of_one_job = resources.of_ray
         self._counted_at = time.monotonic()
         self._number = self._count()
         if self._number == 0:
@@ -248,113 +332,14 @@ class _Slots:
     def _count(self) -> int:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         return sum(
-            min(math.floor(has.get(name, 0) / n) for name, n in self._needs.items() if n > 0)
+            min(math.floor(has.get(name, 0) / n) for name, n in self.of_one_job.items() if n > 0)
             for has in nodes
         )
 
 
-class _InterruptedError(BaseException):
-    """Leaves Tune at once: it handles an Exception by waiting for the running jobs."""
-
-
-class _TuneSearcher(Searcher):
-    """Where Tune gets its trials from."""
-
-    def __init__(self, driver: _Driver, interrupted: threading.Event) -> None:
-        super().__init__()
-        self._driver = driver
-        self._interrupted = interrupted
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        if not self._interrupted.is_set():
-            return self._driver.suggest(trial_id)
-        if self._driver.is_idle:  # Tune asks on for ten minutes, in the same step: no node is left
-            raise _InterruptedError
-        return None
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Nothing to do: `_TuneCallback` hears of every end, and knows its error."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: Tune's record is never restored."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing was saved."""
-
-
-class _TuneScheduler(FIFOScheduler):
-    """Leaves every job to the worker process it waits for.
-
-    Tune's own scheduler hands each worker that becomes free to the job that has waited longest,
-    which is one whose own worker is starting; that one is then killed and another started. With
-    jobs of a second or two, a single worker did them all while the others never came up. It also
-    goes through all trials at every step.
-    """
-
-    def choose_trial_to_run(self, tune_controller: Any) -> None:
-        return None
-
-
-class _TuneCallback(tune.Callback):
-    """What Tune tells of its trials."""
-
-    def __init__(self, driver: _Driver, interrupted: threading.Event) -> None:
-        self._driver = driver
-        self._interrupted = interrupted
-
-    def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        if self._interrupted.is_set():
-            for trial in trials:
-                if trial.temporary_state.ray_actor is not None:
-                    ray.kill(trial.temporary_state.ray_actor)
-            raise _InterruptedError
-
-    def on_trial_start(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
-    ) -> None:
-        self._driver.started(trial.trial_id)
-
-    def on_trial_result(
-        self,
-        iteration: int,
-        trials: list[TuneTrial],
-        trial: TuneTrial,
-        result: dict[str, Any],
-        **info: Any,
-    ) -> None:
-        # Taken out, since Tune keeps the last result of every trial.
-        self._driver.heard(trial.trial_id, result.pop("news").content)
-
-    def on_trial_error(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
-    ) -> None:
-        if not self._interrupted.is_set():  # else the signal has reached the worker too
-            self._driver.lost(trial.trial_id, *_why_lost(trial))
-
-
-def _why_lost(trial: TuneTrial) -> tuple[str, bool]:
-    """What Tune has written down of a trial whose worker did not answer; whether it is blameless.
-
-    A RayTaskError is what the worker's process raised: the job's result cannot be sent, say.
-    """
-    path = trial.pickled_error_file
-    if path is None or not Path(path).exists():
-        return "The worker failed, and Tune kept no reason.", True
-    error = pickle.loads(Path(path).read_bytes())
-    if isinstance(error, RayActorError) and error.actor_init_failed:
-        last = str(error).strip().splitlines()[-1]
-        return f"The worker process could not start: {last}\n{error}", True
-    if isinstance(error, RayActorError):
-        return f"The worker process died: killed, out of memory, or crashed.\n{error}", True
-    blameless = isinstance(error, RayError) and not isinstance(error, RayTaskError)
-    return error_text(getattr(error, "cause", error)), blameless
-
-
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Ray and Tune say nothing: the listener hears of all that happens."""
+    """Ray says nothing: the listener hears of all that happens."""
     logger = logging.getLogger("ray")
     level = logger.level
     logger.setLevel(SILENT)

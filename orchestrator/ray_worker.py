@@ -7,11 +7,10 @@ from queue import SimpleQueue
 from typing import Any
 
 import ray
-from ray import tune
 from ray.exceptions import RayError
 
 from orchestrator.notation import error_text
-from orchestrator.zero_copy import pack, unpack
+from orchestrator.zero_copy import unpack
 from testbed.training import Report
 
 Job = Any
@@ -28,19 +27,6 @@ REPORT_PERIOD_S = 1.0
 
 
 @dataclass(frozen=True)
-class Parcel:
-    """Passes through Tune unopened, which copies, flattens and prints what it can look into."""
-
-    content: Any
-
-    def __repr__(self) -> str:
-        return "parcel"
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Parcel":
-        return self
-
-
-@dataclass(frozen=True)
 class News:
     """What has become of a job since its last news."""
 
@@ -53,50 +39,43 @@ class News:
     """Whether Ray itself raised it: shared objects that were lost with their node, say."""
 
 
-class Worker(tune.Trainable):
-    """One worker process. A subclass made by `worker_class` has the work and what is shared."""
+class Worker:
+    """One worker process, an actor of Ray's. Only its driver calls it, one call at a time."""
 
-    work: Work
-    references: Mapping[str, ray.ObjectRef]
-
-    def setup(self, config: dict[str, Any]) -> None:
+    def __init__(self, work: Work, references: Mapping[str, ray.ObjectRef]) -> None:
+        """`references` are to the shared objects."""
         # The work has a thread of its own, so that this one can send reports while it goes on. It
         # is always the same thread, since torch keeps its number of threads by thread.
         self._thread = ThreadPoolExecutor(max_workers=1)
-        self._shared = _Shared(self.references)
-        self.reset_config(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Takes the next job, in a process that has done others."""
-        self._job: Job = new_config["job"].content
+        self._work = work
+        self._shared = _Shared(references)
         self._reports: SimpleQueue[Mapping[str, float]] = SimpleQueue()
-        self._ending: Future[News] | None = None
-        return True
+        self._ending: Future[News]
 
-    def step(self) -> dict[str, Any]:
+    def is_up(self) -> None:
+        """Returns when this process has imported all that the work needs."""
+
+    def do(self, job: Job) -> News:
+        """Begins a job, the one before having ended; its first news."""
+        self._reports = SimpleQueue()
+        self._ending = self._thread.submit(self._do, job)
+        return self.go_on()
+
+    def go_on(self) -> News:
         """Waits for the end of the job, or for the end of a second that brought reports."""
-        if self._ending is None:
-            self._ending = self._thread.submit(self._do)
         while True:
             wait([self._ending], timeout=REPORT_PERIOD_S)
             ended = self._ending.done()
             reports = tuple(self._reports.get() for _ in range(self._reports.qsize()))
             if ended or reports:
-                news = self._ending.result() if ended else News()
-                return {"news": Parcel(replace(news, reports=reports)), "done": ended}
+                return replace(self._ending.result() if ended else News(), reports=reports)
 
-    def _do(self) -> News:
+    def _do(self, job: Job) -> News:
         try:
-            result = self.work(self._job, self._shared, self._reports.put)
+            result = self._work(job, self._shared, self._reports.put)
         except BaseException as error:  # SystemExit too: a job that leaves takes no worker with it
             return News(ended=True, error=error_text(error), blameless=isinstance(error, RayError))
         return News(ended=True, result=result)
-
-
-def worker_class(work: Work, shared: Mapping[str, Any]) -> type[Worker]:
-    """A Worker that does this work, with the shared objects put into Ray's memory."""
-    references = {key: ray.put(pack(content)) for key, content in shared.items()}
-    return type("Worker", (Worker,), {"work": staticmethod(work), "references": references})
 
 
 class _Shared(Mapping[str, Any]):

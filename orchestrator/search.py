@@ -76,11 +76,16 @@ class Proposer:
         """How many trials are still to be asked for."""
         return sum(asked.left for asked in self._waiting)
 
-    def ask(self) -> Trial | None:
-        """The next trial, or None where no study has any left."""
-        if not self._waiting:
+    def ask(self, new: bool = True) -> Trial | None:
+        """The next trial, or None where no study has any left.
+
+        Args:
+            new: false for those alone that were proposed before, and not run to their ends.
+        """
+        waiting = self._waiting if new else [asked for asked in self._waiting if asked.stopped]
+        if not waiting:
             return None
-        fewest = min(self._waiting, key=lambda asked: (len(asked.running), asked.turn))
+        fewest = min(waiting, key=lambda asked: (len(asked.running), asked.turn))
         trial = fewest.ask()
         self._running[trial.trial_id] = fewest
         if fewest.left == 0:
@@ -124,7 +129,7 @@ class _Asked:
     ) -> None:
         self.running: dict[str, _Proposed] = {}
         self._proposed: dict[str, _Proposed] = {}
-        self._again: deque[str] = deque()  # proposed, but not run to their ends
+        self.stopped: deque[str] = deque()  # ids of trials proposed, but not run to their ends
         self._n_tries = n_tries(study, search)
         self.turn = 0  # where the hours may end before the trials, no study is worked before others
         self._study = study
@@ -137,7 +142,7 @@ class _Asked:
     @property
     def left(self) -> float:
         """How many trials it still gives."""
-        return len(self._again) + max(0, self._n_tries - len(self._proposed))
+        return len(self.stopped) + max(0, self._n_tries - len(self._proposed))
 
     def take_up(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
         """Brings the study and the rows of its trials together, and goes on from there.
@@ -159,11 +164,11 @@ class _Asked:
             elif self._proposed[trial_id].state is TrialState.RUNNING:
                 self.running[trial_id] = self._proposed[trial_id]
                 self.tell(trial_id, row)
-        self._again.extend(sorted(self._proposed.keys() - rows.keys()))
+        self.stopped.extend(sorted(self._proposed.keys() - rows.keys()))
 
     def ask(self) -> Trial:
-        if self._again:
-            trial_id = self._again.popleft()
+        if self.stopped:
+            trial_id = self.stopped.popleft()
             self.running[trial_id] = self._proposed[trial_id]
             return self.trial(trial_id)
         opened = self._open()

@@ -9,8 +9,11 @@ Exit status: 0 all trials completed, 1 some failed, 2 bad input, 3 the results c
 import argparse
 import errno
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.sweep_file import Sweep, SweepFileError, load_sweep
@@ -49,7 +52,8 @@ def run_checked(
     again = shlex.join(word for word in given if word != "--fresh")
     go_on_with = f"Go on with: {parser.prog} {again}"
     try:
-        status = _run_checked(args, run)
+        with _sigterm_as_ctrl_c():
+            status = _run_checked(args, run)
     except SweepFileError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
@@ -87,6 +91,19 @@ def _run_checked(args: argparse.Namespace, run: RunSweep) -> int:
         if folder.exists() and not args.fresh:
             check_goes_on(folder, sweep)
         return run(sweep, folder, args)
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """A cluster's scheduler sends SIGTERM where a person presses Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _what_becomes_of(folder: Path, sweep: Sweep, fresh: bool) -> str:

@@ -8,9 +8,6 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import TypeVar
-
-Job = TypeVar("Job")
 
 PAUSE_S = 60.0  # between two trials; after a longer one, another driver has gone on
 
@@ -31,11 +28,9 @@ class TimeBudget:
         self._clock = clock
         self._started: float | None = None
 
-    def bounded(self, ask: Callable[[], Job | None]) -> Callable[[], Job | None]:
-        """`ask`, which gives nothing more once the time is over."""
-        return lambda: None if self.is_over() else ask()
-
     def is_over(self) -> bool:
+        """Whether no new trial is to start. Those that have started come to an end, also where a
+        driver was stopped in between."""
         if self._started is None:
             self._started = self._clock()
         return self._clock() - self._started >= self._left_s

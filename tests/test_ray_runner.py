@@ -174,7 +174,7 @@ def test_a_phase_begins_when_the_one_before_has_ended(two_workers: None) -> None
 
 
 def test_all_places_are_used_and_a_search_is_asked_when_one_is_free(two_workers: None) -> None:
-    """Tune's own scheduler would give all short jobs to the worker that is up first."""
+    """Also those whose worker is up last."""
     heard = Heard()
     running: list[int] = []
 
@@ -280,13 +280,13 @@ def test_a_cluster_that_is_not_there_is_said_at_once() -> None:
 def test_settings_of_the_user_stand_and_ours_go_again(
     two_workers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "60")
-    monkeypatch.delenv("TUNE_PRINT_ALL_TRIAL_ERRORS", raising=False)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    monkeypatch.delenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", raising=False)
 
     with connected(None):
-        assert os.environ["TUNE_GLOBAL_CHECKPOINT_S"] == "60"
-        assert os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] == "0"
-    assert "TUNE_PRINT_ALL_TRIAL_ERRORS" not in os.environ
+        assert os.environ["RAY_USAGE_STATS_ENABLED"] == "1"
+        assert os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] == "1"
+    assert "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO" not in os.environ
 
 
 SWEEP = """

@@ -33,11 +33,8 @@ def sweep(tmp_path: Path) -> Iterator[DisturbedSweep]:
     disturbed.kill_all()
 
 
-def assert_as_undisturbed(sweep: DisturbedSweep, tmp_path: Path) -> None:
-    """The rows are those of a sweep that nothing happened to, but for times.
-
-    Its options are what the search draws in one go; its figures come from one plain process.
-    """
+def assert_drawn_as_undisturbed(sweep: DisturbedSweep) -> None:
+    """The options are what the search draws in one go."""
     plan = load_sweep(sweep.path)
     proposer = Proposer(studies(plan), plan.objectives, plan.search, InMemoryStorage())
     drawn = {}
@@ -46,9 +43,13 @@ def assert_as_undisturbed(sweep: DisturbedSweep, tmp_path: Path) -> None:
     rows = sweep.rows()
     assert dict(zip(rows["trial_id"], rows[BY], strict=True)) == pytest.approx(drawn, nan_ok=True)
 
+
+def assert_figures_as_undisturbed(sweep: DisturbedSweep, tmp_path: Path) -> None:
+    """The figures are those of one plain process with the same options, but for times."""
+    rows = sweep.rows()
     (tmp_path / "calm").mkdir()
     calm = DisturbedSweep(tmp_path / "calm", trials=sweep.n_trials - 1)
-    grid = {"grid": [by for by in drawn.values() if not math.isnan(by)]}
+    grid = {"grid": rows[BY].dropna().tolist()}
     methods = f"methods={{dense: {{}}, '{BY.rpartition('.')[0]}': {{by: {grid}}}}}"
     arguments = [str(calm.path), "--output", str(calm.folder.parent), "--set", methods]
     assert trial_main(arguments) == 0
@@ -64,9 +65,29 @@ def assert_as_undisturbed(sweep: DisturbedSweep, tmp_path: Path) -> None:
 def test_drivers_killed_at_random_moments_cost_nothing(
     sweep: DisturbedSweep, tmp_path: Path
 ) -> None:
+    kill_at_random_moments(sweep, KILLS_OF_DRIVERS)
+    sweep.finish()
+    assert_whole(sweep)
+    assert_drawn_as_undisturbed(sweep)
+    assert_figures_as_undisturbed(sweep, tmp_path)
+
+
+def test_rows_of_a_search_that_learns_can_be_run_again_from_their_options(tmp_path: Path) -> None:
+    sweep = DisturbedSweep(tmp_path, sampler="tpe", trials=14 if WHOLE else 4)
+    try:
+        kill_at_random_moments(sweep, 5 if WHOLE else 1)
+        sweep.finish()
+        assert_whole(sweep)
+        assert_figures_as_undisturbed(sweep, tmp_path)
+    finally:
+        sweep.kill_all()
+
+
+def kill_at_random_moments(sweep: DisturbedSweep, n_kills: int) -> None:
+    """Starts drivers and kills them, so often or until the sweep has ended."""
     draw = random.Random(5)
     kills = 0
-    while kills < KILLS_OF_DRIVERS:
+    while kills < n_kills:
         begun = sweep.ended()
         driver = sweep.start()
         if draw.random() < 0.5:  # at some moment of its life, or soon after a trial has ended
@@ -83,10 +104,8 @@ def test_drivers_killed_at_random_moments_cost_nothing(
         driver.communicate()
         if sweep.ended() == sweep.n_trials:
             break
+    print(f"{kills} drivers were killed; {sweep.ended()} of {sweep.n_trials} trials had ended.")
     assert sweep.wait_for_all_to_end() == {}, "what a killed driver started dies by itself"
-    sweep.finish()
-    assert_whole(sweep)
-    assert_as_undisturbed(sweep, tmp_path)
 
 
 def test_killed_workers_cost_no_trial(sweep: DisturbedSweep) -> None:

@@ -1,0 +1,65 @@
+"""Ctrl-C and SIGTERM: once ends what is being written, twice stops now; the sweep goes on later."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from disturbed import DisturbedSweep, assert_whole
+
+PLAIN = "orchestrator.trial"
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Iterator[DisturbedSweep]:
+    disturbed = DisturbedSweep(tmp_path, trials=4)
+    yield disturbed
+    disturbed.kill_all()
+
+
+def test_sigterm_writes_the_report_and_says_how_to_go_on(sweep: DisturbedSweep) -> None:
+    driver = sweep.start()
+    sweep.wait_for(2, driver)
+    driver.terminate()  # to the driver alone, as a cluster's scheduler sends it
+    printed, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 130, printed
+    assert f"Go on with: python -m orchestrator.sweep {sweep.path}" in printed
+    assert (sweep.folder / "report.html").exists()
+    assert set(sweep.rows()["status"]) == {"completed", "stopped"}
+    assert sweep.wait_for_all_to_end() == {}
+    sweep.finish()
+    assert_whole(sweep)
+
+
+def test_ctrl_c_twice_stops_at_once(sweep: DisturbedSweep) -> None:
+    driver = sweep.start()
+    sweep.wait_for(2, driver)
+    for _ in range(2):
+        os.killpg(driver.pid, signal.SIGINT)  # to all processes, as a terminal does
+        time.sleep(0.02)
+    begun = time.monotonic()
+    printed, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 130, printed
+    assert time.monotonic() - begun < 30
+    assert "Go on with:" in printed and "Traceback" not in printed
+    assert sweep.wait_for_all_to_end() == {}
+    sweep.finish()
+    assert_whole(sweep)
+
+
+def test_without_ray_sigterm_does_the_same(sweep: DisturbedSweep) -> None:
+    methods = "methods={dense: {}, 'tests.faults.methods:Fades': {by: {grid: [0.1, 0.2, 0.3]}}}"
+    driver = sweep.start("--set", methods, module=PLAIN)
+    sweep.wait_for(2, driver)
+    driver.terminate()
+    printed, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 130, printed
+    assert "Go on with:" in printed and "Traceback" not in printed
+    assert (sweep.folder / "report.html").exists()
+    assert list(sweep.rows()["status"]).count("stopped") == 1
+    sweep.finish("--set", methods, module=PLAIN)
+    assert list(sweep.rows()["status"]) == ["completed"] * 4

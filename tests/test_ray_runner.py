@@ -1,5 +1,6 @@
 """The Ray runner, on a real Ray of two workers."""
 
+import json
 import os
 import signal
 import subprocess
@@ -266,6 +267,40 @@ def test_as_many_jobs_run_at_a_time_as_there_is_memory_for(two_workers: None) ->
 
     spells = sorted(heard.ended.values(), key=lambda spell: spell[1])
     assert all(earlier[2] <= later[1] for earlier, later in pairwise(spells))
+
+
+ONE_GPU = """
+import json, ray, ray_jobs
+from orchestrator.ray_connection import connected
+from orchestrator.ray_runner import Listener, run_jobs
+from orchestrator.sweep_file import Resources
+
+seen = []
+nothing = lambda *_: None
+listener = Listener(nothing, nothing, lambda job, result: seen.append(result), nothing)
+jobs = iter([("see_gpus", number) for number in range(4)])
+ray.init("local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
+with connected(None):
+    run_jobs([lambda: next(jobs, None)], ray_jobs.do, listener, Resources(gpus=0.5))
+ray.shutdown()
+print(json.dumps(seen))
+"""
+
+
+def test_two_jobs_share_a_gpu_at_a_time() -> None:
+    """A GPU that Ray was told of; none is needed."""
+    driver = subprocess.run(
+        [sys.executable, "-c", ONE_GPU],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert driver.returncode == 0, driver.stderr
+    seen = json.loads(driver.stdout)
+    assert [devices for devices, _ in seen] == ["0"] * 4
+    spells = [(began, ended) for _, (_, began, ended) in seen]
+    assert max(sum(began <= at < ended for began, ended in spells) for at, _ in spells) == 2
 
 
 def test_a_cluster_that_is_not_there_is_said_at_once() -> None:

@@ -149,7 +149,8 @@ def compare(settings: EarlyStopping | None = None, seeds: Sequence[int] = SEEDS)
     """The settings, the sweep file's own defaults if None, on the curves of held-out seeds."""
     sweep = load_sweep(SWEEP_FILE)
     settings = settings or EarlyStopping()
-    chosen_on, curves = {}, {}
+    chosen_on: dict[str, dict[str, Curve]] = {}
+    curves: dict[str, dict[str, Curve]] = {}
     for study, trials in read_curves(CURVES, sweep).items():
         (chosen_on if study.endswith(f"-s{CHOSEN_ON}") else curves)[study] = trials
     found = [outcome(curves, sweep, settings, seed) for seed in seeds]

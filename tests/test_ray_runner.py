@@ -49,7 +49,7 @@ class Heard:
         return Listener(self.started.append, self._report, self._end, self._lose, self._restart)
 
     def processes(self) -> set[int]:
-        return {result[0] for result in self.ended.values()}
+        return {result[0] for result in self.ended.values() if isinstance(result, tuple)}
 
     def _report(self, job: Job, values: Mapping[str, float]) -> None:
         self.reports.append((time.time(), values))
@@ -130,6 +130,32 @@ def test_a_job_whose_worker_is_killed_starts_again_in_another(
     assert heard.ended[job] != first, "the process of its first start is dead"
     assert heard.restarted == [job]
     assert heard.lost == {}
+
+
+def test_idle_workers_that_were_lost_cost_a_job_one_start_together(
+    two_workers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_runner, "MOST_RESTARTS", 1)
+    heard = Heard()
+    first: list[Job] = [("sleep", 1.0, number) for number in range(2)]
+
+    def after_both_are_killed() -> Phase:
+        waiting: list[Job] = [("give", 1)]
+
+        def ask() -> Job | None:
+            if waiting:
+                for process in heard.processes():
+                    os.kill(process, signal.SIGKILL)
+                time.sleep(1)
+            return waiting.pop() if waiting else None
+
+        return ask
+
+    run([phase(*first), after_both_are_killed()], heard)
+
+    assert len(heard.processes()) == 2, "both were up"
+    assert heard.ended["give", 1] == 1
+    assert heard.restarted == [("give", 1)]
 
 
 def test_a_lost_object_of_rays_is_no_error_of_the_job(two_workers: None) -> None:

@@ -20,7 +20,6 @@ from orchestrator.trial import main as trial_main
 
 KILLS_OF_DRIVERS = 20 if WHOLE else 1
 KILLS_OF_WORKERS = 10 if WHOLE else 1
-TRIALS = 60 if WHOLE else 4
 BY = "tests.faults.methods:Fades.by"
 
 pytestmark = pytest.mark.timeout(3600)
@@ -28,7 +27,7 @@ pytestmark = pytest.mark.timeout(3600)
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Iterator[DisturbedSweep]:
-    disturbed = DisturbedSweep(tmp_path, trials=TRIALS)
+    disturbed = DisturbedSweep(tmp_path, trials=120 if WHOLE else 4)
     yield disturbed
     disturbed.kill_all()
 

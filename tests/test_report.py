@@ -18,17 +18,13 @@ from PIL import Image
 from orchestrator.comparison import compare_methods, compare_pairs
 from orchestrator.frontier import frontier
 from orchestrator.report.charts import CSS, LIGHT, below_chart, chart_data, frontier_chart
+from orchestrator.report.facts import failures
 from orchestrator.report.findings import answer, cautions, remarks
+from orchestrator.report.method_tables import comparison_table, effort_table, pairs_table
 from orchestrator.report.page import main, write_report
 from orchestrator.report.per_image import class_costs, deciding_trials, spread_table
 from orchestrator.report.sweep_result import SweepResult
-from orchestrator.report.tables import (
-    comparison_table,
-    effort_table,
-    failures,
-    frontier_table,
-    pairs_table,
-)
+from orchestrator.report.trial_tables import frontier_table
 from orchestrator.trials_table import (
     COLUMNS,
     TrialsTable,

@@ -17,7 +17,7 @@ from PIL import Image
 from orchestrator.notation import millions, percent
 from orchestrator.report.figures import spread_spec
 from orchestrator.report.sweep_result import SweepResult
-from orchestrator.report.tables import Table
+from orchestrator.report.table import Table
 from orchestrator.trial_files import extremes, read_extremes
 
 IMAGES = "images/{}.csv"

@@ -13,7 +13,8 @@ import pytest
 
 from orchestrator.confirmed import confirmed
 from orchestrator.frontier import frontier
-from orchestrator.report.findings import answer, cautions
+from orchestrator.report.answer import answer
+from orchestrator.report.findings import cautions
 from orchestrator.report.page import main, write_report
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.trial_tables import confirmed_table, depth_table

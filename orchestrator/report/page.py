@@ -27,6 +27,8 @@ from orchestrator.comparison import compare_methods, compare_pairs
 from orchestrator.confirmed import confirmed
 from orchestrator.frontier import best_within, frontier
 from orchestrator.report import facts, figures, findings, method_tables, per_image, trial_tables
+from orchestrator.report.answer import answer
+from orchestrator.report.at_half import HALF
 from orchestrator.report.channels import channels_table
 from orchestrator.report.charts import (
     COSTS,
@@ -94,7 +96,7 @@ def _shown(
     folder: Path,
 ) -> dict[str, Any]:
     """What both templates show."""
-    headline, more = findings.answer(result)
+    headline, more = answer(result)
     deciding = per_image.deciding_trials(result, points)
     sure = confirmed(result.trials)
     best = best_at_half(result)
@@ -155,7 +157,7 @@ def best_at_half(result: SweepResult) -> pd.DataFrame:
     """Of each cell and method the best trial at half of the dense cost; if none is, at any."""
     found = []
     for _, rows in result.searched.groupby(["cell", "method"], sort=False):
-        best = best_within(rows, findings.HALF)
+        best = best_within(rows, HALF)
         best = best_within(rows, math.inf) if best is None else best
         if best is not None:
             found.append(best)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
-from orchestrator.frontier import best_within
 from orchestrator.notation import accuracy, millions, milliseconds, percent
-from orchestrator.report.findings import HALF, mean_and_deviation
+from orchestrator.report.at_half import at_half
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.table import Table, number
+from orchestrator.report.uncertainty import mean_and_deviation
 
 
 def frontier_table(result: SweepResult, points: pd.DataFrame) -> Table:
@@ -44,7 +46,7 @@ def confirmed_table(result: SweepResult, points: pd.DataFrame) -> Table:
             "cell": point["cell"] if len(result.cells) > 1 else "",
             "method": point["method"],
             "settings": result.settings(rows.loc[point["trial_id"]]),
-            "test": mean_and_deviation(point),
+            "test": mean_and_deviation(point["test_accuracy"], point["test_deviation"]),
             "n": str(point["n"]),
             "search's validation": accuracy(point["search_val_accuracy"]),
             "multiplications": millions(point["multiplications"]),
@@ -58,33 +60,39 @@ def confirmed_table(result: SweepResult, points: pd.DataFrame) -> Table:
 
 
 def depth_table(result: SweepResult, points: pd.DataFrame) -> Table:
-    """Each setting before and after: the best trial of every method at half of the cost.
+    """Each setting before and after: every method's best at half of the cost, means over seeds.
 
     Args:
-        points: of `confirmed`; where a trial was confirmed, its accuracies there are shown.
+        points: of `confirmed`; where there are any, the methods' best confirmed trials are shown,
+            with their accuracies there.
     """
-    confirmed = points.set_index("trial_id")
+    searched = result.searched
+    if not points.empty:
+        searched = searched[searched["trial_id"].isin(points["trial_id"])]
+        searched = searched.assign(seed=0)  # a point is of one seed, and confirmed with others
     records = []
     for cell in result.cells:
-        rows = result.searched[result.searched["cell"] == cell]
-        for method in result.methods:
-            candidates = rows[rows["method"] == method]
-            if not confirmed.empty:
-                candidates = candidates[candidates["trial_id"].isin(confirmed.index)]
-            best = best_within(candidates, HALF)
-            if best is None:
-                continue
-            point = confirmed.loc[best["trial_id"]] if best["trial_id"] in confirmed.index else None
+        found = {each.method: each for each in at_half(searched, cell)}
+        for best in (found[method] for method in result.methods if method in found):
+            alone = str(best.trials.iloc[0]["trial_id"]) if best.n == 1 else ""
+            point = points[points["trial_id"] == alone]
+            tested = ""
+            if not point.empty:
+                own = point.iloc[0]
+                tested = mean_and_deviation(own["test_accuracy"], own["test_deviation"])
+            elif math.isfinite(best.mean("test_accuracy")):
+                tested = best.written("test_accuracy")
             records.append(
                 {
                     "setting": cell,
-                    "before": millions(best["dense_multiplications"]),
-                    "accuracy before": accuracy(best["dense_val_accuracy"]),
-                    "method": method,
-                    "after": millions(best["multiplications"]),
-                    "accuracy after": accuracy(best["val_accuracy"]),
-                    "on test images": "" if point is None else mean_and_deviation(point),
-                    "trial": best["trial_id"],
+                    "before": millions(best.mean("dense_multiplications")),
+                    "accuracy before": best.written("dense_val_accuracy"),
+                    "method": best.method,
+                    "after": millions(best.mean("multiplications")),
+                    "accuracy after": best.written("val_accuracy"),
+                    "on test images": tested,
+                    "seeds": str(best.n) if best.n > 1 else "",
+                    "trial": alone,
                 }
             )
     return Table.of(records, words=("setting", "method", "trial"))

@@ -3,7 +3,8 @@
     python -m orchestrator.report runs/A [runs/B ...]
 
 reads sweep.yaml and the tables of its trials, and writes frontier.csv, report.html (one file that
-opens offline), report.md and frontier.png beside them. The report of several is a folder of its own
+opens offline), report.md, frontier.png and frontier.html (that chart, offline too, with what there
+is to know of the mark that is pointed at) beside them. The report of several is a folder of its own
 beside the first, `A+B`.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import math
 import re
 import sys
@@ -37,7 +39,7 @@ from orchestrator.report.charts import (
     chart_data,
     method_marks,
     page_spec,
-    picture,
+    picture_spec,
 )
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.trials_table import write_atomically, write_table
@@ -46,7 +48,7 @@ ALWAYS_DRAWN = ("multiplications", "nonzero_multiplications", "latency_ms")
 
 
 def write_report(*folders: Path) -> Path:
-    """Writes the four files of the report, each at once; returns the folder that holds them.
+    """Writes the five files of the report, each at once; returns the folder that holds them.
 
     Raises:
         FileNotFoundError: if a folder holds no sweep.yaml and trials.csv.
@@ -63,10 +65,15 @@ def write_report(*folders: Path) -> Path:
     facts = _facts(result, points, records, cost, folder)
     write_table(points, folder / "frontier.csv")
     sure = confirmed(result.trials)
-    drawn = (
-        picture(result, records, cost) if sure.empty else figures.confirmed_picture(result, sure)
+    spec = (
+        picture_spec(result, records, cost)
+        if sure.empty
+        else figures.confirmed_picture_spec(result, sure)
     )
+    drawn = vl_convert.vegalite_to_png(json.dumps(spec), scale=2)
     write_atomically(folder / "frontier.png", drawn)
+    chart = {"name": facts["name"], "spec": spec, "scripts": _scripts()}
+    write_atomically(folder / "frontier.html", _render("frontier.html.jinja", chart))
     write_atomically(folder / "report.md", _render("report.md.jinja", facts))
     page = {"light": asdict(LIGHT), "dark": asdict(DARK), "trials": records}
     page |= {"scripts": _scripts()}

@@ -133,7 +133,6 @@ def test_the_view_shows_the_runs_and_the_scatter_chart(
     assert "Sort: val_accuracy" in text and trials["trial_id"].iloc[0] in text
 
 
-@pytest.mark.xfail(reason="in a browser the panels of a chart of several cells stay empty")
 @needs_chromium
 def test_the_artifacts_chart_is_drawn_in_mlflows_page(
     tracked: tuple[SweepResult, str], page: tuple[LivePage, str]
@@ -154,7 +153,6 @@ def test_the_artifacts_chart_is_drawn_in_mlflows_page(
     assert wanted <= seen
 
 
-@pytest.mark.xfail(reason="in a browser the panels of a chart of several cells stay empty")
 @needs_chromium
 def test_the_artifacts_chart_needs_no_network_and_tells_of_the_mark_pointed_at(
     tracked: tuple[SweepResult, str],

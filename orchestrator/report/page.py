@@ -72,7 +72,7 @@ def write_report(*folders: Path) -> Path:
     )
     drawn = vl_convert.vegalite_to_png(json.dumps(spec), scale=2)
     write_atomically(folder / "frontier.png", drawn)
-    chart = {"name": facts["name"], "spec": spec, "scripts": _scripts()}
+    chart = {"name": facts["name"], "spec": _in_rows(spec), "scripts": _scripts()}
     write_atomically(folder / "frontier.html", _render("frontier.html.jinja", chart))
     write_atomically(folder / "report.md", _render("report.md.jinja", facts))
     page = {"light": asdict(LIGHT), "dark": asdict(DARK), "trials": records}
@@ -85,6 +85,16 @@ def write_report(*folders: Path) -> Path:
 def _scripts() -> str:
     """Vega-Lite with all it needs, 0.9 MB, so that the page opens offline."""
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+
+
+def _in_rows(picture: dict[str, Any]) -> dict[str, Any]:
+    """A picture with its panels in rows. In a browser Vega draws none of a grid of panels."""
+    panels, columns = picture["concat"], picture["columns"]
+    rows = [
+        {"hconcat": panels[start : start + columns]} for start in range(0, len(panels), columns)
+    ]
+    rest = {name: part for name, part in picture.items() if name not in ("concat", "columns")}
+    return {**rest, "vconcat": rows}
 
 
 def main_cost(result: SweepResult) -> str:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tests.browser import CHROMIUM
 
@@ -27,8 +27,8 @@ os.execv(browser[0], browser)
 class LivePage:
     """One page. Commands and answers are JSON, a zero byte between them."""
 
-    def __init__(self, commands: int, answers: int) -> None:
-        self._commands, self._answers = commands, os.fdopen(answers, "rb")
+    def __init__(self, commands: BinaryIO, answers: BinaryIO) -> None:
+        self._commands, self._answers = commands, answers
         self._number = 0
         self._session: dict[str, str] = {}
         target = self._do("Target.createTarget", url="about:blank")["targetId"]
@@ -60,7 +60,8 @@ class LivePage:
     def _do(self, method: str, **params: Any) -> dict[str, Any]:
         self._number += 1
         command = {"id": self._number, "method": method, "params": params, **self._session}
-        os.write(self._commands, json.dumps(command).encode() + b"\0")
+        self._commands.write(json.dumps(command).encode() + b"\0")
+        self._commands.flush()
         while (answer := self._read()).get("id") != self._number:
             pass
         assert "error" not in answer, answer
@@ -100,9 +101,9 @@ def live_page(folder: Path, width: int = 1400, height: int = 900) -> Iterator[Li
         )
     os.close(read)
     os.close(write)
-    try:
-        yield LivePage(commands, answers)
-    finally:
-        browser.terminate()
-        browser.wait(60)
-        os.close(commands)
+    with os.fdopen(commands, "wb") as to_it, os.fdopen(answers, "rb") as from_it:
+        try:
+            yield LivePage(to_it, from_it)
+        finally:
+            browser.terminate()
+            browser.wait(120)

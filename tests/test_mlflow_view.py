@@ -158,7 +158,7 @@ def test_the_artifacts_chart_needs_no_network_and_tells_of_the_mark_pointed_at(
     tracked: tuple[SweepResult, str],
 ) -> None:
     script = """
-      const marks = [...document.querySelectorAll("#chart svg .mark-symbol path")];
+      const marks = [...document.querySelectorAll("#chart svg .mark-symbol.role-mark path")];
       const box = marks.at(-1).getBoundingClientRect();
       const at = { clientX: box.x + box.width / 2, clientY: box.y + box.height / 2, bubbles: true };
       for (const kind of ["pointerover", "pointermove", "mouseover", "mousemove"])

@@ -3,22 +3,40 @@
     python -m orchestrator.choose runs/NAME --max-multiplications 8e6 --export my_network
 
 names the best confirmed trial within the limits and why, and writes its network, checked, with a
-model card. Exit status: 0, or 2 where nothing is within the limits.
+model card. `--register NAME` makes what is written a version of that model in MLflow's registry.
+Exit status: 0, or 2 where nothing is within the limits.
 """
+
+from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jinja2
+import pandas as pd
 
 from orchestrator.past_trial import past_trial
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.shipped import Choice, Limits, choose
 from orchestrator.trials_table import write_atomically
 
+if TYPE_CHECKING:
+    from orchestrator.model_registry import ModelRegistry
+
 BAD_INPUT = 2
+REGISTERED = (  # columns of trials.csv that are tags of a registered version
+    "trial_id",
+    "method",
+    "val_accuracy",
+    "test_accuracy",
+    "multiplications",
+    "dense_multiplications",
+    "parameters",
+    "latency_ms",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,12 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.export is not None and args.export.exists():
         print(f"{args.export} exists already, and nothing is overwritten.", file=sys.stderr)
         return BAD_INPUT
+    if args.register is not None and args.export is None:
+        print("--register takes what --export FOLDER writes: give both.", file=sys.stderr)
+        return BAD_INPUT
     try:
         result = SweepResult.read(args.folder)
         choice = choose(result.trials, result.objectives, limits)
         print(f"{choice.point['trial_id']}: {choice.why}")
+        registry = None if args.register is None else _registry(args, result, choice)
         if args.export is not None:
             _export(args, result, choice)
+        if registry is not None:
+            _register(registry, args, result, choice)
     except FileNotFoundError as error:
         print(f"{error.filename} is missing: expected a run folder, whole.", file=sys.stderr)
         return BAD_INPUT
@@ -68,6 +92,11 @@ def _parser() -> argparse.ArgumentParser:
         "--export", type=Path, metavar="FOLDER", help="write the network there, in every format"
     )
     parser.add_argument(
+        "--register",
+        metavar="NAME",
+        help="and make it the next version of the model NAME in MLflow's registry",
+    )
+    parser.add_argument(
         "--data-root",
         type=Path,
         default=Path("data"),
@@ -75,6 +104,25 @@ def _parser() -> argparse.ArgumentParser:
         help="where data sets lie, to check what is exported (default: data)",
     )
     return parser
+
+
+def _registry(args: argparse.Namespace, result: SweepResult, choice: Choice) -> ModelRegistry:
+    from orchestrator.model_registry import ModelRegistry
+    from orchestrator.run_folder import sweep_id
+
+    folder = args.folder.resolve()
+    name, identity = result.sweep["name"], sweep_id(folder)
+    return ModelRegistry(args.register, folder.parent, name, identity, choice.network)
+
+
+def _register(
+    registry: ModelRegistry, args: argparse.Namespace, result: SweepResult, choice: Choice
+) -> None:
+    row = result.trials[result.trials["trial_id"] == choice.network].iloc[0]
+    tags = {name: row[name] for name in REGISTERED if pd.notna(row[name])}
+    tags["sweep"] = result.sweep["name"]
+    version = registry.register(args.export, tags, choice.why)
+    print(f"models:/{args.register}/{version}")
 
 
 def _export(args: argparse.Namespace, result: SweepResult, choice: Choice) -> None:

@@ -89,7 +89,9 @@ def run_on_ray(
                 record, proposer = opened()
         stack.enter_context(progress)
         if not nothing_left or len(Outbox(folder)):
-            tracker = Tracker(sweep.name, folder.parent, progress.message, goes_on)
+            tracker = Tracker(
+                sweep.name, folder.parent, progress.message, goes_on, list(sweep.methods)
+            )
             record.tracker = stack.enter_context(tracker)
         if nothing_left:
             return record.finish(whole=True)

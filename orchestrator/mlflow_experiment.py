@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from orchestrator.mlflow_view import RUN_COLOUR, TAG, view_to_write
 from orchestrator.outbox import Letter
+from orchestrator.report.charts import LIGHT, method_marks
 from orchestrator.trials_table import COLUMNS, read_trials
 
 if TYPE_CHECKING:  # importing MLflow takes seconds, which only the tracker's thread spends
@@ -54,7 +56,7 @@ TAGS = (
 )
 METRICS = tuple(name for name in COLUMNS if name not in (*PARAMS, *TAGS, "trial_id", "started_at"))
 TESTED = ("test_accuracy", "test_multiplications")
-ARTIFACTS = ("frontier.csv", "report.html", "report.md", "frontier.png")
+ARTIFACTS = ("frontier.csv", "frontier.html", "frontier.png", "report.html", "report.md")
 STATUS = {
     "completed": "FINISHED",
     "stopped_early": "FINISHED",
@@ -69,6 +71,23 @@ LONGEST_PARAM, LONGEST_TAG, LONGEST_KEY = 6000, 5000, 250
 SQLITE = "sqlite:///"
 # The tracker tries again itself. A request that MLflow's own client repeats may be done twice.
 HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+
+
+def tracking_uri(output: Path) -> str:
+    """Where the runs of a folder of sweeps go: MLFLOW_TRACKING_URI, or else `OUTPUT/mlflow.db`."""
+    local = f"{SQLITE}{output.resolve() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or local
+
+
+def open_client(uri: str) -> MlflowClient:
+    """MLflow's client, that calls nobody else and leaves trying again to us."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for setting, value in HTTP.items():
+        os.environ.setdefault(setting, value)
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri)
 
 
 @contextmanager
@@ -87,36 +106,32 @@ def _make_database(uri: str) -> None:
     path = Path(uri.removeprefix(SQLITE))
     if not uri.startswith(SQLITE) or path.exists():
         return
-    from mlflow import MlflowClient
-
     unfinished = path.with_name(f".{path.name}.new")
     for leftover in path.parent.glob(f"{unfinished.name}*"):
         leftover.unlink()
-    MlflowClient(tracking_uri=f"{SQLITE}{unfinished}").search_experiments()
+    open_client(f"{SQLITE}{unfinished}").search_experiments()
     unfinished.rename(path)
 
 
 class Experiment:
     """One experiment of MLflow. Its methods raise whatever MLflow raises."""
 
-    def __init__(self, name: str, uri: str, output: Path, goes_on: bool) -> None:
+    def __init__(
+        self, name: str, uri: str, output: Path, goes_on: bool, methods: Sequence[str] = ()
+    ) -> None:
         """Finds the experiment, takes it out of the bin, or makes it and its database.
 
         Args:
             output: the folder of all sweeps.
             goes_on: whether there may be runs of the sweep already.
+            methods: the sweep's, in its order, whose runs get the colours of the report.
         """
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a sweep calls nobody
-        for setting, value in HTTP.items():
-            os.environ.setdefault(setting, value)
-        from mlflow import MlflowClient
-
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
         self._goes_on = goes_on
         self._runs: dict[str, str] = {}  # trial_id -> MLflow's id, of those written here
+        self._colours = {method: mark[0] for method, mark in method_marks(methods, LIGHT).items()}
         with _one_process_at_a_time(output):
             _make_database(uri)
-            self.client: MlflowClient = MlflowClient(tracking_uri=uri)
+            self.client = open_client(uri)
             found = self.client.get_experiment_by_name(name)
             if found is None:
                 artifacts = output / "mlflow_artifacts" / name
@@ -127,6 +142,12 @@ class Experiment:
         self.id = found.experiment_id
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(self.id)
+
+    def write_view(self) -> None:
+        """The view "Frontier" of the experiment, unless it is there."""
+        tag = view_to_write(self.client.get_experiment(self.id).tags.get(TAG))
+        if tag is not None:
+            self.client.set_experiment_tag(self.id, TAG, tag)
 
     def write_trial(self, sweep_id: str, letter: Letter, first: bool) -> None:
         """One flat run: three calls, unless the trial reported more than 900 figures.
@@ -142,6 +163,8 @@ class Experiment:
         start, end = _times(row)
         tags = {name: str(row[name])[:LONGEST_TAG] for name in TAGS if _given(row.get(name))}
         tags |= {"sweep_id": sweep_id, "trial_id": trial_id, "digest": letter.digest}
+        if row["method"] in self._colours:
+            tags[RUN_COLOUR] = self._colours[row["method"]]
         metrics = [
             Metric(_key(name), value, timestamp or end, step)
             for name, value, timestamp, step in _figures(row, letter.reports)

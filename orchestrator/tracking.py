@@ -7,18 +7,18 @@ tried again while the sweep runs, and then by the next run of the same command.
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from orchestrator.mlflow_experiment import Experiment
+from orchestrator.mlflow_experiment import Experiment, tracking_uri
 from orchestrator.outbox import Outbox
 from orchestrator.run_folder import sweep_id
 
@@ -38,7 +38,12 @@ class Tracker:
     """Tells MLflow of one sweep, in the background. Use as a context manager."""
 
     def __init__(
-        self, sweep_name: str, output: Path, warn: Callable[[str], None], goes_on: bool = False
+        self,
+        sweep_name: str,
+        output: Path,
+        warn: Callable[[str], None],
+        goes_on: bool = False,
+        methods: Sequence[str] = (),
     ) -> None:
         """Starts writing to MLFLOW_TRACKING_URI, or else to `OUTPUT/mlflow.db`.
 
@@ -46,21 +51,21 @@ class Tracker:
             output: the folder of all sweeps, that also gets the artifacts of a local database.
             warn: told in one sentence when MLflow fails, from another thread.
             goes_on: whether the sweep was begun before. What its outbox holds is sent first.
+            methods: the sweep's, in its order, whose runs get the colours of the report.
         """
-        self._name = sweep_name
         self._output = output.resolve()
         self._output.mkdir(parents=True, exist_ok=True)
         self._folder = self._output / sweep_name
-        local = f"sqlite:///{self._output / 'mlflow.db'}"
-        self._uri = os.environ.get("MLFLOW_TRACKING_URI") or local
+        self._uri = tracking_uri(output)
         self._warn = warn
-        self._goes_on = goes_on
+        self._open = partial(Experiment, sweep_name, self._uri, self._output, goes_on, methods)
         self._started = time.time()
         self._outbox = Outbox(self._folder)
         self._tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
         self._said = False
         self._handled = 0  # tasks
         self._closing = threading.Event()
+        self._tasks.put(_Task(lambda experiment, _: experiment.write_view()))
         for trial_id in self._outbox.trials():
             self.send(trial_id)
         self._thread = threading.Thread(target=self._write, name="mlflow", daemon=True)
@@ -138,7 +143,7 @@ class Tracker:
         while not (self._closing.is_set() and self._tasks.empty() and experiment):
             try:
                 if experiment is None:
-                    experiment = Experiment(self._name, self._uri, self._output, self._goes_on)
+                    experiment = self._open()
                 task = self._tasks.get(timeout=0.2)
                 task.send(experiment, task.first)
                 failures, pause_s = 0, FIRST_PAUSE_S

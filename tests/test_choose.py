@@ -13,10 +13,12 @@ import torch
 from PIL import Image
 
 from orchestrator.choose import main
+from orchestrator.outbox import Outbox
 from orchestrator.past_trial import past_trial
 from orchestrator.plan import plain_trials
 from orchestrator.shipped import Limits, choose
 from orchestrator.sweep_file import load_sweep
+from orchestrator.tracking import Tracker
 from orchestrator.trial import main as trial_main
 from orchestrator.trials_table import read_trials
 from testbed.data import load_splits
@@ -194,3 +196,103 @@ def test_weights_are_read_with_weights_only_everywhere() -> None:
             assert "torch.load(" not in text, path
             if path.name != "zero_copy.py":  # Ray's shared objects
                 assert "import pickle" not in text, path
+
+
+# What is registered
+
+
+@pytest.fixture(scope="module")
+def tracked(run_folder: Path) -> str:
+    """The same sweep's runs in a local MLflow: its URI."""
+    rows = json.loads(read_trials(run_folder / "trials.csv").to_json(orient="records"))
+    said: list[str] = []
+    with (
+        pytest.MonkeyPatch.context() as environment,
+        Tracker(run_folder.name, run_folder.parent, said.append) as tracker,
+    ):
+        environment.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for row in rows:
+            tracker.keep(row, [], {})
+            tracker.send(row["trial_id"])
+        Outbox(run_folder).report_is_due = False
+    assert said == []
+    return f"sqlite:///{run_folder.parent / 'mlflow.db'}"
+
+
+def test_what_is_registered_twice_is_two_versions_that_give_the_networks_logits(
+    run_folder: Path,
+    tracked: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    import mlflow
+    from mlflow import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for number in (1, 2):
+        export = ["--export", str(tmp_path / f"shipped-{number}")]
+        assert main([str(run_folder), *export, "--register", "digits small"]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == f"models:/digits small/{number}"
+    client = MlflowClient(tracked)
+    assert len(client.search_model_versions("name = 'digits small'")) == 2
+    version = client.get_model_version("digits small", "1")
+    run = client.get_run(version.run_id)
+    rows = read_trials(run_folder / "trials.csv").set_index("trial_id")
+    row = rows.loc[run.data.tags["trial_id"]]
+    assert version.tags["trial_id"] == run.info.run_name == row.name
+    assert float(version.tags["val_accuracy"]) == row["val_accuracy"]
+    assert float(version.tags["multiplications"]) == row["multiplications"]
+    assert "the most accurate of" in version.description
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(tracked)
+    try:
+        model = mlflow.pyfunc.load_model("models:/digits small/1")
+        held = Path(mlflow.artifacts.download_artifacts("models:/digits small/1"))
+    finally:
+        mlflow.set_tracking_uri(before)
+    exported = tmp_path / "shipped-1"
+    for path in exported.iterdir():
+        assert (held / path.name).read_bytes() == path.read_bytes()
+    trial = past_trial(run_folder, rows.reset_index(), str(row.name))
+    splits = load_splits(trial.data, Path("data"), trial.seed)
+    images = (splits.validation.pixels.float() / 255).numpy()
+    session = onnxruntime.InferenceSession(str(exported / "model.onnx"))
+    logits = np.concatenate([model.predict(image[None])["logits"] for image in images])
+    (one,) = session.run(["logits"], {"images": images[:1]})
+    np.testing.assert_array_equal(logits[:1], one)
+    right = logits.argmax(axis=1) == splits.validation.labels.numpy()
+    assert right.mean() == pytest.approx(row["val_accuracy"], abs=0.02)
+
+
+def test_what_cannot_be_registered_is_said_before_anything_is_exported(
+    run_folder: Path,
+    tracked: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refusal(*arguments: str) -> str:
+        assert main([str(run_folder), *arguments]) == 2
+        assert not target.exists()
+        return capsys.readouterr().err
+
+    target = tmp_path / "shipped"
+    export = ["--export", str(target)]
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert "give both" in refusal("--register", "a")
+    for name in ("", "a/b", "a:b", ".."):
+        assert "expected a name without '/' and ':'" in refusal(*export, "--register", name)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'none.db'}")
+    assert "none.db is missing" in refusal(*export, "--register", "a")
+    assert not (tmp_path / "none.db").exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # where nobody listens
+    assert "MLflow at http://127.0.0.1:9 does not answer" in refusal(*export, "--register", "a")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracked)
+    (run_folder / "sweep_id").rename(tmp_path / "sweep_id")  # another sweep of that name
+    try:
+        assert "has no run of" in refusal(*export, "--register", "a")
+    finally:
+        (tmp_path / "sweep_id").rename(run_folder / "sweep_id")

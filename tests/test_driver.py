@@ -32,7 +32,8 @@ fine_tuning: {epochs: 1, learning_rate: 0.01}
 """
 LEFT_BEHIND = {
     "sweep.yaml", "trials.csv", "frontier.csv", "multiplications_per_class.csv",
-    "report.html", "report.md", "frontier.png", "test_multiplications_per_class.csv", "reports",
+    "report.html", "report.md", "frontier.png", "frontier.html", "reports",
+    "test_multiplications_per_class.csv",
 }  # fmt: skip
 
 

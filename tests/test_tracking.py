@@ -236,7 +236,7 @@ def test_the_experiment_of_that_name_is_used_again_and_taken_out_of_the_bin(outp
 
 def test_the_frontier_is_a_run_with_the_report_and_the_hypervolumes(output: Path) -> None:
     folder = output / "sweep"
-    for name in ("frontier.csv", "report.html", "report.md", "frontier.png"):
+    for name in ("frontier.csv", "frontier.html", "frontier.png", "report.html", "report.md"):
         (folder / name).write_text(name)
     table = TrialsTable(folder / "trials.csv", [*table_columns({}), "l1_filter.keep_ratio"])
     comparison = pd.DataFrame(
@@ -270,6 +270,7 @@ def test_the_frontier_is_a_run_with_the_report_and_the_hypervolumes(output: Path
     assert artifacts.is_relative_to(output / "mlflow_artifacts" / "sweep")
     assert {path.name for path in artifacts.iterdir()} == {
         "frontier.csv",
+        "frontier.html",
         "report.html",
         "report.md",
         "frontier.png",

@@ -14,7 +14,6 @@ from typing import Any
 
 import altair as alt
 import pandas as pd
-import vl_convert
 
 from orchestrator.frontier import DENSE_COST, eligible, on_frontier_within
 from orchestrator.notation import accuracy, millions, milliseconds, percent
@@ -201,8 +200,8 @@ def page_spec(
     return {**spec, "background": None, "config": config(CSS)}
 
 
-def picture(result: SweepResult, records: Sequence[Record], cost: str) -> bytes:
-    """The frontiers as a PNG: one panel for each cell, or of all together where they are many."""
+def picture_spec(result: SweepResult, records: Sequence[Record], cost: str) -> dict[str, Any]:
+    """The frontiers in one picture: a panel for each cell, or for all where they are many."""
     cells: list[str | None] = [*result.cells]
     if not 0 < len(cells) <= MOST_CELLS_IN_PICTURE:
         cells = [None]
@@ -226,7 +225,7 @@ def picture(result: SweepResult, records: Sequence[Record], cost: str) -> bytes:
     spec = chart.to_dict(validate=False)
     spec |= {"config": config(LIGHT), "background": LIGHT.surface, "padding": 16}
     spec["datasets"] = {**spec.get("datasets", {}), "trials": list(records)}
-    return vl_convert.vegalite_to_png(json.dumps(spec), scale=2)
+    return spec
 
 
 def method_marks(methods: Sequence[str], palette: Palette) -> dict[str, tuple[str, str]]:

@@ -7,14 +7,12 @@ Written out rather than built with altair, which takes a tenth of a second for e
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import vl_convert
 
 from orchestrator.comparison import attainment
 from orchestrator.notation import accuracy, millions, percent
@@ -89,8 +87,8 @@ def confirmed_spec(
     )
 
 
-def confirmed_picture(result: SweepResult, points: pd.DataFrame) -> bytes:
-    """The confirmed points of all cells as a PNG, a panel for each."""
+def confirmed_picture_spec(result: SweepResult, points: pd.DataFrame) -> Spec:
+    """The confirmed points of all cells as a picture, a panel for each."""
     drawn = [(cell, confirmed_spec(result, points, cell, LIGHT)) for cell in result.cells]
     columns = 1 if len(drawn) == 1 else 2
     width, height = (760, 400) if columns == 1 else (380, 240)
@@ -104,7 +102,7 @@ def confirmed_picture(result: SweepResult, points: pd.DataFrame) -> bytes:
             own = {name: spec[name] for name in ("data", "layer")}
             title = {} if columns == 1 else {"title": cell}
             panels.append({**own, **title, "width": width, "height": height})
-    whole = {
+    return {
         "title": {
             "text": f"{result.sweep['name']}: test accuracy against multiplications",
             "subtitle": "Filled: mean and deviation of fresh seeds. Hollow: the validation "
@@ -117,7 +115,6 @@ def confirmed_picture(result: SweepResult, points: pd.DataFrame) -> bytes:
         "background": LIGHT.surface,
         "padding": 16,
     }
-    return vl_convert.vegalite_to_png(json.dumps(whole), scale=2)
 
 
 def attainment_spec(result: SweepResult, surfaces: pd.DataFrame, cell: str) -> Spec | None:

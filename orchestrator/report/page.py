@@ -3,7 +3,8 @@
     python -m orchestrator.report runs/A [runs/B ...]
 
 reads sweep.yaml and the tables of its trials, and writes frontier.csv, report.html (one file that
-opens offline), report.md and frontier.png beside them. The report of several is a folder of its own
+opens offline), report.md, frontier.png and frontier.html (that chart, offline too, with what there
+is to know of the mark that is pointed at) beside them. The report of several is a folder of its own
 beside the first, `A+B`.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import math
 import re
 import sys
@@ -40,7 +42,7 @@ from orchestrator.report.charts import (
     chart_data,
     method_marks,
     page_spec,
-    picture,
+    picture_spec,
 )
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.trials_table import write_atomically, write_table
@@ -49,7 +51,7 @@ ALWAYS_DRAWN = ("multiplications", "nonzero_multiplications", "latency_ms")
 
 
 def write_report(*folders: Path) -> Path:
-    """Writes the four files of the report, each at once; returns the folder that holds them.
+    """Writes the five files of the report, each at once; returns the folder that holds them.
 
     Raises:
         FileNotFoundError: if a folder holds no sweep.yaml and trials.csv.
@@ -66,10 +68,15 @@ def write_report(*folders: Path) -> Path:
     shown = _shown(result, points, records, cost, folder)
     write_table(points, folder / "frontier.csv")
     sure = confirmed(result.trials)
-    drawn = (
-        picture(result, records, cost) if sure.empty else figures.confirmed_picture(result, sure)
+    spec = (
+        picture_spec(result, records, cost)
+        if sure.empty
+        else figures.confirmed_picture_spec(result, sure)
     )
+    drawn = vl_convert.vegalite_to_png(json.dumps(spec), scale=2)
     write_atomically(folder / "frontier.png", drawn)
+    chart = {"name": shown["name"], "spec": _in_rows(spec), "scripts": _scripts()}
+    write_atomically(folder / "frontier.html", _render("frontier.html.jinja", chart))
     write_atomically(folder / "report.md", _render("report.md.jinja", shown))
     page = {"light": asdict(LIGHT), "dark": asdict(DARK), "trials": records}
     page |= {"scripts": _scripts()}
@@ -81,6 +88,16 @@ def write_report(*folders: Path) -> Path:
 def _scripts() -> str:
     """Vega-Lite with all it needs, 0.9 MB, so that the page opens offline."""
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+
+
+def _in_rows(picture: dict[str, Any]) -> dict[str, Any]:
+    """A picture with its panels in rows. In a browser Vega draws none of a grid of panels."""
+    panels, columns = picture["concat"], picture["columns"]
+    rows = [
+        {"hconcat": panels[start : start + columns]} for start in range(0, len(panels), columns)
+    ]
+    rest = {name: part for name, part in picture.items() if name not in ("concat", "columns")}
+    return {**rest, "vconcat": rows}
 
 
 def main_cost(result: SweepResult) -> str:

@@ -128,8 +128,7 @@ class Search(BaseModel):
 class EarlyStopping(BaseModel):
     """When trials that do badly are stopped; none are where a sweep has no such section.
 
-    Defaults chosen on recorded curves (`benchmarks/early_stopping.py`), in other orders of the
-    trials than the benchmark's.
+    Defaults chosen on recorded curves of other seeds than `benchmarks/early_stopping.py` judges by.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

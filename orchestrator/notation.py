@@ -2,6 +2,7 @@
 
 import math
 import traceback
+from collections.abc import Iterable
 
 MISSING = "–"  # noqa: RUF001 - a dash in a table
 
@@ -38,6 +39,12 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def listed(names: Iterable[str]) -> str:
+    """a, b and c"""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _three_figures(value: float) -> str:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -211,6 +211,7 @@ class _Workers:
         self._places = places
         self._expected = expected
         self._starting: dict[ObjectRef, Any] = {}
+        self._asked: dict[ObjectRef, Any] = {}  # idle ones, whether they are still there
         self._idle: list[Any] = []
         self._busy: dict[ObjectRef, tuple[Any, _Task]] = {}
         self._failed_starts = 0
@@ -220,7 +221,7 @@ class _Workers:
 
     def __exit__(self, *_: object) -> None:
         busy = [worker for worker, _ in self._busy.values()]
-        for worker in [*self._starting.values(), *self._idle, *busy]:
+        for worker in [*self._starting.values(), *self._asked.values(), *self._idle, *busy]:
             ray.kill(worker)
 
     @property
@@ -230,12 +231,12 @@ class _Workers:
     @property
     def may_grow(self) -> bool:
         """Whether a job that comes now would need, and could have, one worker more."""
-        all_are_busy = not (self._idle or self._starting)
+        all_are_busy = not (self._idle or self._asked or self._starting)
         return all_are_busy and len(self._busy) < self._places.number()
 
     def start_expected(self) -> None:
         """Starts as many as there are to be; also in place of those that were lost."""
-        there = len(self._starting) + len(self._idle) + len(self._busy)
+        there = sum(map(len, (self._starting, self._asked, self._idle, self._busy)))
         while there < min(self._expected, self._places.number()):
             self.start()
             there += 1
@@ -255,7 +256,7 @@ class _Workers:
         Raises:
             NoWorkerError: if there is no worker, and none can start.
         """
-        waited_for = [*self._starting, *self._busy]
+        waited_for = [*self._starting, *self._asked, *self._busy]
         if not waited_for:  # every node with a place for one is away
             time.sleep(LOOK_EVERY_S)
             return []
@@ -264,6 +265,8 @@ class _Workers:
         for reference in known:
             if reference in self._starting:
                 self._take_up(reference)
+            elif reference in self._asked:
+                self._take_back(reference)
         return [self._heard(reference) for reference in known if reference in self._busy]
 
     def _take_up(self, reference: ObjectRef) -> None:
@@ -280,12 +283,21 @@ class _Workers:
             self._failed_starts = 0
             self._idle.append(worker)
 
+    def _take_back(self, reference: ObjectRef) -> None:
+        worker = self._asked.pop(reference)
+        with suppress(RayError):  # it went with the lost one
+            ray.get(reference)
+            self._idle.append(worker)
+
     def _heard(self, reference: ObjectRef) -> tuple[_Task, News]:
         worker, task = self._busy.pop(reference)
         try:
             news: News = ray.get(reference)
         except RayActorError as error:
             ray.kill(worker)  # where it is out of reach alone
+            # If its node is gone, idle ones of that node would each cost a job one of its starts.
+            self._asked |= {idle.is_up.remote(): idle for idle in self._idle}
+            self._idle.clear()
             text = f"The worker process died: killed, out of memory, or crashed.\n{error}"
             return task, News(ended=True, error=text, blameless=True)
         except RayTaskError as error:  # what the worker returns cannot be sent, say

@@ -168,17 +168,21 @@ class Run:
         spent = self.epochs_spent
         self.epochs_spent += budget
         rungs = self._rungs_at(spent, epochs, budget) if judged else {}
-        # Of the network as it is given: a method that lets pruned weights grow again meanwhile
-        # takes them out once more.
         costs: dict[str, float] = {}
+        decides = False
         if self.judge and rungs:
-            costs = network_costs(model, data, self.device, latency=self.judge.latency)
+            costs, decides = network_costs(model, data, self.device, latency=self.judge.latency)
 
         def report_with_running_number(values: Mapping[str, float]) -> None:
             self.report({**values, "epoch": spent + values["epoch"]})
             for rung in rungs.get(int(values["epoch"]), ()):
                 assert self.judge is not None
-                self.judge.look(rung, {**costs, "val_accuracy": values["val_accuracy"]})
+                # Else those of the network as it was given: a method that lets pruned weights grow
+                # again meanwhile takes them out once more. But decisions move with what is learnt.
+                now = costs
+                if decides:
+                    now, _ = network_costs(model, data, self.device, latency=self.judge.latency)
+                self.judge.look(rung, {**now, "val_accuracy": values["val_accuracy"]})
 
         train(
             model,

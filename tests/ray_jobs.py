@@ -37,6 +37,10 @@ def sleep(seconds: float, number: int = 0) -> Spell:
     return os.getpid(), began, time.time()
 
 
+def see_gpus(number: int) -> tuple[str | None, Spell]:
+    return os.environ.get("CUDA_VISIBLE_DEVICES"), sleep(0.5, number)
+
+
 def count(report: Report, n: int, period_s: float) -> None:
     for number in range(n):
         report({"number": number, "process": os.getpid()})

@@ -100,10 +100,9 @@ def test_trials_outlive_their_processes_and_their_node(two_nodes: Cluster, tmp_p
 
     def steps() -> dict[str, list[list[str]]]:
         """Of each trial: [number, process, node] of every step that was kept."""
-        logs = (folder / "checkpoints").glob("*/steps.txt")
         return {
-            path.parent.name: [line.split() for line in path.read_text().splitlines()]
-            for path in logs
+            path.stem: [line.split() for line in path.read_text().splitlines()]
+            for path in (folder / "steps").glob("*.txt")
         }
 
     def until(done: Callable[[], bool]) -> None:

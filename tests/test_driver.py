@@ -328,7 +328,10 @@ def test_an_interrupted_sweep_writes_what_it_has_exits_130_and_can_go_on(tmp_pat
     folder = tmp_path / "runs" / "slow"
     try:
         end = time.monotonic() + 120
-        while not (folder / "asleep").exists() and time.monotonic() < end:
+        table = folder / "trials.csv"
+        while time.monotonic() < end and not (
+            (folder / "asleep").exists() and table.exists() and len(read_trials(table))
+        ):
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)

@@ -1,12 +1,14 @@
 """What a person reads while a sweep runs, in a terminal and in a log."""
 
 import io
+import math
 import threading
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from orchestrator.live_display import Standing, display
 from orchestrator.notation import duration, millions, milliseconds, percent
 from orchestrator.progress import Progress
 
@@ -95,41 +97,127 @@ def shown(progress: Progress) -> str:
     return written(paper)
 
 
-def test_a_terminal_shows_what_is_done_running_and_failed_and_the_best_so_far() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds on the display's clock, which stands until it is set."""
+    seconds = [1000.0]
+    monkeypatch.setattr("orchestrator.live_display.monotonic", lambda: seconds[0])
+    return seconds
+
+
+def test_a_terminal_shows_what_is_done_running_and_failed(clock: list[float]) -> None:
     terminal = console(terminal=True)
     with Progress(10, terminal) as progress:
         progress.phase("Search", 10)
         progress.trial_started("running-one")
         progress.trial_report("running-one", {"epoch": 3, "val_accuracy": 0.4125, "loss": 1.0})
-        for share, val_accuracy in ((0.2, 0.6), (0.5, 0.8), (0.9, 0.7), (0.4, 0.75)):
-            progress.trial_done(
-                row(
-                    val_accuracy=val_accuracy,
-                    multiplications=100 * share,
-                    dense_multiplications=100,
-                )
-            )
+        for number in range(4):
+            progress.trial_done(row(f"l1_filter-depth4-s0-{number:03}"))
         progress.trial_done(row("broken", status="failed", error="OSError: disk full"))
+        clock[0] += 75
         display = shown(progress)
-    first, *rest = display.splitlines()
-    assert "Search · 5 of 10 done · 1 running · 1 failed" in first
-    assert "left" in first
-    assert "running-one  epoch 3  val_accuracy 0.4125" in display
+    lines = display.splitlines()
+    assert lines[0] == "Search · 5 of 10 done · 1 failed"
+    assert lines[2].startswith("1 running · 1 min 15 s so far")
+    (running,) = [line.split() for line in lines if "running-one" in line]
+    assert running == ["1", "running-one", "epoch", "3", "val", "0.412", "1", "min", "15", "s"]
     assert "loss" not in display
-    best = next(line for line in rest if "l1_filter" in line)
-    assert best.split() == ["l1_filter", "4", "0.600", "0.800", "0.800", "0.800"]
     assert "broken  failed: OSError: disk full" in written(terminal)
     assert "l1_filter-depth4" not in written(terminal)  # completed trials leave no line
 
 
-def test_more_running_trials_than_lines_are_counted() -> None:
-    terminal = console(terminal=True)
-    with Progress(200, terminal) as progress:
-        for number in range(100):
-            progress.trial_started(f"trial-{number}")
-        display = shown(progress)
-    assert "and 90 more" in display
-    assert len(display.splitlines()) < terminal.height
+def test_the_frontier_so_far_holds_what_no_other_trial_of_its_method_beats() -> None:
+    points = [(0.2, 0.6), (0.5, 0.8), (0.9, 0.7), (0.4, 0.75), (0.5, 0.8), (0.6, float("nan"))]
+    with Progress(10, console(terminal=True)) as progress:
+        for share, val_accuracy in points:
+            progress.trial_done(
+                row(val_accuracy=val_accuracy, multiplications=100 * share)
+                | {"dense_multiplications": 100}
+            )
+        progress.trial_done(row(method="rnp", multiplications=None))
+        again = row(val_accuracy=0.99, multiplications=1, phase="confirmation")
+        progress.trial_done(again)  # with a fresh seed: the search has not seen it
+        lines = shown(progress).splitlines()
+    (own,) = [line.split() for line in lines if line.startswith("l1_filter")]
+    assert own == [
+        "l1_filter",
+        "6",
+        "0.600",
+        "at",
+        "20",
+        "%",
+        "0.750",
+        "at",
+        "40",
+        "%",
+        "0.800",
+        "at",
+        "50",
+        "%",
+    ]
+    (other,) = [line.split() for line in lines if line.startswith("rnp")]
+    assert other == ["rnp", "1"]
+
+
+def test_the_time_left_is_of_the_jobs_left_and_the_places_that_do_them(clock: list[float]) -> None:
+    standing = Standing(total=10)
+    standing.begin_part("Trials", 10)
+    standing.start("dense network")
+    clock[0] += 300  # however long the dense network takes
+    assert math.isnan(standing.seconds_left())
+    standing.stop("dense network")
+    standing.start("a")
+    standing.start("b")
+    clock[0] += 10
+    standing.end("a", "completed")
+    standing.start("c")
+    clock[0] += 10
+    standing.end("b", "completed")
+    standing.start("d")
+    # 8 jobs of 15 s, of which c has run for 10, on two places
+    assert standing.seconds_left() == (8 * 15 - 10) / 2
+    standing.begin_part("Test images", 4)
+    assert math.isnan(standing.seconds_left())
+
+
+def test_a_place_keeps_its_number_and_is_idle_when_it_has_no_job() -> None:
+    with Progress(9, console(terminal=True)) as progress:
+        for name in "abc":
+            progress.trial_started(name)
+        progress.trial_done(row("b"))
+        rows = [line.split()[:2] for line in shown(progress).splitlines()[4:7]]
+        assert rows == [["1", "a"], ["2", "idle"], ["3", "c"]]
+        progress.trial_started("c")  # its worker was lost: it starts again, and runs once
+        progress.trial_started("d")
+        running = [line.split()[:2] for line in shown(progress).splitlines()[4:7]]
+    assert sorted(name for _, name in running) == ["a", "c", "d"]
+
+
+@pytest.mark.parametrize("width", [20, 80, 120])
+@pytest.mark.parametrize("height", [1, 2, 4, 5, 8, 10, 24, 40])
+@pytest.mark.parametrize("jobs", [0, 2, 100])
+@pytest.mark.parametrize("methods", [0, 1, 9, 30])
+def test_the_display_fits_any_terminal(width: int, height: int, jobs: int, methods: int) -> None:
+    standing = Standing(total=500)
+    standing.begin_part("Confirmation of the frontiers", 500)
+    for number in range(jobs):
+        standing.start(f"my_package.methods:a_long_name-depth=8 dropout=0.1-s0-{number:03}")
+    for number in range(methods):
+        for step in range(20):
+            point = (step / 20, step / 20)
+            standing.add_point(f"my_package.methods:another_long_name_{number}", point)
+    paper = Console(file=io.StringIO(), width=width, height=height, color_system=None)
+    paper.print(display(standing, width, height))
+    lines = written(paper).splitlines()
+    assert len(lines) <= height
+    assert all(len(line) <= width for line in lines)
+    if height >= 10 and width >= 80:
+        text = "\n".join(lines)
+        assert jobs < 3 or "running now" in text
+        assert not methods or ("1.000" not in text and "0.950 at  95 %" in text)
+    if height == 24 and width >= 80 and jobs == 100 and methods == 9:
+        shown = sum("a_long_name" in line for line in lines)
+        assert f"and {100 - shown} more" in text and text.count("0.950 at  95 %") == 9
 
 
 def test_a_report_after_the_end_does_not_bring_a_trial_back() -> None:
@@ -157,7 +245,7 @@ def test_threads_may_share_it() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert "200 of 200 done · 0 running" in shown(progress)
+        assert "200 of 200 done\n" in shown(progress) and "0 running" in shown(progress)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The Ray runner, on a real Ray of two workers."""
 
+import json
 import os
 import signal
 import subprocess
@@ -48,7 +49,7 @@ class Heard:
         return Listener(self.started.append, self._report, self._end, self._lose, self._restart)
 
     def processes(self) -> set[int]:
-        return {result[0] for result in self.ended.values()}
+        return {result[0] for result in self.ended.values() if isinstance(result, tuple)}
 
     def _report(self, job: Job, values: Mapping[str, float]) -> None:
         self.reports.append((time.time(), values))
@@ -129,6 +130,32 @@ def test_a_job_whose_worker_is_killed_starts_again_in_another(
     assert heard.ended[job] != first, "the process of its first start is dead"
     assert heard.restarted == [job]
     assert heard.lost == {}
+
+
+def test_idle_workers_that_were_lost_cost_a_job_one_start_together(
+    two_workers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_runner, "MOST_RESTARTS", 1)
+    heard = Heard()
+    first: list[Job] = [("sleep", 1.0, number) for number in range(2)]
+
+    def after_both_are_killed() -> Phase:
+        waiting: list[Job] = [("give", 1)]
+
+        def ask() -> Job | None:
+            if waiting:
+                for process in heard.processes():
+                    os.kill(process, signal.SIGKILL)
+                time.sleep(1)
+            return waiting.pop() if waiting else None
+
+        return ask
+
+    run([phase(*first), after_both_are_killed()], heard)
+
+    assert len(heard.processes()) == 2, "both were up"
+    assert heard.ended["give", 1] == 1
+    assert heard.restarted == [("give", 1)]
 
 
 def test_a_lost_object_of_rays_is_no_error_of_the_job(two_workers: None) -> None:
@@ -266,6 +293,40 @@ def test_as_many_jobs_run_at_a_time_as_there_is_memory_for(two_workers: None) ->
 
     spells = sorted(heard.ended.values(), key=lambda spell: spell[1])
     assert all(earlier[2] <= later[1] for earlier, later in pairwise(spells))
+
+
+ONE_GPU = """
+import json, ray, ray_jobs
+from orchestrator.ray_connection import connected
+from orchestrator.ray_runner import Listener, run_jobs
+from orchestrator.sweep_file import Resources
+
+seen = []
+nothing = lambda *_: None
+listener = Listener(nothing, nothing, lambda job, result: seen.append(result), nothing)
+jobs = iter([("see_gpus", number) for number in range(4)])
+ray.init("local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
+with connected(None):
+    run_jobs([lambda: next(jobs, None)], ray_jobs.do, listener, Resources(gpus=0.5))
+ray.shutdown()
+print(json.dumps(seen))
+"""
+
+
+def test_two_jobs_share_a_gpu_at_a_time() -> None:
+    """A GPU that Ray was told of; none is needed."""
+    driver = subprocess.run(
+        [sys.executable, "-c", ONE_GPU],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert driver.returncode == 0, driver.stderr
+    seen = json.loads(driver.stdout)
+    assert [devices for devices, _ in seen] == ["0"] * 4
+    spells = [(began, ended) for _, (_, began, ended) in seen]
+    assert max(sum(began <= at < ended for began, ended in spells) for at, _ in spells) == 2
 
 
 def test_a_cluster_that_is_not_there_is_said_at_once() -> None:

@@ -14,21 +14,21 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from safetensors.numpy import save_file
 
 from orchestrator.comparison import compare_methods, compare_pairs
+from orchestrator.confirmed import confirmed
 from orchestrator.frontier import frontier
+from orchestrator.report.answer import answer
+from orchestrator.report.channels import channels_table
 from orchestrator.report.charts import CSS, LIGHT, below_chart, chart_data, frontier_chart
-from orchestrator.report.findings import answer, cautions, remarks
+from orchestrator.report.facts import failures, key_figures
+from orchestrator.report.findings import cautions, remarks
+from orchestrator.report.method_tables import comparison_table, effort_table, pairs_table
 from orchestrator.report.page import main, write_report
 from orchestrator.report.per_image import class_costs, deciding_trials, spread_table
 from orchestrator.report.sweep_result import SweepResult
-from orchestrator.report.tables import (
-    comparison_table,
-    effort_table,
-    failures,
-    frontier_table,
-    pairs_table,
-)
+from orchestrator.report.trial_tables import depth_table, frontier_table
 from orchestrator.trials_table import (
     COLUMNS,
     TrialsTable,
@@ -189,7 +189,60 @@ def test_the_answer_says_when_there_is_none(
     assert answer(result_of(tmp_path, rows)) == (headline, "")
 
 
+SEEDS = [  # at half the cost l1_filter's mean is ahead; random_channels has the luckiest seed
+    *(trial("l1_filter", value, 0.4, seed=seed) for seed, value in enumerate((0.80, 0.82, 0.84))),
+    *(trial("l1_filter", 0.70, 0.2, seed=seed) for seed in range(3)),
+    *(trial("vanilla", value, 0.5, seed=seed) for seed, value in enumerate((0.70, 0.72, 0.74))),
+    *(trial("rnp", value, 0.3, seed=seed) for seed, value in enumerate((0.60, 0.90, 0.78))),
+    trial("magnitude", 0.95, 0.5, seed=1),
+    trial("magnitude", 0.95, 0.9, seed=2),
+]
+
+
+def test_of_several_seeds_the_answer_is_of_means_and_not_of_the_luckiest(tmp_path: Path) -> None:
+    headline, more = answer(result_of(tmp_path, SEEDS))
+    assert headline == (
+        "l1_filter is the most accurate at half of the dense network's multiplications: validation "
+        "accuracy 0.820 ± 0.020 (mean of 3 seeds) against the dense network's 0.900 ± 0.000 before "
+        "fine-tuning."
+    )
+    assert more == (
+        "Its trials need in the mean 40.0 M multiplications, 40 % of dense. Of each seed the most "
+        "accurate trial so cheap counts. Too close to it for 3 seeds and 10,000 validation images "
+        "to tell apart: rnp. So cheap in some seeds alone, and not compared here: magnitude."
+    )
+
+
+def test_of_several_seeds_the_tables_have_means_with_their_number(tmp_path: Path) -> None:
+    tested = [{**row, "test_accuracy": row["val_accuracy"] - 0.01} for row in SEEDS]
+    result = result_of(tmp_path, tested)
+    assert "on test images these come to 0.810 ± 0.020" in answer(result)[1]
+    first = key_figures(result)[0]
+    assert (first.value, first.detail) == ("0.820", "l1_filter, 40.0 M, mean of 3 seeds")
+    table = depth_table(result, confirmed(result.trials))
+    rows = {row[3]: dict(zip(table.header, row, strict=True)) for row in table.rows}
+    assert set(rows) == {"vanilla", "l1_filter", "rnp"}
+    assert rows["vanilla"]["accuracy after"] == "0.720 ± 0.020"
+    assert rows["vanilla"]["on test images"] == "0.710 ± 0.020"
+    assert rows["vanilla"]["seeds"] == "3" and "trial" not in table.header
+
+
+def test_without_a_method_at_half_the_cost_in_every_seed_there_is_no_answer(tmp_path: Path) -> None:
+    rows = [row for row in SEEDS if row["method"] == "magnitude"]
+    headline = "No method comes to half of the dense network's multiplications in every seed."
+    assert answer(result_of(tmp_path, rows)) == (headline, "")
+
+
 # What to be careful about
+
+
+def test_methods_that_are_judged_on_fewer_images_are_named(tmp_path: Path) -> None:
+    rows = [*SMALL, trial("policy_gradient", 0.89, 0.4, validation_images=400, reward_images=9600)]
+    result = result_of(tmp_path, rows, methods=[*METHODS, "policy_gradient"])
+    said = "\n".join(cautions(result))
+    assert "10,000 validation images, those of policy_gradient over 400: at 0.900 one" in said
+    assert "standard error is 0.3 to 1.5 points, and methods closer than about 0.6 to 3.0" in said
+    assert "Too close to it for 400 to 10,000 validation images" in answer(result)[1]
 
 
 def test_missing_controls_are_said(tmp_path: Path) -> None:
@@ -518,6 +571,26 @@ def test_classes_have_the_whole_networks_figures_and_each_layers(
         ("conv1", "30.0 M", "30.0 M"),
         ("conv2", "25.0 M" if with_tests else "20.0 M", conv2),
     ]
+
+
+def test_channels_kept_and_of_networks_that_decide_what_the_mean_image_needed(
+    tmp_path: Path,
+) -> None:
+    """Three faces and one other: the mean is theirs in that proportion."""
+    rows = [trial("dense", 0.9, 1.0), trial("l1_filter", 0.8, 0.3), trial("rnp", 0.88, 0.4)]
+    folder = run_folder(tmp_path, rows, methods=["dense", "l1_filter", "rnp"])
+    for trial_id, width in (("dense-000", 8), ("l1_filter-001", 3), ("rnp-002", 8)):
+        path = folder / "networks" / f"{trial_id}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        save_file({"conv1.weight": np.zeros((width, 3, 3, 3), dtype=np.float32)}, path)
+    table = folder / "multiplications_per_class.csv"
+    append_multiplications_per_class(table, "dense-000", {"face": {"conv1": 8e6}, "no": {}})
+    append_multiplications_per_class(table, "rnp-002", {"face": {"conv1": 4e6}, "no": {}})
+    write_images(folder, "rnp-002", ["face", "no", "face", "face"], [True] * 4, [4e6, 0, 4e6, 4e6])
+    result = SweepResult.read(folder)
+    found = channels_table(result, result.searched)
+    assert found.header == ("method", "conv1", "trial")
+    assert [row[:2] for row in found.rows] == [("l1_filter", "3 of 8"), ("rnp", "38 %")]
 
 
 def test_both_reports_have_the_classes_only_where_a_network_decides(tmp_path: Path) -> None:

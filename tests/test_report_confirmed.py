@@ -13,10 +13,11 @@ import pytest
 
 from orchestrator.confirmed import confirmed
 from orchestrator.frontier import frontier
-from orchestrator.report.findings import answer, cautions
+from orchestrator.report.answer import answer
+from orchestrator.report.findings import cautions
 from orchestrator.report.page import main, write_report
 from orchestrator.report.sweep_result import SweepResult
-from orchestrator.report.tables import confirmed_table, depth_table
+from orchestrator.report.trial_tables import confirmed_table, depth_table
 from orchestrator.trial import main as trial_main
 from orchestrator.trials_table import read_trials
 from tests.test_driver import SMALL as TINY_SWEEP

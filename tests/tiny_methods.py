@@ -73,8 +73,10 @@ class Steps(BaseModel):
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         assert run.folder is not None
-        run.folder.mkdir(parents=True, exist_ok=True)
-        while len(list(run.folder.parent.iterdir())) < self.together:
+        log = run.folder.parents[1] / "steps" / f"{run.folder.name}.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+        while len(list(log.parent.iterdir())) < self.together:
             time.sleep(0.1)
         network = copy.deepcopy(model)
         checkpoint = Checkpoint(self, model, data, run)
@@ -82,7 +84,7 @@ class Steps(BaseModel):
             with torch.no_grad():
                 next(network.parameters()).add_(1)
             time.sleep(self.seconds)
-            with (run.folder / "steps.txt").open("a") as file:
+            with log.open("a") as file:
                 node = ray.get_runtime_context().get_node_id()
                 file.write(f"{step} {os.getpid()} {node}\n")
             checkpoint.save(step, network)

@@ -17,8 +17,8 @@ import pandas as pd
 
 from orchestrator.frontier import DENSE_COST, eligible, on_frontier_within
 from orchestrator.notation import accuracy, millions, milliseconds, percent
-from orchestrator.report.findings import standard_error
 from orchestrator.report.sweep_result import SweepResult
+from orchestrator.report.uncertainty import standard_error
 
 COSTS = {
     "multiplications": "Multiplications per image (millions)",

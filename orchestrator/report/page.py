@@ -28,7 +28,10 @@ import vl_convert
 from orchestrator.comparison import compare_methods, compare_pairs
 from orchestrator.confirmed import confirmed
 from orchestrator.frontier import best_within, frontier
-from orchestrator.report import figures, findings, per_image, tables
+from orchestrator.report import facts, figures, findings, method_tables, per_image, trial_tables
+from orchestrator.report.answer import answer
+from orchestrator.report.at_half import HALF
+from orchestrator.report.channels import channels_table
 from orchestrator.report.charts import (
     COSTS,
     CSS,
@@ -62,7 +65,7 @@ def write_report(*folders: Path) -> Path:
     records = chart_data(result)
     cost = main_cost(result)
     points = frontier(result.trials, result.objectives)
-    facts = _facts(result, points, records, cost, folder)
+    shown = _shown(result, points, records, cost, folder)
     write_table(points, folder / "frontier.csv")
     sure = confirmed(result.trials)
     spec = (
@@ -72,12 +75,12 @@ def write_report(*folders: Path) -> Path:
     )
     drawn = vl_convert.vegalite_to_png(json.dumps(spec), scale=2)
     write_atomically(folder / "frontier.png", drawn)
-    chart = {"name": facts["name"], "spec": _in_rows(spec), "scripts": _scripts()}
+    chart = {"name": shown["name"], "spec": _in_rows(spec), "scripts": _scripts()}
     write_atomically(folder / "frontier.html", _render("frontier.html.jinja", chart))
-    write_atomically(folder / "report.md", _render("report.md.jinja", facts))
+    write_atomically(folder / "report.md", _render("report.md.jinja", shown))
     page = {"light": asdict(LIGHT), "dark": asdict(DARK), "trials": records}
     page |= {"scripts": _scripts()}
-    write_atomically(folder / "report.html", _render("report.html.jinja", facts | page))
+    write_atomically(folder / "report.html", _render("report.html.jinja", shown | page))
     return folder
 
 
@@ -102,7 +105,7 @@ def main_cost(result: SweepResult) -> str:
     return next(name for name in result.objectives if name != "val_accuracy")
 
 
-def _facts(
+def _shown(
     result: SweepResult,
     points: pd.DataFrame,
     records: Sequence[Record],
@@ -110,7 +113,7 @@ def _facts(
     folder: Path,
 ) -> dict[str, Any]:
     """What both templates show."""
-    headline, more = findings.answer(result)
+    headline, more = answer(result)
     deciding = per_image.deciding_trials(result, points)
     sure = confirmed(result.trials)
     best = best_at_half(result)
@@ -127,7 +130,7 @@ def _facts(
         "folders": [each.name for each in result.folders],
         "headline": headline,
         "more": more,
-        "key_figures": tables.key_figures(result),
+        "key_figures": facts.key_figures(result),
         "cautions": findings.cautions(result),
         "remarks": findings.remarks(result),
         "cost": cost,
@@ -135,15 +138,15 @@ def _facts(
         "charts": charts,
         "overall_chart": page_spec(result, records, cost, None) if len(cells) > 1 else None,
         "below": {name: below_chart(records, name) for name in charts},
-        "overall": tables.frontier_table(result, points[points["on_overall_frontier"]]),
-        "frontiers": tables.frontier_table(result, points),
-        "comparison": tables.comparison_table(result, comparison),
-        "pairs": tables.pairs_table(result, compare_pairs(result.trials)),
-        "effort": tables.effort_table(result),
+        "overall": trial_tables.frontier_table(result, points[points["on_overall_frontier"]]),
+        "frontiers": trial_tables.frontier_table(result, points),
+        "comparison": method_tables.comparison_table(result, comparison),
+        "pairs": method_tables.pairs_table(result, compare_pairs(result.trials)),
+        "effort": method_tables.effort_table(result),
         "spread": per_image.spread_table(result, deciding),
         "class_costs": list(per_image.class_costs(result, deciding)),
         "spreads": list(per_image.spreads(result, deciding)),
-        "confirmed": tables.confirmed_table(result, sure),
+        "confirmed": trial_tables.confirmed_table(result, sure),
         "confirmed_charts": _per_cell(
             result, lambda cell: figures.confirmed_spec(result, sure, cell)
         ),
@@ -155,10 +158,10 @@ def _facts(
         ),
         "sparsity_chart": figures.sparsity_spec(result),
         "rounds_chart": figures.rounds_spec(result, points),
-        "depths": tables.depth_table(result, sure),
-        "channels": tables.channels_table(result, best),
-        "failures": tables.failures(result),
-        "provenance": tables.provenance(result),
+        "depths": trial_tables.depth_table(result, sure),
+        "channels": channels_table(result, best),
+        "failures": facts.failures(result),
+        "provenance": facts.provenance(result),
         "sweep_files": [
             (each.name, (each / "sweep.yaml").read_text(encoding="utf-8"))
             for each in result.folders
@@ -171,7 +174,7 @@ def best_at_half(result: SweepResult) -> pd.DataFrame:
     """Of each cell and method the best trial at half of the dense cost; if none is, at any."""
     found = []
     for _, rows in result.searched.groupby(["cell", "method"], sort=False):
-        best = best_within(rows, findings.HALF)
+        best = best_within(rows, HALF)
         best = best_within(rows, math.inf) if best is None else best
         if best is not None:
             found.append(best)
@@ -186,7 +189,7 @@ def _per_cell(
     return [(cell, chart) for cell, chart in drawn if chart is not None]
 
 
-def _render(template: str, facts: dict[str, Any]) -> bytes:
+def _render(template: str, shown: dict[str, Any]) -> bytes:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("orchestrator.report", "."),
         autoescape=jinja2.select_autoescape(["html.jinja"]),
@@ -195,7 +198,7 @@ def _render(template: str, facts: dict[str, Any]) -> bytes:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["cell"] = _markdown_cell
-    return environment.get_template(template).render(facts).encode()
+    return environment.get_template(template).render(shown).encode()
 
 
 def _markdown_cell(text: str) -> str:

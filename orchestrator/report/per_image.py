@@ -7,7 +7,6 @@ import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ from PIL import Image
 from orchestrator.notation import millions, percent
 from orchestrator.report.figures import spread_spec
 from orchestrator.report.sweep_result import SweepResult
-from orchestrator.report.tables import Table
+from orchestrator.report.table import Table
 from orchestrator.trial_files import extremes, read_extremes
 
 IMAGES = "images/{}.csv"
+PER_CLASS = "multiplications_per_class.csv"
 MOST_SPREADS = 4  # trials whose single images are shown
 
 
@@ -66,9 +66,7 @@ def deciding_trials(result: SweepResult, points: pd.DataFrame) -> pd.DataFrame:
 def spreads(result: SweepResult, trials: pd.DataFrame) -> Iterator[Spread]:
     """For each of the trials, at most `MOST_SPREADS`: the most accurate ones."""
     for _, trial in trials.nlargest(MOST_SPREADS, "val_accuracy").iterrows():
-        images = pd.read_csv(
-            result.file(trial, IMAGES), dtype={"class": str}, keep_default_na=False
-        )
+        images = _images(result.file(trial, IMAGES))
         picture = result.file(trial, "images/{}.png")
         costs = images["multiplications"].tolist()
         shown: tuple[list[Picture], list[Picture]] = ([], [])
@@ -117,28 +115,40 @@ def spread_table(result: SweepResult, trials: pd.DataFrame) -> Table:
 
 def class_costs(result: SweepResult, trials: pd.DataFrame) -> Iterator[ClassCosts]:
     """For each of the trials; of test images where it has met them."""
-    read = cache(_read)
     for _, trial in trials.sort_values(["cell", "method", "multiplications"]).iterrows():
         for images, name in (
             ("test", "test_multiplications_per_class.csv"),
-            ("validation", "multiplications_per_class.csv"),
+            ("validation", PER_CLASS),
         ):
-            path = result.file(trial, name)
-            table = read(path) if path.exists() else None
-            own_id = str(trial["trial_id"]).rpartition("/")[2]
-            rows = None if table is None else table[table["trial_id"] == own_id]
-            if rows is not None and not rows.empty:
+            rows = result.class_costs(trial, name)
+            if not rows.empty:
                 title = ", ".join(filter(None, [trial["trial_id"], result.settings(trial)]))
                 dense = trial["dense_multiplications"]
                 yield ClassCosts(title, images, _class_table(rows, dense))
                 break
 
 
-def _read(path: Path) -> pd.DataFrame:
-    """Class names as they are written, be they "1" or "None"."""
-    texts = dict.fromkeys(("trial_id", "class", "layer"), str)
-    missing = {"multiplications": [""]}  # of a row that was cut off
-    return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=missing)
+def _images(path: Path) -> pd.DataFrame:
+    """Class, correct and multiplications of single images."""
+    return pd.read_csv(path, dtype={"class": str}, keep_default_na=False)
+
+
+def mean_layers(result: SweepResult, trial: pd.Series) -> dict[str, float]:
+    """What a trial's network spent on each layer for the mean validation image; empty if unknown.
+
+    Of a network that decides per image; another's layers cost every image the same.
+    """
+    rows = result.class_costs(trial, PER_CLASS)
+    images = result.file(trial, IMAGES)
+    if not images.exists():
+        return _by_layer(rows["multiplications"].groupby(rows["layer"], sort=False).max())
+    classes = _images(images)["class"].value_counts()
+    spent = rows["multiplications"] * rows["class"].map(classes).fillna(0)
+    return _by_layer(spent.groupby(rows["layer"], sort=False).sum() / classes.sum())
+
+
+def _by_layer(costs: pd.Series) -> dict[str, float]:
+    return {str(layer): float(cost) for layer, cost in costs.items()}
 
 
 def _class_table(rows: pd.DataFrame, dense: float) -> Table:

@@ -79,6 +79,18 @@ class SweepResult:
         """
         return self._folder(row) / place.format(str(row["trial_id"]).rpartition("/")[2])
 
+    def class_costs(self, row: pd.Series, name: str) -> pd.DataFrame:
+        """What a trial's network spent: class, layer, multiplications; no row if that is unknown.
+
+        Args:
+            name: of the table in the run folder.
+        """
+        path = self.file(row, name)
+        if path not in self._class_costs:
+            self._class_costs[path] = _read_class_costs(path)
+        table = self._class_costs[path]
+        return table[table["trial_id"] == str(row["trial_id"]).rpartition("/")[2]]
+
     def command(self, row: pd.Series) -> str:
         """The command that runs this trial again, and it alone, in a folder of its name."""
         folder = self._folder(row)
@@ -100,6 +112,11 @@ class SweepResult:
         return Path(row[OUT_OF]) if OUT_OF in row else self.folders[0]
 
     @cached_property
+    def _class_costs(self) -> dict[Path, pd.DataFrame]:
+        """The tables that have been read."""
+        return {}
+
+    @cached_property
     def _sweeps(self) -> dict[Path, Mapping[str, Any]]:
         return {
             folder: yaml.safe_load((folder / "sweep.yaml").read_text(encoding="utf-8"))
@@ -118,6 +135,15 @@ class SweepResult:
             ]
             for method, rows in self.trials.groupby("method")
         }
+
+
+def _read_class_costs(path: Path) -> pd.DataFrame:
+    """Class names as they are written, be they "1" or "None"."""
+    if not path.exists():
+        return pd.DataFrame(columns=["trial_id", "class", "layer", "multiplications"])
+    texts = dict.fromkeys(("trial_id", "class", "layer"), str)
+    missing = {"multiplications": [""]}  # of a row that was cut off
+    return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=missing)
 
 
 def _joined(sweeps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

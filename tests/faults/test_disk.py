@@ -3,6 +3,7 @@
 import os
 import random
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -68,9 +69,35 @@ def test_a_folder_that_cannot_be_written_to_is_said(sweep: DisturbedSweep) -> No
     sweep.folder.parent.mkdir()
     sweep.folder.parent.chmod(0o500)
     driver = sweep.start(*options(), module=PLAIN)
+    assert_said(driver, "Permission denied")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_a_file_system_that_is_read_only_is_said(sweep: DisturbedSweep) -> None:
+    """Both before anything is there, and where a sweep that has begun is to go on."""
+    sweep.folder.parent.mkdir()
+    for _ in range(2):
+        assert_said(read_only(sweep), "Read-only file system")
+        sweep.finish(*options(), module=PLAIN)
+        assert_completed(sweep.rows())
+
+
+def read_only(sweep: DisturbedSweep) -> subprocess.Popen[str]:
+    """A driver that sees the output folder mounted read-only, as nobody else does."""
+    output = str(sweep.folder.parent)
+    mounted = f"mount --bind {output} {output} && mount -o remount,ro,bind {output} && exec "
+    command = [sys.executable, "-m", PLAIN, str(sweep.path), "--output", output, *options()]
+    return subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", mounted + shlex.join(command)],
+        cwd=PROJECT, env=sweep.environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def assert_said(driver: subprocess.Popen[str], error: str) -> None:
     printed, _ = driver.communicate()
-    assert driver.returncode in (2, 3)
-    assert "Permission denied" in printed
+    assert driver.returncode in (2, 3), printed
+    assert error in printed
     assert "Traceback" not in printed
 
 
@@ -98,6 +125,7 @@ def test_damaged_files_are_made_again_and_change_no_figure(sweep: DisturbedSweep
     printed = sweep.finish(*options(seconds=1.0), module=PLAIN)
     assert "is damaged" in printed
     assert "The run starts anew." in printed
+    assert "The network is trained again." in printed
     assert_completed(sweep.rows())
 
     calm = DisturbedSweep(_folder(sweep.folder.parents[1] / "calm"))

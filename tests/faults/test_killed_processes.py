@@ -20,7 +20,6 @@ from orchestrator.trial import main as trial_main
 
 KILLS_OF_DRIVERS = 20 if WHOLE else 1
 KILLS_OF_WORKERS = 10 if WHOLE else 1
-TRIALS = 24 if WHOLE else 4
 BY = "tests.faults.methods:Fades.by"
 
 pytestmark = pytest.mark.timeout(3600)
@@ -28,7 +27,7 @@ pytestmark = pytest.mark.timeout(3600)
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Iterator[DisturbedSweep]:
-    disturbed = DisturbedSweep(tmp_path, trials=TRIALS)
+    disturbed = DisturbedSweep(tmp_path, trials=120 if WHOLE else 4)
     yield disturbed
     disturbed.kill_all()
 
@@ -73,7 +72,7 @@ def test_drivers_killed_at_random_moments_cost_nothing(
 
 
 def test_rows_of_a_search_that_learns_can_be_run_again_from_their_options(tmp_path: Path) -> None:
-    sweep = DisturbedSweep(tmp_path, sampler="tpe", trials=14 if WHOLE else 4)
+    sweep = DisturbedSweep(tmp_path, sampler="tpe", trials=20 if WHOLE else 4)
     try:
         kill_at_random_moments(sweep, 5 if WHOLE else 1)
         sweep.finish()
@@ -105,6 +104,7 @@ def kill_at_random_moments(sweep: DisturbedSweep, n_kills: int) -> None:
         if sweep.ended() == sweep.n_trials:
             break
     print(f"{kills} drivers were killed; {sweep.ended()} of {sweep.n_trials} trials had ended.")
+    assert kills == n_kills, "the sweep has ended too soon"
     assert sweep.wait_for_all_to_end() == {}, "what a killed driver started dies by itself"
 
 
@@ -119,5 +119,7 @@ def test_killed_workers_cost_no_trial(sweep: DisturbedSweep) -> None:
             os.kill(draw.choice(workers), signal.SIGKILL)
             kills += 1
     driver.communicate()
+    print(f"{kills} workers were killed.")
+    assert kills == KILLS_OF_WORKERS, "the sweep has ended too soon"
     sweep.finish("--retry-failed")
     assert_whole(sweep)

@@ -1,0 +1,49 @@
+"""A table of the report, as text that HTML and Markdown show alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Table:
+    """A header and rows of text."""
+
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    text_columns: frozenset[int]
+    """Places of the columns that hold words; the others hold figures and are set flush right."""
+    best_rows: frozenset[int] = frozenset()
+    """Places of the rows to stand out."""
+
+    @staticmethod
+    def of(
+        records: Sequence[Mapping[str, str]], words: Sequence[str], best_rows: Sequence[int] = ()
+    ) -> Table:
+        """A row for each record, which all have the same columns; one empty in all is left out."""
+        names = records[0] if records else {}
+        header = tuple(name for name in names if any(record[name] for record in records))
+        return Table(
+            header=header,
+            rows=[tuple(record[name] for name in header) for record in records],
+            text_columns=frozenset(place for place, name in enumerate(header) if name in words),
+            best_rows=frozenset(best_rows),
+        )
+
+
+def number(value: Any) -> float:
+    """A cell of trials.csv as a float, NaN where it is missing."""
+    return math.nan if pd.isna(value) else float(value)
+
+
+def extent(column: pd.Series) -> str:
+    """5, or 3 to 5; empty if nothing is known."""
+    low, high = column.min(), column.max()
+    if pd.isna(low):
+        return ""
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

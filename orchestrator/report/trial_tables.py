@@ -1,0 +1,98 @@
+"""Tables of trials: those on a frontier, those confirmed, each method's best in every setting."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from orchestrator.notation import accuracy, millions, milliseconds, percent
+from orchestrator.report.at_half import at_half
+from orchestrator.report.sweep_result import SweepResult
+from orchestrator.report.table import Table, number
+from orchestrator.report.uncertainty import mean_and_deviation
+
+
+def frontier_table(result: SweepResult, points: pd.DataFrame) -> Table:
+    """The trials on a frontier, the cheapest first."""
+    records = [
+        {
+            "cell": row["cell"] if len(result.cells) > 1 else "",
+            "method": row["method"],
+            "settings": result.settings(row),
+            "seed": str(row["seed"]) if result.searched["seed"].nunique() > 1 else "",
+            "validation": accuracy(row["val_accuracy"]),
+            "test": accuracy(row["test_accuracy"]),
+            "multiplications": millions(row["multiplications"]),
+            "of dense": percent(row["multiplications"] / row["dense_multiplications"]),
+            "parameters": millions(number(row["parameters"])),
+            "latency": milliseconds(row["latency_ms"]),
+            "trial": row["trial_id"],
+        }
+        for _, row in points.sort_values(["multiplications", "val_accuracy"]).iterrows()
+    ]
+    return Table.of(records, words=("cell", "method", "settings", "trial"))
+
+
+def confirmed_table(result: SweepResult, points: pd.DataFrame) -> Table:
+    """The frontiers' points on test images with fresh seeds, beside what the search made of them.
+
+    Args:
+        points: of `confirmed`.
+    """
+    rows = result.trials.set_index("trial_id", drop=False)
+    records = [
+        {
+            "cell": point["cell"] if len(result.cells) > 1 else "",
+            "method": point["method"],
+            "settings": result.settings(rows.loc[point["trial_id"]]),
+            "test": mean_and_deviation(point["test_accuracy"], point["test_deviation"]),
+            "n": str(point["n"]),
+            "search's validation": accuracy(point["search_val_accuracy"]),
+            "multiplications": millions(point["multiplications"]),
+            "of dense": percent(point["share"]),
+            "latency": milliseconds(point["latency_ms"]),
+            "trial": point["trial_id"],
+        }
+        for _, point in points.iterrows()
+    ]
+    return Table.of(records, words=("cell", "method", "settings", "trial"))
+
+
+def depth_table(result: SweepResult, points: pd.DataFrame) -> Table:
+    """Each setting before and after: every method's best at half of the cost, means over seeds.
+
+    Args:
+        points: of `confirmed`; where there are any, the methods' best confirmed trials are shown,
+            with their accuracies there.
+    """
+    searched = result.searched
+    if not points.empty:
+        searched = searched[searched["trial_id"].isin(points["trial_id"])]
+        searched = searched.assign(seed=0)  # a point is of one seed, and confirmed with others
+    records = []
+    for cell in result.cells:
+        found = {each.method: each for each in at_half(searched, cell)}
+        for best in (found[method] for method in result.methods if method in found):
+            alone = str(best.trials.iloc[0]["trial_id"]) if best.n == 1 else ""
+            point = points[points["trial_id"] == alone]
+            tested = ""
+            if not point.empty:
+                own = point.iloc[0]
+                tested = mean_and_deviation(own["test_accuracy"], own["test_deviation"])
+            elif math.isfinite(best.mean("test_accuracy")):
+                tested = best.written("test_accuracy")
+            records.append(
+                {
+                    "setting": cell,
+                    "before": millions(best.mean("dense_multiplications")),
+                    "accuracy before": best.written("dense_val_accuracy"),
+                    "method": best.method,
+                    "after": millions(best.mean("multiplications")),
+                    "accuracy after": best.written("val_accuracy"),
+                    "on test images": tested,
+                    "seeds": str(best.n) if best.n > 1 else "",
+                    "trial": alone,
+                }
+            )
+    return Table.of(records, words=("setting", "method", "trial"))

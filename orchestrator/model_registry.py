@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import uuid
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,9 +67,13 @@ class ModelRegistry:
         Returns:
             The version, as in `models:/NAME/VERSION`.
         """
-        import mlflow.onnx
         import onnx
         from mlflow.exceptions import MlflowException
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of MLflow's own parts, about their types
+            import mlflow.onnx
+            import mlflow.pyfunc.model
 
         program = onnx.load(exported / "model.onnx")
         path = f"exported-{uuid.uuid4().hex[:8]}"

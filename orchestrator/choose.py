@@ -121,7 +121,14 @@ def _register(
     row = result.trials[result.trials["trial_id"] == choice.network].iloc[0]
     tags = {name: row[name] for name in REGISTERED if pd.notna(row[name])}
     tags["sweep"] = result.sweep["name"]
-    version = registry.register(args.export, tags, choice.why)
+    try:
+        version = registry.register(args.export, tags, choice.why)
+    except Exception as error:  # of MLflow, of its database, of the network
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{args.export} is written, but MLflow does not register it ({reason}). Give another "
+            "folder to --export once it does."
+        ) from error
     print(f"models:/{args.register}/{version}")
 
 

@@ -45,8 +45,8 @@ def run_on_ray(
         The exit status.
 
     Raises:
-        SweepFileError: if the data cannot be loaded or the cluster not be used; no folder is left
-            then that was not there.
+        SweepFileError: if the data cannot be loaded or the cluster not be used, in which case no
+            folder is left that was not there; or if no worker process can start.
     """
     from orchestrator.samplers import n_tries
     from orchestrator.search import Proposer
@@ -175,9 +175,7 @@ def _open_record(
 
 def _time_budget(sweep: Sweep, record: Record) -> TimeBudget:
     """The sweep's hours, those of the drivers before counted in."""
-    rows = record.rows.values()
-    before = spent((row["started_at"], row["duration_s"]) for row in rows)
-    return TimeBudget(sweep.search.hours, before)
+    return TimeBudget(sweep.search.hours, spent(record.spans))
 
 
 @contextmanager

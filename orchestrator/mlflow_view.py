@@ -66,7 +66,10 @@ def view_to_write(written: str | None) -> str | None:
         written: the value that the experiment has, if any.
     """
     state = _DEFLATED + base64.b64encode(zlib.compress(json.dumps(STATE).encode())).decode()
-    before = json.loads(written) if written else {}
+    try:
+        before = json.loads(written or "{}")
+    except ValueError:  # somebody has edited it
+        before = {}
     if before.get("name") == NAME and before.get("state") == state:
         return None
     now = int(1000 * time.time())

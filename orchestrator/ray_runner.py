@@ -23,7 +23,7 @@ from typing import Any
 
 import ray
 from ray import ObjectRef
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from orchestrator.notation import error_text
 from orchestrator.ray_connection import SILENT, in_main_thread
@@ -40,6 +40,7 @@ MOST_RESTARTS = 3
 """Of one job. A job that kills its worker each time must end too."""
 MOST_FAILED_STARTS = 4
 """Of workers in a row, where none runs."""
+FAILED_START_PAUSE_S = 2.0
 
 LOOK_EVERY_S = 0.5  # for a signal, and for places that have come
 
@@ -105,9 +106,9 @@ def run_jobs(
             if jobs.are_over:
                 return True
             for task, news in workers.news():
-                if interrupted.is_set():  # it has reached the workers too
-                    break
-                jobs.heard(task, news)
+                # A signal reaches the workers too: what they then fail at is no fault of the jobs'.
+                if not interrupted.is_set() or (news.ended and news.error is None):
+                    jobs.heard(task, news)
             if interrupted.is_set():
                 jobs.stop()
                 return False
@@ -215,6 +216,7 @@ class _Workers:
         self._idle: list[Any] = []
         self._busy: dict[ObjectRef, tuple[Any, _Task]] = {}
         self._failed_starts = 0
+        self._not_before = 0.0  # on the monotonic clock, the next start
 
     def __enter__(self) -> "_Workers":
         return self
@@ -236,6 +238,8 @@ class _Workers:
 
     def start_expected(self) -> None:
         """Starts as many as there are to be; also in place of those that were lost."""
+        if time.monotonic() < self._not_before:
+            return
         there = sum(map(len, (self._starting, self._asked, self._idle, self._busy)))
         while there < min(self._expected, self._places.number()):
             self.start()
@@ -275,8 +279,12 @@ class _Workers:
         try:
             ray.get(reference)
         except RayError as error:
-            self._failed_starts += 1
-            if self._failed_starts >= MOST_FAILED_STARTS and not (self._idle or self._busy):
+            now = time.monotonic()
+            if now >= self._not_before:  # those of one lost node are one failure
+                self._failed_starts += 1
+                self._not_before = now + FAILED_START_PAUSE_S
+            others = (self._starting, self._asked, self._idle, self._busy)
+            if self._failed_starts >= MOST_FAILED_STARTS and not any(others):
                 last = str(error).strip().splitlines()[-1]
                 raise NoWorkerError(f"No worker process can start: {last}") from error
         else:
@@ -293,17 +301,15 @@ class _Workers:
         worker, task = self._busy.pop(reference)
         try:
             news: News = ray.get(reference)
-        except RayActorError as error:
-            ray.kill(worker)  # where it is out of reach alone
+        except RayTaskError as error:  # what the worker returns cannot be sent, say
+            news = News(ended=True, error=error_text(error.cause))
+        except RayError as error:  # it died, or the machine's memory did not last, or it is away
+            ray.kill(worker)
             # If its node is gone, idle ones of that node would each cost a job one of its starts.
             self._asked |= {idle.is_up.remote(): idle for idle in self._idle}
             self._idle.clear()
             text = f"The worker process died: killed, out of memory, or crashed.\n{error}"
             return task, News(ended=True, error=text, blameless=True)
-        except RayTaskError as error:  # what the worker returns cannot be sent, say
-            news = News(ended=True, error=error_text(error.cause))
-        except RayError as error:
-            news = News(ended=True, error=error_text(error), blameless=True)
         if news.ended:
             self._idle.append(worker)
         else:

@@ -88,6 +88,8 @@ class Record:
         methods = {name: method_class(name) for name in sweep.methods}
         self._varied = [path for path in sweep.varied if path not in HELD_BY_COLUMNS]
         self._table = TrialsTable(folder / "trials.csv", table_columns(methods, self._varied))
+        self.spans: list[tuple[str, float]] = []
+        """When trials ran before this driver, also those that were stopped: start, seconds."""
         self.rows = self._take_up({"stopped", "failed"} if retry_failed else {"stopped"})
         """Of the trials that ended before this driver, by trial_id; a missing value is None."""
         self.find_trial: Callable[[str], Trial] | None = None
@@ -272,6 +274,8 @@ class Record:
         Args:
             to_run_again: the statuses of trials that are.
         """
+        spans = self._table.read()[["started_at", "duration_s"]].itertuples(index=False)
+        self.spans = [(str(started), float(duration)) for started, duration in spans]
         keep_rows(self._table.path, "status", lambda status: status not in to_run_again)
         rows = {
             str(row["trial_id"]): {str(name): present(value) for name, value in row.items()}
@@ -282,6 +286,9 @@ class Record:
         keep_rows(self._folder / per_class, "trial_id", rows.__contains__)
         keep_rows(self._folder / f"test_{per_class}", "trial_id", tested.__contains__)
         Outbox(self._folder).forget_but(rows)
+        for trial_id, row in rows.items():  # of a driver that was killed right there
+            if row["status"] in ENDED_WELL:
+                shutil.rmtree(self.workplace.checkpoints(trial_id), ignore_errors=True)
         return rows
 
 

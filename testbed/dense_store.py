@@ -32,7 +32,6 @@ CODE = (
     "prediction.py",
     "resnet.py",
     "training.py",
-    "training_checkpoint.py",
 )
 
 log = logging.getLogger(__name__)

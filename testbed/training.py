@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from testbed.data import Images, Splits, augment, normalise
-from testbed.machine import Precision
+from testbed.machine import Precision, best_precision
 from testbed.prediction import autocast, evaluate, evaluating, memory_format_for, predict
 from testbed.training_checkpoint import TrainingCheckpoint
 
@@ -169,7 +169,13 @@ def _train(
         model,
         optimizer,
         {"images": generator, **_generators(device)},
-        {"settings": settings.model_dump_json(), "seed": str(seed), "data": data.fingerprint},
+        {
+            "settings": settings.model_dump_json(),
+            "seed": str(seed),
+            "data": data.fingerprint,
+            # With the same settings another device, or one without bfloat16, makes another network.
+            "computed": f"{device.type} {best_precision(device)}",
+        },
     )
     kept.load()
     for values in kept.reported:

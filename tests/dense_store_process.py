@@ -25,7 +25,7 @@ def main(store: str, seconds: str, log: str) -> None:
         with Path(log).open("a") as file:
             file.write(f"{line}\n")
 
-    def train(network: nn.Module) -> History:
+    def train(network: nn.Module, checkpoint: Path) -> History:
         note("started")
         time.sleep(float(seconds))
         nn.init.ones_(network.get_parameter("weight"))

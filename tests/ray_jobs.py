@@ -31,6 +31,10 @@ def give(value: Any) -> Any:
     return value
 
 
+def own_process(number: int) -> int:
+    return os.getpid()
+
+
 def sleep(seconds: float, number: int = 0) -> Spell:
     began = time.time()
     time.sleep(seconds)

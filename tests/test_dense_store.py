@@ -37,8 +37,9 @@ class Counting:
     def __init__(self) -> None:
         self.trainings = 0
 
-    def __call__(self, network: nn.Module) -> History:
+    def __call__(self, network: nn.Module, checkpoint: Path) -> History:
         self.trainings += 1
+        checkpoint.touch()
         history: History = []
         settings = Training(epochs=2, batch_size=48, learning_rate=0.05, precision="float32")
         train(
@@ -113,8 +114,10 @@ def test_the_code_of_the_testbed_and_the_version_of_torch_are_in_the_key(
 
 
 def test_all_testbed_modules_that_training_needs_are_in_the_key() -> None:
-    """But for names, and what loads images: the fingerprint is of what these give."""
+    """But for names, what loads images (the fingerprint is of what these give), and checkpoints (a
+    training that goes on gives the same network)."""
     no_matter = {"names", "data_sets", "image_folder", "selection", "stratified"}
+    no_matter |= {"training_checkpoint"}
     found: set[str] = set()
     to_read = {"training", "backbones"}
     while to_read:
@@ -187,7 +190,7 @@ def test_a_damaged_file_is_noticed_and_made_again(
 
 
 def test_a_training_that_fails_leaves_nothing_to_be_found(tmp_path: Path) -> None:
-    def failing(network: nn.Module) -> History:
+    def failing(network: nn.Module, checkpoint: Path) -> History:
         raise RuntimeError("diverged")
 
     training = Counting()

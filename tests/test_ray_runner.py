@@ -21,7 +21,8 @@ from ray_jobs import Job
 
 from orchestrator import ray_connection, ray_runner
 from orchestrator.ray_connection import connected
-from orchestrator.ray_runner import Listener, Phase, check_resources, run_jobs
+from orchestrator.ray_runner import Listener, NoWorkerError, Phase, check_resources, run_jobs
+from orchestrator.ray_worker import News
 from orchestrator.schedule import LATER, Later
 from orchestrator.sweep_file import Resources
 
@@ -156,6 +157,52 @@ def test_idle_workers_that_were_lost_cost_a_job_one_start_together(
     assert len(heard.processes()) == 2, "both were up"
     assert heard.ended["give", 1] == 1
     assert heard.restarted == [("give", 1)]
+
+
+class Unloadable:
+    """Work that no other process can load, as on a node that lacks the user's module."""
+
+    def __call__(self, *_: Any) -> None: ...
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return __import__, ("no_such_module_on_the_node",)
+
+
+def test_workers_that_cannot_start_are_said(
+    two_workers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_runner, "FAILED_START_PAUSE_S", 0.1)
+    heard = Heard()
+    with (
+        connected(None),
+        pytest.raises(NoWorkerError, match=r"No worker process can start: .*no_such_module"),
+    ):
+        run_jobs([phase(("give", 1))], Unloadable(), heard.listener(), Resources())
+    assert heard.started == []
+
+
+def test_a_worker_that_ray_killed_for_its_memory_gets_no_job_again(
+    two_workers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's error is not that of an actor that died."""
+    lost: list[Any] = []
+    real_get = ray.get
+
+    def get(reference: Any) -> Any:
+        found = real_get(reference)
+        if not lost and isinstance(found, News) and found.ended:
+            lost.append(found.result)
+            os.kill(found.result, signal.SIGKILL)
+            time.sleep(0.5)
+            raise ray.exceptions.OutOfMemoryError("the node runs out of memory")
+        return found
+
+    monkeypatch.setattr(ray_runner.ray, "get", get)
+    heard = run([phase(*(("own_process", number) for number in range(6)))])
+
+    assert len(heard.ended) == 6 and heard.lost == {}
+    assert len(heard.restarted) == 1, "no other job is given to it"
+    assert lost[0] not in heard.ended.values()
 
 
 def test_a_lost_object_of_rays_is_no_error_of_the_job(two_workers: None) -> None:

@@ -350,14 +350,20 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(
                 method.prune(tiny.trained(), tiny.splits(), first)
         else:
             method.prune(tiny.trained(), tiny.splits(), first)  # stopped after its last layer
-    reports: list[Mapping[str, float]] = []
-    second.report = reports.append
+    learnt.clear()
+
+    def count(*arguments: Any) -> Any:
+        learnt.append(real_learn(*arguments))
+        return learnt[-1]
+
+    monkeypatch.setattr(baselines.policy_gradient, "learn", count)
     network = method.prune(tiny.trained(), tiny.splits(), second)
+    assert len(learnt) == 3 - stopped_in_layer, "layers that were done are not learnt again"
     assert network.conv1.out_channels < 6  # so that the checkpoint's network is a smaller one
     assert all(torch.equal(network.state_dict()[k], v) for k, v in whole.state_dict().items())
     assert second.epochs_spent == 3
-    layers = [report["layer"] for report in reports if "layer" in report]
-    assert layers == list(range(stopped_in_layer, 3))
+    layers = [report["layer"] for report in second.reported if "layer" in report]
+    assert layers == [1, 2]
 
 
 def test_each_layer_reports_what_it_kept_and_is_fine_tuned() -> None:

@@ -90,14 +90,20 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(
                 method.prune(tiny.network(), tiny.splits(), first)
         else:
             method.prune(tiny.network(), tiny.splits(), first)  # stopped after its last round
-    reports: list[Mapping[str, float]] = []
-    second.report = reports.append
+    taught.clear()
+
+    def count(*arguments: Any, **options: Any) -> Any:
+        taught.append(real_learn(*arguments, **options))
+        return taught[-1]
+
+    monkeypatch.setattr(rnp.runtime_neural_pruning, "learn_decisions", count)
     network = method.prune(tiny.network(), tiny.splits(), second)
+    assert len(taught) == 3 - stopped_in_round, "rounds that were done are not taught again"
     assert same(network, whole)
     assert not network.training
     assert second.epochs_spent == 5
-    rounds = [report["round"] for report in reports if "round" in report]
-    assert rounds == list(range(stopped_in_round + 1, 4))
+    rounds = [values["round"] for values in second.reported if "round" in values]
+    assert rounds == [1, 2, 3]
 
 
 def test_other_penalties_relearn_the_decisions_and_leave_the_backbone() -> None:

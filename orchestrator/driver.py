@@ -139,22 +139,25 @@ def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path, begun: Begu
         def ask() -> Trial | None:
             return None if budget.is_over() else next(waiting, None)
 
-        for phase in record.phases(ask, len(left)):
-            while (job := phase()) is not None:
-                assert not isinstance(job, Later), "nothing runs that it could wait for"
-                record.started(job)
-                try:
-                    result = do_job(
-                        job, shared, partial(record.reported, job), workplace=record.workplace
-                    )
-                except KeyboardInterrupt:
-                    record.lost(job, "stopped", "Stopped: the sweep was interrupted.")
-                    return record.finish(whole=False)
-                except Exception as error:
-                    # A dense network that cannot be trained fails its trials, not the sweep.
-                    record.lost(job, "failed", error_text(error))
-                else:
-                    record.ended(job, result)
+        try:
+            for phase in record.phases(ask, len(left)):
+                while (job := phase()) is not None:
+                    assert not isinstance(job, Later), "nothing runs that it could wait for"
+                    record.started(job)
+                    try:
+                        result = do_job(
+                            job, shared, partial(record.reported, job), workplace=record.workplace
+                        )
+                    except KeyboardInterrupt:
+                        record.lost(job, "stopped", "Stopped: the sweep was interrupted.")
+                        raise
+                    except Exception as error:
+                        # A dense network that cannot be trained fails its trials, not the sweep.
+                        record.lost(job, "failed", error_text(error))
+                    else:
+                        record.ended(job, result)
+        except KeyboardInterrupt:  # in a job, or between two
+            return record.finish(whole=False)
         return record.finish(whole=True)
 
 

@@ -55,6 +55,7 @@ def test_without_ray_sigterm_does_the_same(sweep: DisturbedSweep) -> None:
     methods = "methods={dense: {}, 'tests.faults.methods:Fades': {by: {grid: [0.1, 0.2, 0.3]}}}"
     driver = sweep.start("--set", methods, module=PLAIN)
     sweep.wait_for(2, driver)
+    time.sleep(0.5)  # the next takes a second
     driver.terminate()
     printed, _ = driver.communicate(timeout=120)
     assert driver.returncode == 130, printed

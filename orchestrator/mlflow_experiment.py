@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -109,8 +110,31 @@ def _make_database(uri: str) -> None:
     unfinished = path.with_name(f".{path.name}.new")
     for leftover in path.parent.glob(f"{unfinished.name}*"):
         leftover.unlink()
-    open_client(f"{SQLITE}{unfinished}").search_experiments()
+    with _without_waiting_for_the_disk(unfinished):
+        open_client(f"{SQLITE}{unfinished}").search_experiments()
     unfinished.rename(path)
+
+
+@contextmanager
+def _without_waiting_for_the_disk(database: Path) -> Iterator[None]:
+    """SQLite leaves writing this file to the system, as a cut-off one is made anew anyhow.
+
+    MLflow commits some hundred times for its tables, which took a slow disk more than a minute.
+    """
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def hurry(connection: Any, _: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            files = [file for _, _, file in connection.execute("PRAGMA database_list")]
+            if str(database) in files:
+                connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", hurry)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "connect", hurry)
 
 
 class Experiment:

@@ -1,8 +1,9 @@
 """What a sweep tells MLflow, without ever waiting for it.
 
 Everything is sent by one thread of the driver: importing MLflow, making its database and writing a
-trial take about 3 s, 9 s and 0.1 s. What MLflow does not take stays in the run folder's outbox, is
-tried again while the sweep runs, and then by the next run of the same command.
+trial take about 3 s, 2 s and 0.1 s, and many times that on a slow disk or a busy machine. What
+MLflow does not take stays in the run folder's outbox, is tried again while the sweep runs, and then
+by the next run of the same command.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.mlflow_experiment import Experiment, tracking_uri
+from orchestrator.mlflow_experiment import SQLITE, Experiment, tracking_uri
 from orchestrator.outbox import Outbox
 from orchestrator.run_folder import sweep_id
 
 FAILURES_IN_A_ROW = 3  # of different runs, as a rule: then it is MLflow that is away
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0  # before MLflow is tried again
-PATIENCE_S = 60.0  # for the next run to be written, once all trials have ended
+PATIENCE_S = 60.0  # for a server to take the next run, once all trials have ended
+LOCAL_PATIENCE_S = 600.0  # for a file of ours: it may be slow, but is never away
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,10 @@ class Tracker:
         if self._outbox.report_is_due:
             self._tasks.put(_Task(write))
 
-    def close(self, patience_s: float = PATIENCE_S) -> None:
-        """Waits until everything is written, or nothing was for so long."""
+    def close(self, patience_s: float | None = None) -> None:
+        """Waits until everything is written, or nothing was for so long (None: see above)."""
+        if patience_s is None:
+            patience_s = LOCAL_PATIENCE_S if self._uri.startswith(SQLITE) else PATIENCE_S
         self._closing.set()
         handled = -1
         while self._thread.is_alive() and self._handled > handled:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import pandas as pd
 import pytest
 
 from orchestrator import tracking
+from orchestrator.mlflow_experiment import Experiment
 from orchestrator.outbox import Outbox
 from orchestrator.run_folder import sweep_id
 from orchestrator.tracking import Tracker
@@ -404,3 +406,55 @@ def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(
     assert "took no run within 2 s; giving up" in said[0]
     answer.set()
     tracker.close()
+
+
+def test_a_local_database_may_take_longer_than_a_server(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    create_run = MlflowClient.create_run
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(1)
+        return create_run(*args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "create_run", slow)
+    monkeypatch.setattr(tracking, "PATIENCE_S", 0.1)
+    with tracked(output) as tracker:
+        done(tracker, row("t0"), [], {})
+    assert set(runs(output, "sweep")) == {"t0"}
+
+
+def test_only_the_database_that_is_being_made_is_written_without_waiting_for_the_disk(
+    tmp_path: Path,
+) -> None:
+    import sqlalchemy
+    from sqlalchemy.engine import Engine
+
+    modes: dict[str, set[int]] = {}
+
+    def look(connection: Any, *_: Any) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            name = Path(connection.execute("PRAGMA database_list").fetchone()[2]).name
+            modes.setdefault(name, set()).add(
+                connection.execute("PRAGMA synchronous").fetchone()[0]
+            )
+
+    def another_and_look(connection: Any, *_: Any) -> None:
+        look(connection)
+        if len(modes) == 1:  # while MLflow's tables are made, another database is opened
+            with sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'other.db'}").connect():
+                pass
+
+    sqlalchemy.event.listen(Engine, "checkout", another_and_look)
+    try:
+        Experiment("sweep", f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path, goes_on=False)
+    finally:
+        sqlalchemy.event.remove(Engine, "checkout", another_and_look)
+    waits_for_the_disk = 2  # SQLite's own default, FULL
+    assert modes == {
+        ".mlflow.db.new": {0},
+        "other.db": {waits_for_the_disk},
+        "mlflow.db": {waits_for_the_disk},
+    }

@@ -13,28 +13,30 @@ of every combination of prefixes.
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from rnp.channel_flow import ChannelFlow
+from rnp.budget import FIRST_PENALTY, Budget
 from rnp.decision import DecisionNetwork
 from rnp.environment import BackboneEnvironment, Environment, batches
 from rnp.loss_table import MOST_COMBINATIONS, LossTable, n_combinations, passes_per_image
 from rnp.play import play, q_values
+from rnp.prefix_cost import PrefixCost
 from rnp.runtime import RuntimeNetwork
 from rnp.targets import exact_returns, q_loss, rewards, td_targets
 from testbed.data import Splits
 from testbed.machine import Precision
-from testbed.operations import counting_multiplications
 from testbed.prediction import evaluating
 from testbed.training import DivergedError, Report, ignore
 
 EXAMPLES = 4096  # images under random actions, at most, that alpha and the features' scale are from
 REPORTS = 10  # in a learning phase
+DEFAULT_P = -0.1  # the paper's
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -44,12 +46,19 @@ class QLearning(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    p: float = Field(
-        default=-0.1,
+    p: float | None = Field(
+        default=None,
         le=0,
         allow_inf_nan=False,
-        description="Penalty of every channel group beyond the first, as in the paper. Only "
-        "|p| / alpha matters: what a group must save in cross-entropy.",
+        description="Penalty of every channel group beyond the first, as in the paper; -0.1 where "
+        "no budget is given. Only |p| / alpha matters: what a group must save in cross-entropy.",
+    )
+    keep_multiplications: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="In place of p: share of the dense network's multiplications to come to, in "
+        "the mean over images and with the decisions' own. The p for it is found while learning.",
     )
     price: Literal["group", "multiplications"] = Field(
         default="group",
@@ -115,17 +124,32 @@ class QLearning(BaseModel):
         "for networks of few decisions; better by up to half a point.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _price_or_budget(cls, options: Any) -> Any:
+        if not isinstance(options, Mapping):
+            return options
+        given = [o for o in ("p", "keep_multiplications") if options.get(o) is not None]
+        if len(given) == 2:
+            raise ValueError("give p or keep_multiplications, not both")
+        return options if given else {**options, "p": DEFAULT_P}
+
     def epsilon_at(self, step: int) -> float:
         """The share of random actions at a step, from 0."""
         first, last = self.epsilon
         return first + (last - first) * min(1.0, step / (self.exploration * self.steps))
 
-    def check(self, flow: ChannelFlow) -> None:
+    def check(self, network: RuntimeNetwork, data: Splits) -> None:
         """Refuses what cannot be learnt, before anything is trained.
 
         Raises:
-            ValueError: if the cost-to-go is asked for, of more combinations than a table takes.
+            ValueError: if the cost-to-go is asked for, of more combinations than a table takes; or
+                a budget below the cost of the least prefixes.
         """
+        flow = network.flow
+        if self.keep_multiplications is not None:
+            cost = PrefixCost.of_runtime(network, data)
+            cost.check_reachable(self.keep_multiplications * cost.dense)
         if self.learner == "cost_to_go" and n_combinations(flow) > MOST_COMBINATIONS:
             raise ValueError(
                 f"learner: cost_to_go needs the loss of every combination of prefixes, at most "
@@ -139,6 +163,8 @@ class Learned:
     """What a learning phase came to."""
 
     alpha: float
+    p: float
+    """As it was given, or as the budget asked for it in the end."""
     penalty_in_cross_entropy: float
     """|p| / alpha: what a channel group (of the mean conv, if that is the price) must save of an
     image's cross-entropy to be computed."""
@@ -170,8 +196,11 @@ def learn_decisions(
         ValueError: as `QLearning.check`.
         DivergedError: if the errors of Q are not finite.
     """
-    options.check(network.flow)
+    options.check(network, data)
     network.to(device)
+    cost, share = PrefixCost.of_runtime(network, data), options.keep_multiplications
+    budget = None if share is None else Budget(cost, share)
+    price = cost.group_prices() if options.price == "multiplications" else None
     generator = torch.Generator().manual_seed(seed)  # on the CPU: the same draws on every device
     with evaluating(network):
         environment: Environment
@@ -179,29 +208,7 @@ def learn_decisions(
             environment = LossTable(network, data, generator, device, precision)
         else:
             environment = BackboneEnvironment(network, data, generator, device, precision)
-        price = prices(network, data) if options.price == "multiplications" else None
-        return learn(network.decision, environment, options, generator, report, price)
-
-
-def prices(network: RuntimeNetwork, data: Splits) -> Tensor:
-    """What a group of each conv adds to the multiplications, (T,), relative to the mean conv's.
-
-    With everything else computed: the conv itself, and the layers that read it.
-    """
-    device = next(network.parameters()).device
-    black = torch.zeros(1, *data.input_shape, device=device)
-    everything = torch.full((1, len(network.flow.convs)), network.flow.groups - 1, device=device)
-    with torch.no_grad(), counting_multiplications(network) as by_layer:
-        network.masked(black, everything)
-    added = torch.tensor(
-        [
-            by_layer[conv.name] + sum(by_layer[reader] for reader in conv.readers)
-            for conv in network.flow.convs
-        ],
-        dtype=torch.float32,
-        device=device,
-    )
-    return added / added.mean()
+        return learn(network.decision, environment, options, generator, report, price, budget)
 
 
 def _tabulates(network: RuntimeNetwork, data: Splits, options: QLearning) -> bool:
@@ -221,24 +228,27 @@ def learn(
     generator: torch.Generator,
     report: Report = ignore,
     price: Tensor | None = None,
+    budget: Budget | None = None,
 ) -> Learned:
     """Learns Q in `environment`, wherever its episodes come from.
 
     Args:
         generator: on the CPU.
         price: what p is multiplied by at each step, (T,); None for 1.
-        report: gets alpha and penalty_in_cross_entropy, then some ten times q_step, q_loss and
-            mean_return (the means since the last time, alpha and p included) and epsilon.
+        budget: what p is found for, where `options` have none.
+        report: gets alpha, then some ten times q_step, q_loss and mean_return (the means since the
+            last time, alpha and p included), p, penalty_in_cross_entropy and epsilon.
 
     Raises:
         ValueError: if alpha is to be set, and the mean loss of random actions is 0 or not finite.
         DivergedError: if the errors of Q are not finite.
     """
     alpha = prepare(decision, environment, options, generator)
-    penalties = options.p * (torch.ones(len(decision.inputs)) if price is None else price)
-    penalties = penalties.to(environment.device)
-    penalty = abs(options.p) / alpha
-    report({"alpha": alpha, "penalty_in_cross_entropy": penalty})
+    report({"alpha": alpha})
+    price = torch.ones(len(decision.inputs)) if price is None else price
+    price = price.to(environment.device)
+    first = FIRST_PENALTY if options.p is None else -options.p
+    penalty = torch.tensor(first, dtype=torch.float64, device=price.device)
     frozen = copy.deepcopy(decision)  # the target network, where there is one
     biases: dict[str, Any] = {"params": [b for b in decision.parameters() if b.ndim == 1]}
     weights: dict[str, Any] = {"params": [w for w in decision.parameters() if w.ndim > 1]}
@@ -248,7 +258,7 @@ def learn(
     losses, returns = [], []
     drawn = batches(environment.n_images, options.batch_size, generator)
     for step, images in zip(range(options.steps), drawn, strict=False):
-        epsilon = options.epsilon_at(step)
+        epsilon, penalties = options.epsilon_at(step), -penalty * price
         episodes = environment.start(images)
         beginning = episodes.fork()
         played = play(decision, episodes, epsilon, generator)
@@ -268,6 +278,9 @@ def learn(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if budget is not None:
+            best = played.values.argmax(dim=2)
+            penalty = budget.adjusted(penalty, best, step / options.steps, options.steps)
         losses.append(loss.detach())
         returns.append(reward.sum(dim=1).mean())
         if (step + 1) % report_every == 0 or step + 1 == options.steps:
@@ -278,10 +291,14 @@ def learn(
                     f"{recent}. Try a q_learning_rate well below {options.q_learning_rate:g}."
                 )
             figures = {"q_loss": recent, "mean_return": mean_return, "epsilon": epsilon}
-            report({"q_step": step + 1, **figures})
+            now = {"p": -penalty.item(), "penalty_in_cross_entropy": penalty.item() / alpha}
+            report({"q_step": step + 1, **figures, **now})
             losses, returns = [], []
     optimizer.zero_grad()  # nothing is left behind but weights
-    return Learned(alpha, penalty, environment.backbone_images)
+    p = -penalty.item()
+    if budget is not None:
+        budget.settle(decision, environment, -p, generator)
+    return Learned(alpha, p, -p / alpha, environment.backbone_images)
 
 
 @torch.no_grad()

@@ -47,7 +47,8 @@ class RNP(Adaptation, QLearning):
     learn_last: bool = Field(
         default=False,
         description="Learn the decisions anew after the last fine-tuning, which has changed the "
-        "backbone that they were learnt for. Costs a learning phase, but no epochs.",
+        "backbone that they were learnt for. Costs a learning phase, but no epochs. Always done "
+        "where keep_multiplications is given, so that the budget is met.",
     )
     encoding: int = Field(
         default=64, ge=1, description="Length of a layer's encoding; longer ones cost, gain little."
@@ -70,7 +71,7 @@ class RNP(Adaptation, QLearning):
         Goes on after the last complete round, if the run's folder holds a checkpoint.
         """
         network = self.skeleton(model).to(run.device)
-        self.check(network.flow)
+        self.check(network, data)
         epochs = _epochs_per_round(self.rounds, run.fine_tuning.epochs, self.adaptation)
         checkpoint = Checkpoint(self, model, data, run)
         completed = checkpoint.load(network)
@@ -85,7 +86,9 @@ class RNP(Adaptation, QLearning):
             self._report(network, data, run, number, learned)
             checkpoint.save(number, network)
         network.eval()
-        return self.relearn(network, data, run) if self.learn_last else network
+        if self.learn_last or self.keep_multiplications is not None:
+            return self.relearn(network, data, run)
+        return network
 
     def relearn(self, network: RuntimeNetwork, data: Splits, run: Run) -> RuntimeNetwork:
         """Another point of the curve: the same backbone, decisions learnt anew with these options.
@@ -145,6 +148,7 @@ class RNP(Adaptation, QLearning):
                 ),
                 "round_multiplications": count_multiplications(network, images).multiplications,
                 "alpha": learned.alpha,
+                "p": learned.p,
                 "penalty_in_cross_entropy": learned.penalty_in_cross_entropy,
                 "q_learning_epochs": learned.backbone_images / len(data.train),
                 **{

@@ -21,7 +21,6 @@ import copy
 import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
 from itertools import product
 
 import torch
@@ -31,17 +30,14 @@ from torch import Tensor, nn
 
 from rnp.adaptation import Adaptation, adapted
 from rnp.channel_flow import ChannelFlow, PrunedConv, channel_flow
+from rnp.prefix_cost import Actions, PrefixCost
 from rnp.prefix_run import PrefixRun
 from rnp.runtime import RuntimeNetwork
 from testbed.checkpoint import Checkpoint
-from testbed.cost import count_multiplications
 from testbed.data import Splits, normalise
 from testbed.method import Run
 from testbed.network_file import resized
 from testbed.prediction import autocast, evaluating
-
-Actions = tuple[int, ...]
-"""One for every prunable conv, from 0: the smallest prefix."""
 
 MOST_COMPARED = 256  # choices of prefixes; with more, groups are taken away one at a time
 IMAGES_FOR_GREEDY = 1000  # validation images at most that the greedy choice looks at
@@ -63,7 +59,7 @@ class StaticPrefix(Adaptation):
         Raises:
             ValueError: if no conv can be pruned, or the budget is below the smallest prefixes.
         """
-        cost = PrefixCost(model, channel_flow(copy.deepcopy(model), self.k), data)
+        cost = PrefixCost.of_model(model, channel_flow(copy.deepcopy(model), self.k), data)
         budget = self.keep_multiplications * cost.dense
         cost.check_reachable(budget)
         checkpoint = Checkpoint(self, model, data, run)
@@ -106,42 +102,6 @@ def cut(
         for reader, per_channel in conv.readers.items():
             kept[f"{reader}.weight"] = kept[f"{reader}.weight"][:, : prefix * per_channel]
     return resized(model, kept)
-
-
-class PrefixCost:
-    """What the network costs with any prefixes, from one count of the whole one.
-
-    A layer's cost is in proportion to the outputs that are computed, and to the inputs.
-    """
-
-    def __init__(self, model: nn.Module, flow: ChannelFlow, data: Splits) -> None:
-        """`flow` is that of `model`."""
-        image = normalise(data.train.pixels[:1], data.mean, data.std)
-        per_layer = count_multiplications(model, image).per_layer
-        self.flow = flow
-        self._layers = {name: int(each) for name, each in per_layer.items()}
-        self.dense = sum(self._layers.values())
-
-    def __call__(self, actions: Actions) -> int:
-        """Multiplications per image."""
-        kept: dict[str, Fraction] = {}
-        for conv, action in zip(self.flow.convs, actions, strict=True):
-            share = Fraction(conv.prefixes[action], conv.channels)
-            for layer in (conv.name, *conv.readers):
-                kept[layer] = kept.get(layer, Fraction(1)) * share
-        return int(sum(n * kept.get(name, 1) for name, n in self._layers.items()))
-
-    def check_reachable(self, budget: float) -> None:
-        """Raises ValueError if even the smallest prefixes cost more than `budget`."""
-        smallest = self((0,) * len(self.flow.convs))
-        if smallest > budget:
-            share = math.ceil(1e4 * smallest / self.dense) / 1e4
-            raise ValueError(
-                f"keep_multiplications {budget / self.dense:g} cannot be reached: with the "
-                f"smallest prefixes of all {len(self.flow.convs)} prunable convs {share:g} of the "
-                "multiplications are left, as the other layers stay. Ask for that or more, or for "
-                "more groups (k)."
-            )
 
 
 def _best_prefixes(

@@ -41,8 +41,14 @@ def sleep(seconds: float, number: int = 0) -> Spell:
     return os.getpid(), began, time.time()
 
 
-def see_gpus(number: int) -> tuple[str | None, Spell]:
-    return os.environ.get("CUDA_VISIBLE_DEVICES"), sleep(0.5, number)
+def see_gpus(folder: str, number: int) -> tuple[str | None, Spell]:
+    """Waits until the job beside it has begun: 0 and 1, 2 and 3, ... run side by side."""
+    began = time.time()
+    Path(folder, str(number)).touch()
+    while not Path(folder, str(number ^ 1)).exists() and time.time() < began + 120:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    return os.environ.get("CUDA_VISIBLE_DEVICES"), (os.getpid(), began, time.time())
 
 
 def count(report: Report, n: int, period_s: float) -> None:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from rnp.decision import DecisionNetwork
 from rnp.environment import BackboneEnvironment, batches
 from rnp.play import epsilon_greedy, play, q_values
-from rnp.qlearning import Learned, QLearning, learn, learn_decisions, prices
+from rnp.prefix_cost import PrefixCost
+from rnp.qlearning import Learned, QLearning, learn, learn_decisions
 from rnp.runtime import RuntimeNetwork
 from rnp.targets import exact_returns, q_loss, rewards, td_targets
 from testbed.backbones import build_backbone
@@ -354,10 +355,9 @@ def test_without_alpha_losses_weigh_1_in_the_mean_over_random_actions() -> None:
     mean = (0.1 + (1.0 + 0.5 + 1.0 + 0.1) / 4) / 2
     assert learned.alpha * mean == pytest.approx(1, rel=0.03)
     assert learned.penalty_in_cross_entropy == pytest.approx(0.1 / learned.alpha)
-    assert reports[0] == {
-        "alpha": learned.alpha,
-        "penalty_in_cross_entropy": learned.penalty_in_cross_entropy,
-    }
+    assert reports[0] == {"alpha": learned.alpha}
+    assert learned.p == reports[1]["p"] == -0.1
+    assert reports[1]["penalty_in_cross_entropy"] == learned.penalty_in_cross_entropy
 
 
 def test_alpha_that_is_given_is_used() -> None:
@@ -543,17 +543,17 @@ def test_the_cost_to_go_of_too_many_combinations_is_refused_before_anything_is_d
     backbone = nn.Sequential(*convs, nn.Flatten(), nn.Linear(4 * 64, 3))
     four_decisions = RuntimeNetwork(backbone, groups=4)
     with pytest.raises(ValueError, match=r"at most 64, but 4 convs of 4 groups have 256.*td"):
-        options.check(four_decisions.flow)
+        options.check(four_decisions, tiny.splits())
     with pytest.raises(ValueError, match="learner: td"):
         teach(four_decisions, learner="cost_to_go")
-    QLearning().check(four_decisions.flow)
-    options.check(RuntimeNetwork(backbone, groups=2).flow)
+    QLearning().check(four_decisions, tiny.splits())
+    options.check(RuntimeNetwork(backbone, groups=2), tiny.splits())
 
 
 def test_a_group_s_price_is_what_it_adds_to_the_cost() -> None:
     channels = (4, 6, 8)
     backbone = build_backbone("conv", (2, 8, 8), 3, channels=channels, hidden=10)
-    got = prices(RuntimeNetwork(backbone), tiny.splits())
+    got = PrefixCost.of_runtime(RuntimeNetwork(backbone), tiny.splits()).group_prices()
     conv2, conv3 = 9 * 4 * 6 * 64, 9 * 6 * 8 * 64
     added = torch.tensor([conv2 + conv3, conv3 + 8 * 16 * 10], dtype=torch.float32)
     torch.testing.assert_close(got, added / added.mean())

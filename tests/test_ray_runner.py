@@ -343,7 +343,7 @@ def test_as_many_jobs_run_at_a_time_as_there_is_memory_for(two_workers: None) ->
 
 
 ONE_GPU = """
-import json, ray, ray_jobs
+import json, ray, ray_jobs, sys
 from orchestrator.ray_connection import connected
 from orchestrator.ray_runner import Listener, run_jobs
 from orchestrator.sweep_file import Resources
@@ -351,7 +351,7 @@ from orchestrator.sweep_file import Resources
 seen = []
 nothing = lambda *_: None
 listener = Listener(nothing, nothing, lambda job, result: seen.append(result), nothing)
-jobs = iter([("see_gpus", number) for number in range(4)])
+jobs = iter([("see_gpus", sys.argv[1], number) for number in range(4)])
 ray.init("local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
 with connected(None):
     run_jobs([lambda: next(jobs, None)], ray_jobs.do, listener, Resources(gpus=0.5))
@@ -360,10 +360,10 @@ print(json.dumps(seen))
 """
 
 
-def test_two_jobs_share_a_gpu_at_a_time() -> None:
+def test_two_jobs_share_a_gpu_at_a_time(tmp_path: Path) -> None:
     """A GPU that Ray was told of; none is needed."""
     driver = subprocess.run(
-        [sys.executable, "-c", ONE_GPU],
+        [sys.executable, "-c", ONE_GPU, str(tmp_path)],
         cwd=Path(__file__).parent,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from rnp import static_prefix
 from rnp.adaptation import adapted
 from rnp.channel_flow import channel_flow
+from rnp.prefix_cost import Actions, PrefixCost
 from rnp.runtime import RuntimeNetwork
-from rnp.static_prefix import Actions, PrefixCost, StaticPrefix, best_of_all, cut, shrunk
+from rnp.static_prefix import StaticPrefix, best_of_all, cut, shrunk
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications
 from testbed.data import normalise
@@ -79,7 +80,7 @@ def test_a_cut_network_computes_what_the_masked_one_does(kind: str) -> None:
 def test_the_closed_form_is_what_is_counted_of_the_cut_network(kind: str) -> None:
     model = network(kind)
     flow = channel_flow(model, 4)
-    cost = PrefixCost(model, flow, tiny.splits())
+    cost = PrefixCost.of_model(model, flow, tiny.splits())
     for actions in some_actions(len(flow.convs)):
         small = cut(model, model.state_dict(), flow, actions)
         assert count_multiplications(small, images(1)).multiplications == cost(actions)
@@ -130,7 +131,7 @@ def test_of_all_affordable_prefixes_those_of_least_validation_loss_are_taken(sha
     model = network("odd norms")
     data = tiny.splits()
     runtime = adapted(model, data, tiny.run(4), StaticPrefix())
-    cost = PrefixCost(model, runtime.flow, data)
+    cost = PrefixCost.of_model(model, runtime.flow, data)
     affordable = [
         actions
         for actions in product(range(4), repeat=len(runtime.flow.convs))
@@ -143,7 +144,7 @@ def test_of_all_affordable_prefixes_those_of_least_validation_loss_are_taken(sha
 def test_the_greedy_choice_takes_the_group_away_that_is_missed_least() -> None:
     """With losses that add up over the convs, against a search that measures all each time."""
     model = network("deep")
-    cost = PrefixCost(model, channel_flow(model, 4), tiny.splits())
+    cost = PrefixCost.of_model(model, channel_flow(model, 4), tiny.splits())
     weights = torch.tensor([3.0, 0.5, 2.0, 1.0]).double()
 
     def loss(actions: Actions) -> float:
@@ -172,7 +173,7 @@ def test_the_greedy_choice_takes_the_group_away_that_is_missed_least() -> None:
 def test_empty_groups_are_passed_over() -> None:
     """Of a conv of two channels and four groups the two last are empty."""
     model = build_backbone("conv", (2, 8, 8), 3, channels=(4, 2, 6), hidden=9)
-    cost = PrefixCost(model, channel_flow(model, 4), tiny.splits())
+    cost = PrefixCost.of_model(model, channel_flow(model, 4), tiny.splits())
     smallest = cost((0, 0))
     assert cost(shrunk(lambda actions: sum(actions), cost, smallest)) == smallest
 
@@ -189,13 +190,13 @@ def test_many_convs_are_chosen_for_greedily_within_the_budget(
 
 def test_of_equal_losses_the_cheapest_choice_is_taken() -> None:
     model = network("odd norms")
-    cost = PrefixCost(model, channel_flow(model, 4), tiny.splits())
+    cost = PrefixCost.of_model(model, channel_flow(model, 4), tiny.splits())
     assert best_of_all(torch.ones([4] * len(cost.flow.convs)), cost, cost.dense) == (0, 0)
 
 
 def test_a_budget_below_the_smallest_prefixes_is_refused_before_training() -> None:
     model, run = network("conv"), tiny.run(3)
-    cost = PrefixCost(model, channel_flow(model, 4), tiny.splits())
+    cost = PrefixCost.of_model(model, channel_flow(model, 4), tiny.splits())
     least = cost((0,)) / cost.dense
     with pytest.raises(ValueError, match="cannot be reached") as info:
         StaticPrefix(keep_multiplications=least - 0.01).prune(model, tiny.splits(), run)

@@ -1,0 +1,102 @@
+"""What a network costs with any prefixes of its channels, in closed form."""
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from rnp.channel_flow import ChannelFlow
+from rnp.runtime import RuntimeNetwork
+from testbed.cost import multiplications_by_layer
+from testbed.data import Splits
+from testbed.operations import counting_multiplications
+from testbed.prediction import evaluating
+
+Actions = tuple[int, ...]
+"""One for every prunable conv, from 0: the smallest prefix."""
+
+
+class PrefixCost:
+    """Multiplications per image, from one count of the whole network.
+
+    A layer's cost is in proportion to the outputs that are computed, and to the inputs.
+    """
+
+    def __init__(self, flow: ChannelFlow, layers: Mapping[str, int], deciding: int = 0) -> None:
+        """
+        Args:
+            layers: multiplications of each layer with all channels.
+            deciding: those of the decisions, whatever they come to.
+        """
+        self.flow = flow
+        self.dense = sum(layers.values())
+        self._layers = dict(layers)
+        self._deciding = deciding
+
+    @classmethod
+    def of_model(cls, model: nn.Module, flow: ChannelFlow, data: Splits) -> Self:
+        """Of a network without decisions; `flow` is its own."""
+        return cls(flow, multiplications_by_layer(model, _black(model, data)))
+
+    @classmethod
+    def of_runtime(cls, network: RuntimeNetwork, data: Splits) -> Self:
+        """Of a network with its decisions."""
+        black = _black(network, data)
+        everything = torch.full((1, len(network.flow.convs)), network.flow.groups - 1)
+        with evaluating(network), torch.no_grad(), counting_multiplications(network) as layers:
+            network.masked(black, everything.to(black.device))
+        whole = multiplications_by_layer(network, black)
+        deciding = sum(n for name, n in whole.items() if name.split(".")[0] == "decision")
+        return cls(network.flow, layers, deciding)
+
+    def __call__(self, actions: Actions) -> int:
+        """Multiplications of an image for which these actions are taken."""
+        kept: dict[str, Fraction] = {}
+        for conv, action in zip(self.flow.convs, actions, strict=True):
+            share = Fraction(conv.prefixes[action], conv.channels)
+            for layer in (conv.name, *conv.readers):
+                kept[layer] = kept.get(layer, Fraction(1)) * share
+        computed = sum(n * kept.get(name, 1) for name, n in self._layers.items())
+        return int(computed) + self._deciding
+
+    def of_images(self, actions: Tensor) -> Tensor:
+        """Multiplications of each image, (n,) float32, that takes its own actions, (n, T)."""
+        kept: dict[str, Tensor] = {}
+        for conv, taken in zip(self.flow.convs, actions.unbind(dim=1), strict=True):
+            share = (torch.tensor(conv.prefixes, device=actions.device) / conv.channels)[taken]
+            for layer in (conv.name, *conv.readers):
+                kept[layer] = kept[layer] * share if layer in kept else share
+        same = sum(n for name, n in self._layers.items() if name not in kept) + self._deciding
+        return same + torch.stack([self._layers[name] * kept[name] for name in kept]).sum(dim=0)
+
+    def group_prices(self) -> Tensor:
+        """What a group of each conv adds to the multiplications, (T,), relative to the mean conv's.
+
+        With everything else computed: the conv itself, and the layers that read it.
+        """
+        added = [
+            self._layers[conv.name] + sum(self._layers[reader] for reader in conv.readers)
+            for conv in self.flow.convs
+        ]
+        return torch.tensor(added, dtype=torch.float32) / (sum(added) / len(added))
+
+    def check_reachable(self, budget: float) -> None:
+        """Raises ValueError if even the smallest prefixes cost more than `budget`."""
+        smallest = self((0,) * len(self.flow.convs))
+        if smallest > budget:
+            share = math.ceil(1e4 * smallest / self.dense) / 1e4
+            raise ValueError(
+                f"keep_multiplications {budget / self.dense:g} cannot be reached: with the "
+                f"smallest prefixes of all {len(self.flow.convs)} prunable convs {share:g} of the "
+                "multiplications are left, as the other layers stay"
+                + (f" and deciding takes {self._deciding / self.dense:.2g}" * (self._deciding > 0))
+                + ". Ask for that or more, or for more groups (k)."
+            )
+
+
+def _black(network: nn.Module, data: Splits) -> Tensor:
+    """One image, of no content, on the network's device."""
+    return torch.zeros(1, *data.input_shape, device=next(network.parameters()).device)

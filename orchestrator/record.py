@@ -24,8 +24,7 @@ from orchestrator.outbox import Outbox
 from orchestrator.plan import DenseNetwork, Trial, confirmation, confirmations, dense_networks
 from orchestrator.progress import Progress
 from orchestrator.registry import method_class
-from orchestrator.report import write_report
-from orchestrator.run_folder import begin, go_on
+from orchestrator.run_folder import begin, go_on, report_is_current
 from orchestrator.schedule import Later, Schedule
 from orchestrator.sweep_file import Sweep
 from orchestrator.trials_table import (
@@ -122,10 +121,17 @@ class Record:
         return [self._schedule.next, self._next_confirmation, self._next_test]
 
     def finish(self, whole: bool) -> int:
-        """Writes the report, of the whole sweep or of what there is; returns the exit status."""
+        """Writes the report, of the whole sweep or of what there is, if that is not what it shows.
+
+        Returns:
+            The exit status.
+        """
         if self._tested:
             self._table.fill(self._tested)
-        write_report(self._folder)
+        if not report_is_current(self._folder):
+            from orchestrator.report import write_report  # seconds of imports
+
+            write_report(self._folder)
         if self.tracker:
             comparison = compare_methods(self._table.read(), self._sweep.objectives)
             self.tracker.finish(comparison)

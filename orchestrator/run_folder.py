@@ -15,6 +15,7 @@ from orchestrator.sweep_file import Sweep, SweepFileError, load_sweep
 from orchestrator.whole_files import write_atomically
 
 SWEEP_FILE, SWEEP_ID = "sweep.yaml", "sweep_id"
+REPORT = ("frontier.csv", "frontier.png", "frontier.html", "report.md", "report.html")
 TWO_WAYS_ON = (
     "Give this sweep another name with --set name=..., or start afresh with --fresh, which moves "
     "the old folder aside and deletes nothing."
@@ -83,6 +84,16 @@ def go_on(folder: Path, sweep: Sweep) -> None:
     path, text = folder / SWEEP_FILE, sweep.dump().encode()
     if path.read_bytes() != text:
         write_atomically(path, text)
+
+
+def report_is_current(folder: Path) -> bool:
+    """Whether the report is whole, and of the trials and the sweep file as they are now."""
+    written = [folder / name for name in REPORT]
+    read = [folder / SWEEP_FILE, folder / "trials.csv"]
+    if not all(path.exists() for path in (*written, *read)):
+        return False
+    oldest = min(path.stat().st_mtime_ns for path in written)
+    return oldest > max(path.stat().st_mtime_ns for path in read)
 
 
 def sweep_id(folder: Path) -> str:

@@ -43,6 +43,25 @@ def test_a_finished_sweep_that_is_run_again_changes_no_row(
     assert all(after[finished / name] == before[finished / name] for name in unchanged)
 
 
+def test_a_report_is_drawn_anew_only_if_it_is_not_of_the_trials_as_they_are(
+    finished: Path, tmp_path: Path
+) -> None:
+    command = arguments(tmp_path / "small.yaml", tmp_path)
+
+    def drawn_again() -> bool:
+        before = (finished / "report.html").stat().st_mtime_ns
+        assert trial_main(command) == 1
+        return (finished / "report.html").stat().st_mtime_ns > before
+
+    assert not drawn_again()
+    (finished / "frontier.png").unlink()
+    assert drawn_again()
+    assert (finished / "frontier.png").exists()
+    (finished / "trials.csv").touch()  # as a driver leaves it that was killed before the report
+    assert drawn_again()
+    assert not drawn_again()
+
+
 def test_failed_trials_are_tried_again_only_if_asked(finished: Path, tmp_path: Path) -> None:
     command = arguments(tmp_path / "small.yaml", tmp_path)
     assert trial_main(command) == 1

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,6 +25,9 @@ from orchestrator.sweep_file import Sweep, SweepFileError
 from orchestrator.time_budget import TimeBudget, spent
 from testbed.backbones import build_backbone
 from testbed.data import DataOptions, Splits, load_splits
+
+if TYPE_CHECKING:
+    from orchestrator.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,9 @@ def run_on_ray(
             tracker = Tracker(
                 sweep.name, folder.parent, progress.message, goes_on, list(sweep.methods)
             )
-            record.tracker = stack.enter_context(tracker)
+            record.tracker = tracker
+            stack.callback(_say_where, tracker, progress)
+            stack.enter_context(tracker)
         if nothing_left:
             return record.finish(whole=True)
         budget = _time_budget(sweep, record)
@@ -174,6 +180,11 @@ def _open_record(
         trials = "1 trial has" if done == 1 else f"{done:,} trials have"
         progress.message(f"Going on in {folder}: {trials} ended before.")
     return record
+
+
+def _say_where(tracker: "Tracker", progress: Progress) -> None:
+    if tracker.where:
+        progress.message(tracker.where)
 
 
 def _time_budget(sweep: Sweep, record: Record) -> TimeBudget:

@@ -2,8 +2,8 @@
 
 MLflow keeps a saved view as a tag of the experiment: JSON of its name, its times and the page's
 state, itself JSON, deflated. Written here as the UI of MLflow 3.17 does, with what differs from
-the UI's defaults; what it does not know it would ignore. Opened by the menu "Views", or by the
-address `#/experiments/ID/runs?viewStateShareKey=frontier&compareRunsMode=CHART`.
+the UI's defaults; what it does not know it would ignore. The menu "Views" opens its table, the
+address that `address` gives its chart.
 """
 
 from __future__ import annotations
@@ -57,6 +57,12 @@ STATE: Mapping[str, Any] = {
     "compareRunCharts": [_CHART],
     "isAccordionReordered": True,  # or the UI would put its own sections before this one
 }
+
+
+def address(pages: str, experiment_id: str) -> str:
+    """Where a browser finds the view's chart; `pages` is the address of MLflow's UI."""
+    query = "compareRunsMode=CHART&viewStateShareKey=frontier"
+    return f"{pages.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
 
 
 def view_to_write(written: str | None) -> str | None:

@@ -129,9 +129,11 @@ class Record:
         if self._tested:
             self._table.fill(self._tested)
         if not report_is_current(self._folder):
-            from orchestrator.report import write_report  # seconds of imports
+            from orchestrator.report import headline, write_report  # seconds of imports
 
             write_report(self._folder)
+            self._progress.message(headline(self._folder))
+        self._progress.message(f"Report: {self._folder / 'report.html'}")
         if self.tracker:
             comparison = compare_methods(self._table.read(), self._sweep.objectives)
             self.tracker.finish(comparison)

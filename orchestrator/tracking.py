@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.mlflow_experiment import SQLITE, Experiment, tracking_uri
+from orchestrator.mlflow_view import address
 from orchestrator.outbox import Outbox
 from orchestrator.run_folder import sweep_id
 
@@ -66,6 +67,7 @@ class Tracker:
         self._tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
         self._said = False
         self._handled = 0  # tasks
+        self._experiment_id: str | None = None
         self._closing = threading.Event()
         self._tasks.put(_Task(lambda experiment, _: experiment.write_view()))
         for trial_id in self._outbox.trials():
@@ -122,6 +124,18 @@ class Tracker:
         if self._outbox.report_is_due:
             self._tasks.put(_Task(write))
 
+    @property
+    def where(self) -> str | None:
+        """How to look at the sweep, for a person; None where MLflow lacks some of it."""
+        if self._experiment_id is None or len(self._outbox):
+            return None
+        if self._uri.startswith("http"):
+            return f"MLflow: {address(self._uri, self._experiment_id)}"
+        return (
+            f"MLflow: mlflow ui --backend-store-uri {self._uri} and then "
+            f"{address('http://127.0.0.1:5000', self._experiment_id)}"
+        )
+
     def close(self, patience_s: float | None = None) -> None:
         """Waits until everything is written, or nothing was for so long (None: see above)."""
         if patience_s is None:
@@ -148,6 +162,7 @@ class Tracker:
             try:
                 if experiment is None:
                     experiment = self._open()
+                    self._experiment_id = experiment.id
                 task = self._tasks.get(timeout=0.2)
                 task.send(experiment, task.first)
                 failures, pause_s = 0, FIRST_PAUSE_S

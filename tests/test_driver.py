@@ -106,7 +106,9 @@ def test_ray_gives_the_same_figures_as_one_process(plain: Path, tmp_path: Path) 
     pd.testing.assert_frame_equal(*tables)
 
 
-def test_mlflow_holds_each_trial_once_and_the_frontier(tmp_path: Path) -> None:
+def test_mlflow_holds_each_trial_once_and_the_frontier(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     searched = "methods: {dense: {}, l1_filter: {keep_ratio: {uniform: [0.2, 0.9]}}}\n"
     rest = "search: {trials: 3}\nconfirm: {seeds: 1}\n"
     sweep = write(tmp_path, "searched", searched + rest)
@@ -115,6 +117,10 @@ def test_mlflow_holds_each_trial_once_and_the_frontier(tmp_path: Path) -> None:
     client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("searched")
     assert experiment is not None
+    *_, answer, report, mlflow = capsys.readouterr().out.splitlines()
+    assert "half of the dense network's multiplications" in answer
+    assert report == f"Report: {tmp_path / 'runs' / 'searched' / 'report.html'}"
+    assert f"/#/experiments/{experiment.experiment_id}/runs?compareRunsMode=CHART" in mlflow
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     assert set(runs) == {*rows.index, "frontier"}
     search = rows[rows["phase"] == "search"]

@@ -74,6 +74,7 @@ def tracked(output: Path, sweep: str = "sweep", goes_on: bool = False) -> Iterat
         yield tracker
         Outbox(output / sweep).report_is_due = False  # these tests finish no sweep, but one
     assert said == []
+    assert tracker.where is not None
 
 
 def all_runs(output: Path, sweep: str) -> list[str]:
@@ -389,6 +390,8 @@ def test_the_tracking_uri_of_the_environment_is_used(
     with tracked(output) as tracker:
         done(tracker, row("t0"), [], {})
     assert set(runs(elsewhere, "sweep")) == {"t0"}
+    assert tracker.where is not None
+    assert f"--backend-store-uri sqlite:///{elsewhere / 'mlflow.db'} and" in tracker.where
     assert not (output / "mlflow.db").exists()
 
 
@@ -404,6 +407,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(
     done(tracker, row("t0"), [], {})
     tracker.close(patience_s=2)
     assert "took no run within 2 s; giving up" in said[0]
+    assert tracker.where is None
     answer.set()
     tracker.close()
 

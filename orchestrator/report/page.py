@@ -84,6 +84,11 @@ def write_report(*folders: Path) -> Path:
     return folder
 
 
+def headline(folder: Path) -> str:
+    """The report's first sentence, of one sweep; raises as `write_report`."""
+    return answer(SweepResult.read(folder))[0]
+
+
 @functools.cache
 def _scripts() -> str:
     """Vega-Lite with all it needs, 0.9 MB, so that the page opens offline."""

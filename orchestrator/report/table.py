@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from orchestrator.notation import MISSING
+
 
 @dataclass(frozen=True)
 class Table:
@@ -25,9 +27,11 @@ class Table:
     def of(
         records: Sequence[Mapping[str, str]], words: Sequence[str], best_rows: Sequence[int] = ()
     ) -> Table:
-        """A row for each record, which all have the same columns; one empty in all is left out."""
-        names = records[0] if records else {}
-        header = tuple(name for name in names if any(record[name] for record in records))
+        """A row for each record, which all have the same columns; one of nothing is left out."""
+        names, nothing = records[0] if records else {}, ("", MISSING)
+        header = tuple(
+            name for name in names if any(record[name] not in nothing for record in records)
+        )
         return Table(
             header=header,
             rows=[tuple(record[name] for name in header) for record in records],

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
 from orchestrator.notation import accuracy, millions, milliseconds, percent
-from orchestrator.report.at_half import at_half
+from orchestrator.report.at_half import AtHalf, at_half
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.table import Table, number
 from orchestrator.report.uncertainty import mean_and_deviation
@@ -62,6 +60,8 @@ def confirmed_table(result: SweepResult, points: pd.DataFrame) -> Table:
 def depth_table(result: SweepResult, points: pd.DataFrame) -> Table:
     """Each setting before and after: every method's best at half of the cost, means over seeds.
 
+    Beside them the dense network that was fine-tuned as long as they were.
+
     Args:
         points: of `confirmed`; where there are any, the methods' best confirmed trials are shown,
             with their accuracies there.
@@ -73,26 +73,32 @@ def depth_table(result: SweepResult, points: pd.DataFrame) -> Table:
     records = []
     for cell in result.cells:
         found = {each.method: each for each in at_half(searched, cell)}
+        tuned = searched[(searched["cell"] == cell) & (searched["method"] == "dense")]
+        dense = AtHalf("dense", cell, tuned)
         for best in (found[method] for method in result.methods if method in found):
-            alone = str(best.trials.iloc[0]["trial_id"]) if best.n == 1 else ""
-            point = points[points["trial_id"] == alone]
-            tested = ""
-            if not point.empty:
-                own = point.iloc[0]
-                tested = mean_and_deviation(own["test_accuracy"], own["test_deviation"])
-            elif math.isfinite(best.mean("test_accuracy")):
-                tested = best.written("test_accuracy")
             records.append(
                 {
                     "setting": cell,
                     "before": millions(best.mean("dense_multiplications")),
                     "accuracy before": best.written("dense_val_accuracy"),
+                    "dense fine-tuned, on training images": dense.written("train_accuracy"),
+                    "dense fine-tuned, on test images": _on_test_images(dense, points),
                     "method": best.method,
                     "after": millions(best.mean("multiplications")),
                     "accuracy after": best.written("val_accuracy"),
-                    "on test images": tested,
+                    "on training images": best.written("train_accuracy"),
+                    "on test images": _on_test_images(best, points),
                     "seeds": str(best.n) if best.n > 1 else "",
-                    "trial": alone,
+                    "trial": str(best.trials.iloc[0]["trial_id"]) if best.n == 1 else "",
                 }
             )
     return Table.of(records, words=("setting", "method", "trial"))
+
+
+def _on_test_images(found: AtHalf, points: pd.DataFrame) -> str:
+    """By fresh seeds where the trial was confirmed; of several seeds what these came to."""
+    point = points[points["trial_id"].isin(found.trials["trial_id"])]
+    if found.n == 1 and not point.empty:
+        own = point.iloc[0]
+        return mean_and_deviation(own["test_accuracy"], own["test_deviation"])
+    return found.written("test_accuracy")

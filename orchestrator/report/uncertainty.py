@@ -36,5 +36,7 @@ def error_over_seeds(one: pd.Series, other: pd.Series) -> float:
 
 def mean_and_deviation(mean: float, deviation: float) -> str:
     """0.912 ± 0.004, of accuracies; the deviation only where there are several seeds."""
+    if not math.isfinite(mean):
+        return notation.MISSING
     said = f" ± {notation.accuracy(deviation)}" if math.isfinite(deviation) else ""
     return f"{notation.accuracy(mean)}{said}"

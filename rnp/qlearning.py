@@ -13,9 +13,8 @@ of every combination of prefixes.
 
 import copy
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -46,19 +45,19 @@ class QLearning(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    p: float | None = Field(
-        default=None,
-        le=0,
-        allow_inf_nan=False,
-        description="Penalty of every channel group beyond the first, as in the paper; -0.1 where "
-        "no budget is given. Only |p| / alpha matters: what a group must save in cross-entropy.",
-    )
     keep_multiplications: float | None = Field(
         default=None,
         gt=0,
         le=1,
         description="In place of p: share of the dense network's multiplications to come to, in "
         "the mean over images and with the decisions' own. The p for it is found while learning.",
+    )
+    p: float | None = Field(
+        default_factory=lambda given: None if given.get("keep_multiplications") else DEFAULT_P,
+        le=0,
+        allow_inf_nan=False,
+        description="Penalty of every channel group beyond the first, as in the paper; -0.1 where "
+        "no budget is given. Only |p| / alpha matters: what a group must save in cross-entropy.",
     )
     price: Literal["group", "multiplications"] = Field(
         default="group",
@@ -124,15 +123,11 @@ class QLearning(BaseModel):
         "for networks of few decisions; better by up to half a point.",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _price_or_budget(cls, options: Any) -> Any:
-        if not isinstance(options, Mapping):
-            return options
-        given = [o for o in ("p", "keep_multiplications") if options.get(o) is not None]
-        if len(given) == 2:
-            raise ValueError("give p or keep_multiplications, not both")
-        return options if given else {**options, "p": DEFAULT_P}
+    @model_validator(mode="after")
+    def _price_or_budget(self) -> Self:
+        if (self.p is None) == (self.keep_multiplications is None):
+            raise ValueError("give one of p and keep_multiplications")
+        return self
 
     def epsilon_at(self, step: int) -> float:
         """The share of random actions at a step, from 0."""

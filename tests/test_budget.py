@@ -115,13 +115,20 @@ def test_a_budget_below_the_smallest_prefixes_is_refused_before_training() -> No
     assert run.epochs_spent == 0
 
 
-def test_a_penalty_and_a_budget_are_one_too_many() -> None:
-    with pytest.raises(ValidationError, match="give p or keep_multiplications, not both"):
-        RNP(p=-0.1, keep_multiplications=0.5)
+@pytest.mark.parametrize(
+    "options", [{"p": -0.1, "keep_multiplications": 0.5}, {"p": None, "keep_multiplications": None}]
+)
+def test_a_penalty_or_a_budget_is_given(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="give one of p and keep_multiplications"):
+        RNP(**options)
+
+
+def test_the_papers_penalty_is_the_default_where_there_is_no_budget() -> None:
     assert QLearning().p == -0.1
     assert QLearning(keep_multiplications=0.5).p is None
-    resolved = RNP(keep_multiplications=0.5).model_dump()
-    assert RNP(**resolved) == RNP(keep_multiplications=0.5)
+    for method in (RNP(), RNP(keep_multiplications=0.5)):
+        as_in_a_sweep_file = method.model_dump_json()
+        assert RNP.model_validate_json(as_in_a_sweep_file, strict=True) == method
 
 
 def test_with_a_budget_the_decisions_are_learnt_last() -> None:

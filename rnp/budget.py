@@ -7,8 +7,9 @@ constrained policy optimization", arXiv 1805.11074).
 
 Where we differ: the logarithm of the penalty moves, as useful ones lie orders of magnitude apart,
 and in smaller and smaller steps, as the rate of learning does. In the end the Q-values are shifted
-by a share of the penalty until the budget is met: where images are hardly told apart, at one price
-all of them would buy a group and at the next none.
+by a share of the penalty until the budget is met on validation images, whose labels are not looked
+at: they are not augmented as those that were learnt from, and where images are hardly told apart,
+all of them would buy a group at one price and none at the next.
 """
 
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ from rnp.prefix_cost import PrefixCost
 
 FIRST_PENALTY = 0.03  # most budgets of most networks end within a factor of three of it
 REACH = 50.0  # the logarithm's way in all steps, had they the first one's size and an excess of 1
-SETTLED_ON = 2048  # images at most that the budget is met on
-HALVINGS = 12  # of the range of prices, from none to twice that which was learnt with
+SETTLED_ON, BATCH_SIZE = 2048, 256  # images at most that the budget is met on
+HALVINGS = 12  # of the range of prices, from none to twice the one that was learnt with
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,27 @@ class Budget:
         What is spent stays below the budget where no group is worth more than nothing.
 
         Args:
-            penalty: |p|, that they were learnt with.
+            environment: of images as the network will meet them; what they lose is not looked at.
+            penalty: |p|, that the values were learnt with.
             generator: on the CPU.
         """
-        images = torch.randperm(environment.n_images, generator=generator)[:SETTLED_ON]
+        n = min(environment.n_images, SETTLED_ON)
+        images = torch.randperm(environment.n_images, generator=generator)[:n]
         learnt = decision.decoder.bias.clone()
         groups = torch.arange(len(learnt), device=learnt.device)
-        free, dear = 0.0, 2.0  # prices, in penalties
-        for _ in range(HALVINGS):
-            price = (free + dear) / 2
+
+        def excess(price: float) -> float:
+            """Multiplications of all images beyond the budget, at a price in penalties."""
             decision.decoder.bias.copy_(learnt - (price - 1) * penalty * groups)
-            actions = play(decision, environment.start(images), 0.0, generator).actions
-            excess = self.cost.of_images(actions).mean() - self.share * self.cost.dense
-            free, dear = (price, dear) if excess > 0 else (free, price)
+            played = (
+                play(decision, environment.start(batch), 0.0, generator)
+                for batch in images.split(BATCH_SIZE)
+            )
+            spent = torch.stack([self.cost.of_images(each.actions).sum() for each in played])
+            return (spent.sum() - n * self.share * self.cost.dense).item()
+
+        free, dear = 0.0, 2.0
+        for _ in range(HALVINGS):
+            middle = (free + dear) / 2
+            free, dear = (middle, dear) if excess(middle) > 0 else (free, middle)
         decision.decoder.bias.copy_(learnt - (dear - 1) * penalty * groups)

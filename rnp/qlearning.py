@@ -13,7 +13,7 @@ of every combination of prefixes.
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -28,7 +28,7 @@ from rnp.play import play, q_values
 from rnp.prefix_cost import PrefixCost
 from rnp.runtime import RuntimeNetwork
 from rnp.targets import exact_returns, q_loss, rewards, td_targets
-from testbed.data import Splits
+from testbed.data import Augmentation, Splits
 from testbed.machine import Precision
 from testbed.prediction import evaluating
 from testbed.training import DivergedError, Report, ignore
@@ -203,7 +203,14 @@ def learn_decisions(
             environment = LossTable(network, data, generator, device, precision)
         else:
             environment = BackboneEnvironment(network, data, generator, device, precision)
-        return learn(network.decision, environment, options, generator, report, price, budget)
+        learned = learn(network.decision, environment, options, generator, report, price, budget)
+        if budget is not None:
+            as_met = replace(
+                data, train=data.validation, augmentation=Augmentation(crop=0, flip=False)
+            )
+            settled_on = BackboneEnvironment(network, as_met, generator, device, "float32")
+            budget.settle(network.decision, settled_on, -learned.p, generator)
+        return learned
 
 
 def _tabulates(network: RuntimeNetwork, data: Splits, options: QLearning) -> bool:
@@ -291,8 +298,6 @@ def learn(
             losses, returns = [], []
     optimizer.zero_grad()  # nothing is left behind but weights
     p = -penalty.item()
-    if budget is not None:
-        budget.settle(decision, environment, -p, generator)
     return Learned(alpha, p, -p / alpha, environment.backbone_images)
 
 

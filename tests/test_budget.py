@@ -83,7 +83,7 @@ def test_the_cost_of_images_is_the_closed_form_of_each_and_what_is_counted(kind:
 
 @pytest.mark.parametrize("learner", ["td", "cost_to_go"])
 def test_a_network_costs_what_its_budget_allows(learner: str) -> None:
-    images = (tiny.splits().train.pixels.float() / 255 - 0.4) / 0.2
+    images = (tiny.splits().validation.pixels.float() / 255 - 0.4) / 0.2
     dense = count_multiplications(tiny.network(), images[:1]).multiplications
     spent = []
     for share in (0.45, 0.8):
@@ -91,7 +91,7 @@ def test_a_network_costs_what_its_budget_allows(learner: str) -> None:
         network = method.prune(tiny.network(), tiny.splits(), tiny.run(2))
         relearnt = method.relearn(network, tiny.splits(), tiny.run(2))
         spent.append(count_multiplications(relearnt, images).multiplications / dense)
-        assert spent[-1] < share + 0.05, "of other augmented images than it was settled on"
+        assert spent[-1] <= share
     assert spent[0] < spent[1]
 
 
@@ -104,6 +104,7 @@ def test_images_that_look_all_the_same_get_no_more_than_the_budget() -> None:
     network, budget = decision(features=[1]), Budget(OneStep(), 0.5)  # type: ignore[arg-type]
     options = quick(keep_multiplications=0.5, alpha=1.0, steps=1200)
     learned = learn(network, problem, options, generator(), budget=budget)
+    budget.settle(network, problem, -learned.p, generator())
     assert learned.p == pytest.approx(-0.5, rel=0.1), "where the price is what the group is worth"
     assert network(0, torch.zeros(64, 1))[0].argmax(dim=1).tolist() == [0] * 64
 

@@ -25,6 +25,7 @@ import pandas as pd
 from orchestrator.mlflow_view import RUN_COLOUR, TAG, view_to_write
 from orchestrator.outbox import Letter
 from orchestrator.report.charts import LIGHT, method_marks
+from orchestrator.run_folder import REPORT
 from orchestrator.trials_table import COLUMNS, read_trials
 
 if TYPE_CHECKING:  # importing MLflow takes seconds, which only the tracker's thread spends
@@ -57,7 +58,6 @@ TAGS = (
 )
 METRICS = tuple(name for name in COLUMNS if name not in (*PARAMS, *TAGS, "trial_id", "started_at"))
 TESTED = ("test_accuracy", "test_multiplications")
-ARTIFACTS = ("frontier.csv", "frontier.html", "frontier.png", "report.html", "report.md")
 STATUS = {
     "completed": "FINISHED",
     "stopped_early": "FINISHED",
@@ -104,7 +104,7 @@ def _make_database(uri: str) -> None:
 
     MLflow takes some seconds for its tables; a half-made one of a killed driver it never mends.
     """
-    path = Path(uri.removeprefix(SQLITE))
+    path = Path(uri.removeprefix(SQLITE)).resolve()  # as SQLite names it
     if not uri.startswith(SQLITE) or path.exists():
         return
     unfinished = path.with_name(f".{path.name}.new")
@@ -112,6 +112,8 @@ def _make_database(uri: str) -> None:
         leftover.unlink()
     with _without_waiting_for_the_disk(unfinished):
         open_client(f"{SQLITE}{unfinished}").search_experiments()
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())
     unfinished.rename(path)
 
 
@@ -227,7 +229,7 @@ class Experiment:
         run = created.info.run_id
         for first in range(0, len(metrics), METRICS_PER_CALL):
             self.client.log_batch(run, metrics[first : first + METRICS_PER_CALL])
-        for name in ARTIFACTS:
+        for name in REPORT:
             self.client.log_artifact(run, str(folder / name))
         tested = read_trials(folder / "trials.csv").dropna(subset=TESTED)
         for _, row in tested.iterrows():

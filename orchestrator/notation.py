@@ -1,6 +1,7 @@
 """How figures and errors are written for people: the progress display's and the reports' words."""
 
 import math
+import re
 import traceback
 from collections.abc import Iterable
 
@@ -45,6 +46,11 @@ def listed(names: Iterable[str]) -> str:
     """a, b and c"""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def without_password(url: str) -> str:
+    """postgresql://user:***@host/database"""
+    return re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", url)
 
 
 def _three_figures(value: float) -> str:

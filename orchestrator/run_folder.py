@@ -1,6 +1,7 @@
 """A sweep's run folder: who may write to it, which sweep may go on in it, how it is begun."""
 
 import fcntl
+import hashlib
 import os
 import shutil
 import socket
@@ -86,14 +87,19 @@ def go_on(folder: Path, sweep: Sweep) -> None:
         write_atomically(path, text)
 
 
+def digest(folder: Path) -> str:
+    """Tells the trials and the sweep file as they are now from all others."""
+    sha = hashlib.sha256()
+    for name in (SWEEP_FILE, "trials.csv"):
+        sha.update((folder / name).read_bytes())
+    return sha.hexdigest()
+
+
 def report_is_current(folder: Path) -> bool:
     """Whether the report is whole, and of the trials and the sweep file as they are now."""
-    written = [folder / name for name in REPORT]
-    read = [folder / SWEEP_FILE, folder / "trials.csv"]
-    if not all(path.exists() for path in (*written, *read)):
+    if not all((folder / name).exists() for name in (*REPORT, "trials.csv")):
         return False
-    oldest = min(path.stat().st_mtime_ns for path in written)
-    return oldest > max(path.stat().st_mtime_ns for path in read)
+    return digest(folder) in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def sweep_id(folder: Path) -> str:

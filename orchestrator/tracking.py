@@ -9,6 +9,7 @@ by the next run of the same command.
 from __future__ import annotations
 
 import queue
+import shlex
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ import pandas as pd
 
 from orchestrator.mlflow_experiment import SQLITE, Experiment, tracking_uri
 from orchestrator.mlflow_view import address
+from orchestrator.notation import without_password
 from orchestrator.outbox import Outbox
 from orchestrator.run_folder import sweep_id
 
@@ -60,6 +62,7 @@ class Tracker:
         self._output.mkdir(parents=True, exist_ok=True)
         self._folder = self._output / sweep_name
         self._uri = tracking_uri(output)
+        self._shown = without_password(self._uri)
         self._warn = warn
         self._open = partial(Experiment, sweep_name, self._uri, self._output, goes_on, methods)
         self._started = time.time()
@@ -130,9 +133,9 @@ class Tracker:
         if self._experiment_id is None or len(self._outbox):
             return None
         if self._uri.startswith("http"):
-            return f"MLflow: {address(self._uri, self._experiment_id)}"
+            return f"MLflow: {address(self._shown, self._experiment_id)}"
         return (
-            f"MLflow: mlflow ui --backend-store-uri {self._uri} and then "
+            f"MLflow: mlflow ui --backend-store-uri {shlex.quote(self._shown)}, then "
             f"{address('http://127.0.0.1:5000', self._experiment_id)}"
         )
 
@@ -146,10 +149,10 @@ class Tracker:
             handled = self._handled
             self._thread.join(patience_s)
         if self._thread.is_alive():
-            self._warn(f"MLflow at {self._uri} took no run within {patience_s:.0f} s; giving up.")
+            self._warn(f"MLflow at {self._shown} took no run within {patience_s:.0f} s; giving up.")
         if left := len(self._outbox):
             self._warn(
-                f"MLflow at {self._uri} lacks {left} of this sweep's runs. They are kept in "
+                f"MLflow at {self._shown} lacks {left} of this sweep's runs. They are kept in "
                 f"{self._outbox.path}; the same command sends them."
             )
 
@@ -187,6 +190,6 @@ class Tracker:
             self._said = True
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             self._warn(
-                f"MLflow at {self._uri} fails ({reason}). The trials go on; what it lacks is kept, "
-                "and sent when it is back."
+                f"MLflow at {self._shown} fails ({reason}). The trials go on; what it lacks is "
+                "kept, and sent when it is back."
             )

@@ -1,17 +1,19 @@
 """The penalty that a budget asks for.
 
-To have the least loss at a mean cost of B at most is to pay a price for every multiplication, a
+To have the least loss at a mean cost of B at most is to pay a price for what is computed, a
 Lagrange multiplier: RNP's penalty. It rises while the decisions cost more than B and falls while
 they cost less, as learning goes on (dual ascent: Tessler, Mankowitz, Mannor 2019, "Reward
 constrained policy optimization", arXiv 1805.11074).
 
-Where we differ: the logarithm of the penalty moves, as useful ones lie orders of magnitude apart,
-and in smaller and smaller steps, as the rate of learning does. In the end the Q-values are shifted
-by a share of the penalty until the budget is met on validation images, whose labels are not looked
-at: they are not augmented as those that were learnt from, and where images are hardly told apart,
-all of them would buy a group at one price and none at the next.
+Where we differ: the logarithm of the penalty moves, as useful ones lie orders of magnitude apart;
+only once the Q-values have had time to mean something; and in smaller and smaller steps, as the
+rate of learning does. In the end the Q-values are shifted a little until the budget is met on
+validation images, whose labels are not looked at: they are not augmented as those that were learnt
+from, and where images are hardly told apart, all of them would buy a group at one price and none
+at the next.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,10 +24,13 @@ from rnp.environment import Environment
 from rnp.play import play
 from rnp.prefix_cost import PrefixCost
 
-FIRST_PENALTY = 0.03  # most budgets of most networks end within a factor of three of it
-REACH = 50.0  # the logarithm's way in all steps, had they the first one's size and an excess of 1
+# In losses of the mean image: most budgets end within a factor of three of the first, and beyond
+# the others a group is worth nothing, or everything.
+FIRST, LEAST, MOST = 0.03, 3e-4, 3.0
+HELD = 0.2  # share of the steps before the penalty moves
+REACH = 60.0  # the logarithm's way in all steps, had they the first one's size and an excess of 1
 SETTLED_ON, BATCH_SIZE = 2048, 256  # images at most that the budget is met on
-HALVINGS = 12  # of the range of prices, from none to twice the one that was learnt with
+HALVINGS = 12
 
 
 @dataclass(frozen=True)
@@ -37,51 +42,69 @@ class Budget:
     """Of the dense network's multiplications, in the mean over images."""
 
     def adjusted(self, penalty: Tensor, actions: Tensor, progress: float, steps: int) -> Tensor:
-        """The penalty |p| after a step of learning, a scalar like the one before.
+        """The penalty |p| after a step of learning, in losses of the mean image; a scalar.
 
         Args:
+            penalty: the one before.
             actions: those that the decision network now thinks best, (n, T), from 0.
             progress: share of the steps that are done, from 0 to 1.
             steps: in all.
         """
+        if progress < HELD:
+            return penalty
         excess = self.cost.of_images(actions).mean() / self.cost.dense - self.share
-        rate = (1 - progress) * REACH / steps
-        return penalty * (rate * excess).exp()
+        rate = (1 - progress) / (1 - HELD) * REACH / steps
+        return (penalty * (rate * excess).exp()).clamp(LEAST, MOST)
 
     @torch.no_grad()
     def settle(
         self,
         decision: DecisionNetwork,
         environment: Environment,
-        penalty: float,
+        least: float,
         generator: torch.Generator,
-    ) -> None:
-        """Shifts the Q-values of all groups by as much of the penalty each as the budget asks for.
-
-        What is spent stays below the budget where no group is worth more than nothing.
+    ) -> float:
+        """Lowers the Q-values by so much a group, alike for all convs, that the budget is met.
 
         Args:
             environment: of images as the network will meet them; what they lose is not looked at.
-            penalty: |p|, that the values were learnt with.
+            least: of the price a group, below 0 where it may become cheaper than it was learnt.
             generator: on the CPU.
+
+        Returns:
+            What every group came to cost more.
         """
-        n = min(environment.n_images, SETTLED_ON)
-        images = torch.randperm(environment.n_images, generator=generator)[:n]
+        images = torch.randperm(environment.n_images, generator=generator)[:SETTLED_ON]
         learnt = decision.decoder.bias.clone()
         groups = torch.arange(len(learnt), device=learnt.device)
 
-        def excess(price: float) -> float:
-            """Multiplications of all images beyond the budget, at a price in penalties."""
-            decision.decoder.bias.copy_(learnt - (price - 1) * penalty * groups)
+        def is_met(price: float) -> bool:
+            decision.decoder.bias.copy_(learnt - price * groups)
             played = (
                 play(decision, environment.start(batch), 0.0, generator)
                 for batch in images.split(BATCH_SIZE)
             )
-            spent = torch.stack([self.cost.of_images(each.actions).sum() for each in played])
-            return (spent.sum() - n * self.share * self.cost.dense).item()
+            spent = torch.cat([self.cost.of_images(each.actions) for each in played])
+            return spent.double().mean().item() <= self.share * self.cost.dense
 
-        free, dear = 0.0, 2.0
-        for _ in range(HALVINGS):
-            middle = (free + dear) / 2
-            free, dear = (middle, dear) if excess(middle) > 0 else (free, middle)
-        decision.decoder.bias.copy_(learnt - (dear - 1) * penalty * groups)
+        price = _lowest(is_met, least)
+        decision.decoder.bias.copy_(learnt - price * groups)
+        return price
+
+
+def _lowest(is_met: Callable[[float], bool], least: float) -> float:
+    """The lowest price from `least` on at which a budget is met, about.
+
+    There is one: a price at which nothing but the first groups is bought.
+    """
+    if is_met(least):
+        return least
+    too_low, step = least, LEAST
+    while not is_met(too_low + step):
+        too_low, step = too_low + step, 2 * step
+        assert step < 1e9, "the smallest prefixes were checked to be within the budget"
+    high = too_low + step
+    for _ in range(HALVINGS):
+        middle = (too_low + high) / 2
+        too_low, high = (too_low, middle) if is_met(middle) else (middle, high)
+    return high

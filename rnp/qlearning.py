@@ -20,7 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from rnp.budget import FIRST_PENALTY, Budget
+from rnp.budget import FIRST, Budget
 from rnp.decision import DecisionNetwork
 from rnp.environment import BackboneEnvironment, Environment, batches
 from rnp.loss_table import MOST_COMBINATIONS, LossTable, n_combinations, passes_per_image
@@ -53,7 +53,7 @@ class QLearning(BaseModel):
         "the mean over images and with the decisions' own. The p for it is found while learning.",
     )
     p: float | None = Field(
-        default_factory=lambda given: None if given.get("keep_multiplications") else DEFAULT_P,
+        default=None,
         le=0,
         allow_inf_nan=False,
         description="Penalty of every channel group beyond the first, as in the paper; -0.1 where "
@@ -125,8 +125,13 @@ class QLearning(BaseModel):
 
     @model_validator(mode="after")
     def _price_or_budget(self) -> Self:
-        if (self.p is None) == (self.keep_multiplications is None):
-            raise ValueError("give one of p and keep_multiplications")
+        if self.p is not None and self.keep_multiplications is not None:
+            raise ValueError("give p or keep_multiplications, not both")
+        if self.alpha is not None and self.keep_multiplications is not None:
+            raise ValueError(
+                "leave alpha out where keep_multiplications is given: only |p| / alpha matters, "
+                "and the p for the budget is found"
+            )
         return self
 
     def epsilon_at(self, step: int) -> float:
@@ -159,7 +164,7 @@ class Learned:
 
     alpha: float
     p: float
-    """As it was given, or as the budget asked for it in the end."""
+    """As it was given, or as the budget asked for it: what a group (of the mean conv) costs."""
     penalty_in_cross_entropy: float
     """|p| / alpha: what a channel group (of the mean conv, if that is the price) must save of an
     image's cross-entropy to be computed."""
@@ -209,7 +214,14 @@ def learn_decisions(
                 data, train=data.validation, augmentation=Augmentation(crop=0, flip=False)
             )
             settled_on = BackboneEnvironment(network, as_met, generator, device, "float32")
-            budget.settle(network.decision, settled_on, -learned.p, generator)
+            cheapest = 1.0 if price is None else price.min().item()
+            more = budget.settle(network.decision, settled_on, learned.p * cheapest, generator)
+            return replace(
+                learned,
+                p=learned.p - more,
+                penalty_in_cross_entropy=(more - learned.p) / learned.alpha,
+                backbone_images=learned.backbone_images + settled_on.backbone_images,
+            )
         return learned
 
 
@@ -237,7 +249,7 @@ def learn(
     Args:
         generator: on the CPU.
         price: what p is multiplied by at each step, (T,); None for 1.
-        budget: what p is found for, where `options` have none.
+        budget: what p is found for; None where it is given, or the default.
         report: gets alpha, then some ten times q_step, q_loss and mean_return (the means since the
             last time, alpha and p included), p, penalty_in_cross_entropy and epsilon.
 
@@ -249,7 +261,8 @@ def learn(
     report({"alpha": alpha})
     price = torch.ones(len(decision.inputs)) if price is None else price
     price = price.to(environment.device)
-    first = FIRST_PENALTY if options.p is None else -options.p
+    given = DEFAULT_P if options.p is None else options.p
+    first = -given if budget is None else FIRST
     penalty = torch.tensor(first, dtype=torch.float64, device=price.device)
     frozen = copy.deepcopy(decision)  # the target network, where there is one
     biases: dict[str, Any] = {"params": [b for b in decision.parameters() if b.ndim == 1]}

@@ -7,14 +7,17 @@ import pytest
 import tiny
 import torch
 from pydantic import ValidationError
-from test_qlearning import Problem, decision, generator, quick
+from test_qlearning import Problem, decision, generator, quick, two_steps
 from torch import Tensor
 
-from rnp import RNP, RuntimeNetwork
-from rnp.budget import Budget
+from rnp import RNP, DecisionNetwork, RuntimeNetwork
+from rnp.budget import LEAST, Budget
+from rnp.environment import BackboneEpisodes
+from rnp.loss_table import passes_per_image
 from rnp.prefix_cost import PrefixCost
-from rnp.qlearning import QLearning, learn
+from rnp.qlearning import learn
 from rnp.runtime_neural_pruning import decide
+from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications
 
 SMALL: dict[str, Any] = {"encoding": 2, "hidden": 2, "rounds": 1}
@@ -44,14 +47,12 @@ def images_of_many_worths() -> Problem:
 @pytest.mark.parametrize("learner", ["td", "cost_to_go"])
 @pytest.mark.parametrize("share", [0.25, 0.75])
 def test_the_price_is_the_worth_of_the_image_at_the_margin(share: float, learner: str) -> None:
-    options = quick(
-        keep_multiplications=share, alpha=2.0, learner=learner, steps=1500, batch_size=64
-    )
+    options = quick(keep_multiplications=share, learner=learner, steps=1500, batch_size=64)
     network, problem = decision(features=[1]), images_of_many_worths()
     budget = Budget(OneStep(), share)  # type: ignore[arg-type]
     learned = learn(network, problem, options, generator(), budget=budget)
     assert learned.penalty_in_cross_entropy == pytest.approx(1 - share, rel=0.1)
-    assert learned.p == pytest.approx(-2.0 * learned.penalty_in_cross_entropy)
+    assert learned.p == pytest.approx(-learned.alpha * learned.penalty_in_cross_entropy)
     worths = torch.arange(1, 65)[:, None] / 64
     bought = network(0, worths)[0].argmax(dim=1)
     assert bought.float().mean().item() == pytest.approx(share, abs=0.07)
@@ -62,11 +63,53 @@ def test_the_penalty_rises_while_too_much_is_spent_and_falls_while_too_little_is
     budget = Budget(OneStep(), 0.5)  # type: ignore[arg-type]
     penalty = torch.tensor(0.1, dtype=torch.float64)
     all_bought, half, none = (torch.tensor([[a], [b]]) for a, b in ((1, 1), (0, 1), (0, 0)))
-    dearer = budget.adjusted(penalty, all_bought, 0.0, 100)
+    assert budget.adjusted(penalty, all_bought, 0.1, 100) == penalty, "Q means nothing yet"
+    dearer = budget.adjusted(penalty, all_bought, 0.2, 100)
     assert dearer > penalty
-    assert budget.adjusted(penalty, half, 0.0, 100) == penalty
-    assert budget.adjusted(penalty, none, 0.0, 100) * dearer == pytest.approx(penalty**2)
+    assert budget.adjusted(penalty, half, 0.2, 100) == penalty
+    assert budget.adjusted(penalty, none, 0.2, 100) * dearer == pytest.approx(penalty**2)
     assert penalty < budget.adjusted(penalty, all_bought, 0.9, 100) < dearer, "ever smaller steps"
+    for _ in range(1000):
+        penalty = budget.adjusted(penalty, none, 0.2, 100)
+    assert penalty == LEAST
+
+
+def fixed_values(*rows: tuple[float, float]) -> tuple[DecisionNetwork, Problem]:
+    """A decision network that gives image i the Q-values of row i, and its one-step problem."""
+    network = DecisionNetwork([1], 2, encoding=2, hidden=2)
+
+    def forward(step: int, features: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        images = features[:, 0].long()
+        return torch.tensor(rows)[images] + network.decoder.bias, torch.zeros(len(images), 2)
+
+    network.forward = forward  # type: ignore[method-assign]
+    with torch.no_grad():
+        network.decoder.bias.zero_()
+    problem = Problem(
+        [lambda images, _: images[:, None].float()], lambda images, _: images.float(), len(rows)
+    )
+    return network, problem
+
+
+@pytest.mark.parametrize(
+    ("share", "bought"), [(0.0, 0), (0.25, 1), (0.5, 2), (0.74, 2), (0.75, 3), (1.0, 3)]
+)
+def test_the_shift_buys_what_is_worth_most_and_nothing_below_the_least_price(
+    share: float, bought: int
+) -> None:
+    """Second actions are worth 40, 3, 0.5 and -2 beyond their price, which may fall by 1."""
+    worths = (3.0, -2.0, 40.0, 0.5)
+    network, problem = fixed_values(*((0.0, worth) for worth in worths))
+    budget = Budget(OneStep(), share)  # type: ignore[arg-type]
+    more = budget.settle(network, problem, -1.0, generator())
+    values, _ = network(0, torch.arange(4.0)[:, None])
+    taken = values.argmax(dim=1).tolist()
+    dearest = sorted(worths, reverse=True)[:bought]
+    assert [worth for worth, action in zip(worths, taken, strict=True) if action] == [
+        worth for worth in worths if worth in dearest
+    ]
+    torch.testing.assert_close(values[:, 1] - values[:, 0], torch.tensor(worths) - more)
+    assert more >= -1.0
 
 
 @pytest.mark.parametrize("kind", ["conv", "residual"])
@@ -81,18 +124,31 @@ def test_the_cost_of_images_is_the_closed_form_of_each_and_what_is_counted(kind:
     assert counted == [cost(actions) for actions in decided]
 
 
-@pytest.mark.parametrize("learner", ["td", "cost_to_go"])
-def test_a_network_costs_what_its_budget_allows(learner: str) -> None:
-    images = (tiny.splits().validation.pixels.float() / 255 - 0.4) / 0.2
-    dense = count_multiplications(tiny.network(), images[:1]).multiplications
-    spent = []
-    for share in (0.45, 0.8):
-        method = RNP(keep_multiplications=share, learner=learner, steps=300, **SMALL)
-        network = method.prune(tiny.network(), tiny.splits(), tiny.run(2))
-        relearnt = method.relearn(network, tiny.splits(), tiny.run(2))
-        spent.append(count_multiplications(relearnt, images).multiplications / dense)
-        assert spent[-1] <= share
-    assert spent[0] < spent[1]
+@pytest.mark.parametrize("price", ["group", "multiplications"])
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_a_network_spends_its_budget_on_validation_images(
+    share: float, price: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where groups are worth something: the loss falls with every one, most for bright images."""
+
+    def losses(episodes: BackboneEpisodes) -> Tensor:
+        computed = torch.stack(episodes._run.actions, dim=1).float().mean(dim=1)
+        return 2 - (0.5 + episodes._run._images.mean(dim=(1, 2, 3))) * computed / 3
+
+    monkeypatch.setattr(BackboneEpisodes, "losses", property(losses))
+    data = tiny.splits()
+    images = (data.validation.pixels.float() / 255 - 0.4) / 0.2
+    model = build_backbone("conv", (2, 8, 8), 3, channels=(8, 24, 24), hidden=10)
+    dense = count_multiplications(model, images[:1]).multiplications
+    sizes = {"encoding": 8, "hidden": 8, "rounds": 1, "batch_size": 64}
+    method = RNP(keep_multiplications=share, price=price, steps=600, q_learning_rate=1e-2, **sizes)
+    run, reports = tiny.run(2, reports=(reports := [])), reports
+    network = method.prune(model, data, run)
+    spent = count_multiplications(network, images).multiplications / dense
+    assert share - 0.03 < spent <= share
+    *_, last = [report for report in reports if "round" in report]
+    assert last["p"] < 0 and last["penalty_in_cross_entropy"] == -last["p"] / last["alpha"]
+    assert last["q_learning_epochs"] > passes_per_image(network, data), "to settle it counts too"
 
 
 def test_images_that_look_all_the_same_get_no_more_than_the_budget() -> None:
@@ -102,10 +158,11 @@ def test_images_that_look_all_the_same_get_no_more_than_the_budget() -> None:
         lambda _, actions: 1 - 0.5 * actions[:, 0].float(),
     )
     network, budget = decision(features=[1]), Budget(OneStep(), 0.5)  # type: ignore[arg-type]
-    options = quick(keep_multiplications=0.5, alpha=1.0, steps=1200)
+    options = quick(keep_multiplications=0.5, steps=1200)
     learned = learn(network, problem, options, generator(), budget=budget)
-    budget.settle(network, problem, -learned.p, generator())
-    assert learned.p == pytest.approx(-0.5, rel=0.1), "where the price is what the group is worth"
+    budget.settle(network, problem, learned.p, generator())
+    worth = pytest.approx(0.5, rel=0.1)
+    assert learned.penalty_in_cross_entropy == worth, "the price is what the group is worth"
     assert network(0, torch.zeros(64, 1))[0].argmax(dim=1).tolist() == [0] * 64
 
 
@@ -117,16 +174,17 @@ def test_a_budget_below_the_smallest_prefixes_is_refused_before_training() -> No
 
 
 @pytest.mark.parametrize(
-    "options", [{"p": -0.1, "keep_multiplications": 0.5}, {"p": None, "keep_multiplications": None}]
+    ("other", "message"),
+    [({"p": -0.1}, "give p or keep_multiplications"), ({"alpha": 2.0}, "leave alpha out")],
 )
-def test_a_penalty_or_a_budget_is_given(options: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="give one of p and keep_multiplications"):
-        RNP(**options)
+def test_what_a_budget_makes_senseless_is_refused(other: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        RNP(keep_multiplications=0.5, **other)
 
 
 def test_the_papers_penalty_is_the_default_where_there_is_no_budget() -> None:
-    assert QLearning().p == -0.1
-    assert QLearning(keep_multiplications=0.5).p is None
+    learned = learn(decision(), two_steps(), quick(steps=1), generator())
+    assert learned.p == -0.1
     for method in (RNP(), RNP(keep_multiplications=0.5)):
         as_in_a_sweep_file = method.model_dump_json()
         assert RNP.model_validate_json(as_in_a_sweep_file, strict=True) == method

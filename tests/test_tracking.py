@@ -391,7 +391,7 @@ def test_the_tracking_uri_of_the_environment_is_used(
         done(tracker, row("t0"), [], {})
     assert set(runs(elsewhere, "sweep")) == {"t0"}
     assert tracker.where is not None
-    assert f"--backend-store-uri sqlite:///{elsewhere / 'mlflow.db'} and" in tracker.where
+    assert f"--backend-store-uri sqlite:///{elsewhere / 'mlflow.db'}, then" in tracker.where
     assert not (output / "mlflow.db").exists()
 
 

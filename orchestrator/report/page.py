@@ -45,6 +45,7 @@ from orchestrator.report.charts import (
     picture_spec,
 )
 from orchestrator.report.sweep_result import SweepResult
+from orchestrator.run_folder import digest
 from orchestrator.trials_table import write_atomically, write_table
 
 ALWAYS_DRAWN = ("multiplications", "nonzero_multiplications", "latency_ms")
@@ -57,6 +58,7 @@ def write_report(*folders: Path) -> Path:
         FileNotFoundError: if a folder holds no sweep.yaml and trials.csv.
         ValueError: if several sweeps had other objectives.
     """
+    made_of = " ".join(digest(each) for each in folders)  # before it is read, as it may grow
     result = SweepResult.read(*folders)
     folder = folders[0]
     if len(folders) > 1:
@@ -79,7 +81,7 @@ def write_report(*folders: Path) -> Path:
     write_atomically(folder / "frontier.html", _render("frontier.html.jinja", chart))
     write_atomically(folder / "report.md", _render("report.md.jinja", shown))
     page = {"light": asdict(LIGHT), "dark": asdict(DARK), "trials": records}
-    page |= {"scripts": _scripts()}
+    page |= {"scripts": _scripts(), "made_of": made_of}
     write_atomically(folder / "report.html", _render("report.html.jinja", shown | page))
     return folder
 

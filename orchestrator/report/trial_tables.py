@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
+from orchestrator.frontier import best_within
 from orchestrator.notation import accuracy, millions, milliseconds, percent
 from orchestrator.report.at_half import AtHalf, at_half
 from orchestrator.report.sweep_result import SweepResult
@@ -74,7 +77,9 @@ def depth_table(result: SweepResult, points: pd.DataFrame) -> Table:
     for cell in result.cells:
         found = {each.method: each for each in at_half(searched, cell)}
         tuned = searched[(searched["cell"] == cell) & (searched["method"] == "dense")]
-        dense = AtHalf("dense", cell, tuned)
+        best_of_seeds = [best_within(rows, math.inf) for _, rows in tuned.groupby("seed")]
+        best_of_seeds = [row for row in best_of_seeds if row is not None]
+        dense = AtHalf("dense", cell, pd.DataFrame(best_of_seeds, columns=tuned.columns))
         for best in (found[method] for method in result.methods if method in found):
             records.append(
                 {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
+from orchestrator.notation import without_password
 from orchestrator.sweep_file.located_yaml import Document, dump_yaml, read_document, read_override
 from orchestrator.sweep_file.option_checks import OptionsError, check_model
 from orchestrator.sweep_file.option_values import as_written, variables
@@ -67,13 +68,9 @@ def _database_url(url: str) -> str:
     if not re.fullmatch(r"[a-z0-9_]+(\+[a-z0-9_]+)?://\S*", url):
         raise ValueError(
             "expected the URL of a database, as in postgresql://USER@HOST/DATABASE, or nothing for "
-            f"a file in the run folder, got {_without_password(url)!r}."
+            f"a file in the run folder, got {without_password(url)!r}."
         )
     return url
-
-
-def _without_password(url: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", url)
 
 
 class _Objectives(TypedDict, total=False):
@@ -236,7 +233,7 @@ class Sweep(BaseModel):
         if self.storage is None:
             del sections["storage"], plain["storage"]
         else:
-            plain["storage"] = _without_password(self.storage)
+            plain["storage"] = without_password(self.storage)
         return dump_yaml({**sections, **plain})
 
 

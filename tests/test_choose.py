@@ -246,13 +246,9 @@ def test_what_is_registered_twice_is_two_versions_that_give_the_networks_logits(
     assert float(version.tags["multiplications"]) == row["multiplications"]
     assert "the most accurate of" in version.description
 
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(tracked)
-    try:
-        model = mlflow.pyfunc.load_model("models:/digits small/1")
-        held = Path(mlflow.artifacts.download_artifacts("models:/digits small/1"))
-    finally:
-        mlflow.set_tracking_uri(before)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracked)
+    model = mlflow.pyfunc.load_model("models:/digits small/1")
+    held = Path(mlflow.artifacts.download_artifacts("models:/digits small/1"))
     exported = tmp_path / "shipped-1"
     for path in exported.iterdir():
         assert (held / path.name).read_bytes() == path.read_bytes()

@@ -121,7 +121,7 @@ def _make_database(uri: str) -> None:
 def _without_waiting_for_the_disk(database: Path) -> Iterator[None]:
     """SQLite leaves writing this file to the system, as a cut-off one is made anew anyhow.
 
-    MLflow commits some hundred times for its tables, which took a slow disk more than a minute.
+    MLflow commits some hundred times for its tables: half of the time on a fast disk.
     """
     from sqlalchemy import event
     from sqlalchemy.engine import Engine

@@ -1,9 +1,9 @@
 """What a sweep tells MLflow, without ever waiting for it.
 
 Everything is sent by one thread of the driver: importing MLflow, making its database and writing a
-trial take about 3 s, 2 s and 0.1 s, and many times that on a slow disk or a busy machine. What
-MLflow does not take stays in the run folder's outbox, is tried again while the sweep runs, and then
-by the next run of the same command.
+trial take about 3 s, 2 s and 0.1 s, and more on a busy machine. What MLflow does not take stays in
+the run folder's outbox, is tried again while the sweep runs, and then by the next run of the same
+command.
 """
 
 from __future__ import annotations

@@ -114,6 +114,12 @@ class Standing:
         return max(work - done, 0.0) / len(self.places)
 
 
+def in_a_line(standing: Standing) -> str:
+    """3 of 40 done · 2 running · 12 min so far · ... · a-job: epoch 3  val 0.412"""
+    said = [f"{job.name}: {_figures(job.said) or 'begun'}" for job in standing.running]
+    return " · ".join([*_counts(standing), *_times(standing), *said])
+
+
 def _beats(one: Point, other: Point) -> bool:
     """Equals count as beaten too: one of them is enough here."""
     return one[0] <= other[0] and one[1] >= other[1]
@@ -131,29 +137,44 @@ def display(standing: Standing, width: int, height: int) -> RenderableType:
 
 
 def _head(standing: Standing) -> list[RenderableType]:
+    title = [f"[bold]{escape(standing.title)}[/]"] if standing.title else []
+    failed = f"{standing.ended['failed']} failed"
+    counts = [f"[red]{text}[/]" if text == failed else text for text in _counts(standing)]
+    # Padded by nothing, since a bar alone does not end its line.
+    bar = ProgressBar(
+        total=max(standing.total, 1), completed=standing.ended.total(), complete_style="cyan"
+    )
+    known = standing.total < math.inf
+    return [
+        _line(title + counts),
+        *([Padding(bar, 0)] if known else []),
+        _line(_times(standing)),
+    ]
+
+
+def _counts(standing: Standing) -> list[str]:
+    """How the jobs of this part ended."""
     done, known = standing.ended.total(), standing.total < math.inf
     failed, stopped = standing.ended["failed"], standing.ended["stopped_early"]
-    ahead = known and done < standing.total
-    left = standing.seconds_left()
-    first = [
-        f"[bold]{escape(standing.title)}[/]" if standing.title else "",
+    return [
         f"{done} of {standing.total} done" if known else f"{done} done",
-        f"[red]{failed} failed[/]" if failed else "",
-        f"{stopped} stopped early" if stopped else "",
+        *([f"{failed} failed"] if failed else []),
+        *([f"{stopped} stopped early"] if stopped else []),
     ]
-    second = [
-        f"{len(standing.running)} running",
-        f"{duration(monotonic() - standing.since)} so far",
-        f"about {duration(left)} left of this part" if ahead and math.isfinite(left) else "",
-        "time left not known yet" if ahead and not math.isfinite(left) else "",
-    ]
-    # Padded by nothing, since a bar alone does not end its line.
-    bar = ProgressBar(total=max(standing.total, 1), completed=done, complete_style="cyan")
-    return [_line(first), *([Padding(bar, 0)] if known else []), _line(second)]
+
+
+def _times(standing: Standing) -> list[str]:
+    """What runs, for how long this part has, and for how long it will."""
+    left = standing.seconds_left()
+    times = [f"{len(standing.running)} running", f"{duration(monotonic() - standing.since)} so far"]
+    if standing.ended.total() < standing.total < math.inf:
+        known = f"about {duration(left)} left of this part"
+        times.append(known if math.isfinite(left) else "time left not known yet")
+    return times
 
 
 def _line(words: Sequence[str]) -> Text:
-    line = Text.from_markup(" · ".join(word for word in words if word))
+    line = Text.from_markup(" · ".join(words))
     line.no_wrap, line.overflow = True, "ellipsis"
     return line
 

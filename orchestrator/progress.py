@@ -2,7 +2,7 @@
 
 In a terminal one live display: trials done, running and failed, the time left, what each core does,
 and every method's frontier so far (see `live_display`). Elsewhere, in a log file or a CI job, one
-plain line for each trial that ends.
+plain line for each trial that ends, and one for how it stands where none does for a while.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.markup import escape
 
-from orchestrator.live_display import Standing, display
+from orchestrator.live_display import Standing, display, in_a_line
 from orchestrator.notation import accuracy, duration, millions, percent
+
+SILENCE_S = 300  # in a log; a trial of hours would look as if it hung
 
 
 class Progress:
@@ -31,6 +34,7 @@ class Progress:
         self.console = console or Console(highlight=False)
         self._lock = threading.RLock()
         self._standing = Standing(total=total)
+        self._last_line = monotonic()
         self._live = Live(
             console=self.console,
             get_renderable=self._display,
@@ -65,6 +69,8 @@ class Progress:
         """What a running trial says of itself; ignored once it has ended."""
         with self._lock:
             self._standing.hear(trial_id, metrics)
+            if not self.console.is_terminal and monotonic() - self._last_line >= SILENCE_S:
+                self.message(in_a_line(self._standing))
 
     def test_done(self, name: str, status: str, text: str) -> None:
         """A test has ended; `text` is its line."""
@@ -96,6 +102,7 @@ class Progress:
         self._print(rf"\[{self._standing.ended.total():{width}}{of}] {escape(text)}")
 
     def _print(self, markup: str) -> None:
+        self._last_line = monotonic()
         self.console.print(markup, soft_wrap=True)  # a log's lines are not cut to a width
 
     def _display(self) -> RenderableType:

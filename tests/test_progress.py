@@ -101,7 +101,8 @@ def shown(progress: Progress) -> str:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds on the display's clock, which stands until it is set."""
     seconds = [1000.0]
-    monkeypatch.setattr("orchestrator.live_display.monotonic", lambda: seconds[0])
+    for module in ("live_display", "progress"):
+        monkeypatch.setattr(f"orchestrator.{module}.monotonic", lambda: seconds[0])
     return seconds
 
 
@@ -124,6 +125,25 @@ def test_a_terminal_shows_what_is_done_running_and_failed(clock: list[float]) ->
     assert "loss" not in display
     assert "broken  failed: OSError: disk full" in written(terminal)
     assert "l1_filter-depth4" not in written(terminal)  # completed trials leave no line
+
+
+def test_a_log_says_how_it_stands_where_no_trial_ends_for_five_minutes(clock: list[float]) -> None:
+    log = console(terminal=False)
+    with Progress(10, log) as progress:
+        progress.trial_started("first")
+        clock[0] += 200
+        progress.trial_done(row("first"))
+        progress.trial_started("long-one")
+        progress.trial_started("[silent-one]")
+        for epoch in range(1, 6):
+            clock[0] += 80
+            progress.trial_report("long-one", {"epoch": epoch, "val_accuracy": 0.4125})
+    lines = written(log).splitlines()
+    assert len(lines) == 2  # one of the trial, one of the fourth epoch
+    assert lines[1] == (
+        "1 of 10 done · 2 running · 8 min 40 s so far · about 11 min 40 s left of this part · "
+        "long-one: epoch 4  val 0.412 · [silent-one]: begun"
+    )
 
 
 def test_the_frontier_so_far_holds_what_no_other_trial_of_its_method_beats() -> None:

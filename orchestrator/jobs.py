@@ -24,6 +24,7 @@ from orchestrator.registry import method_class
 from orchestrator.sweep_file import Resources
 from orchestrator.trial_files import write_extremes, write_reports
 from orchestrator.trials_table import COLUMNS
+from orchestrator.whole_files import FULL_DISK
 from testbed.backbones import build_backbone
 from testbed.data import DataOptions, Splits
 from testbed.dense_store import DenseRecord, DenseStore
@@ -32,7 +33,6 @@ from testbed.measurement import Measurement, measure, multiplications_per_class
 from testbed.method import Judge, Run, judged_on
 from testbed.network_file import save_network
 from testbed.training import Report, evaluate, ignore, train
-from testbed.whole_files import FULL_DISK
 
 
 @dataclass(frozen=True)

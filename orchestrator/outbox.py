@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from testbed.whole_files import write_atomically
+from orchestrator.whole_files import write_atomically
 
 FOLDER = "outbox"
 _REPORT = "frontier"  # no trial's id: those end with a number

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from orchestrator.plan_changes import changes
 from orchestrator.sweep_file import Sweep, SweepFileError, load_sweep
-from testbed.whole_files import write_atomically
+from orchestrator.whole_files import write_atomically
 
 SWEEP_FILE, SWEEP_ID = "sweep.yaml", "sweep_id"
 REPORT = ("frontier.csv", "frontier.png", "frontier.html", "report.md", "report.html")

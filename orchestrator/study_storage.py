@@ -13,7 +13,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from testbed.whole_files import append_whole
+from orchestrator.whole_files import append_whole
 
 
 def open_journal(path: Path) -> JournalStorage:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.sweep_file import Sweep, SweepFileError, load_sweep
-from testbed.whole_files import FULL_DISK
+from orchestrator.whole_files import FULL_DISK
 
 BAD_INPUT, NOT_WRITTEN, INTERRUPTED = 2, 3, 130
 CANNOT_WRITE = (*FULL_DISK, errno.EACCES, errno.EIO)

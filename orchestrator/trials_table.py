@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel
 
-from testbed.whole_files import append_whole, write_atomically
+from orchestrator.whole_files import append_whole, write_atomically
 
 STRING, FLOAT = "string", "float64"
 INTEGER, BOOLEAN = "Int64", "boolean"  # pandas' own types, since NumPy's hold no missing value

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,8 +11,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-
-from testbed.whole_files import write_atomically
 
 CHECKSUM = "checksum"
 
@@ -32,7 +32,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str,
     }
     content = save(copies, {**texts, CHECKSUM: checksum(copies, texts)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave a name without content
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

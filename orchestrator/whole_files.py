@@ -2,7 +2,6 @@
 
 import errno
 import os
-import uuid
 from pathlib import Path
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -12,14 +11,12 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 def write_atomically(path: Path, content: bytes) -> None:
     """Whoever opens `path`, also after a power cut, sees the old content or the new, never a part.
 
-    A killed process may leave a `.NAME.*.tmp` behind.
-
     Raises:
         OSError: if the disk is full or not to be written to; the old content is still there then.
     """
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with unfinished.open("xb") as file:
+        with unfinished.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave a name without content

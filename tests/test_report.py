@@ -21,7 +21,14 @@ from orchestrator.confirmed import confirmed
 from orchestrator.frontier import frontier
 from orchestrator.report.answer import answer
 from orchestrator.report.channels import channels_table
-from orchestrator.report.charts import CSS, LIGHT, below_chart, chart_data, frontier_chart
+from orchestrator.report.charts import (
+    CSS,
+    LIGHT,
+    below_chart,
+    chart_data,
+    frontier_chart,
+    picture_spec,
+)
 from orchestrator.report.facts import failures, key_figures
 from orchestrator.report.findings import cautions, remarks
 from orchestrator.report.method_tables import comparison_table, effort_table, pairs_table
@@ -470,6 +477,19 @@ def test_the_picture_shows_every_methods_colour(tmp_path: Path) -> None:
     assert pixels is not None
     colours = {bytes(colour).hex() for _, colour in pixels}  # type: ignore[arg-type]
     assert {c[1:] for c in (LIGHT.ink, LIGHT.control, *LIGHT.methods[:3])} <= colours
+
+
+@pytest.mark.parametrize(
+    ("cost", "words"),
+    [
+        ("nonzero_multiplications", "non-zero multiplications"),
+        ("latency_ms", "latency of one image"),
+    ],
+)
+def test_the_pictures_title_names_the_cost_in_words(tmp_path: Path, cost: str, words: str) -> None:
+    result = result_of(tmp_path, SMALL)
+    title = picture_spec(result, chart_data(result), cost)["title"]["text"]
+    assert title.endswith(f": validation accuracy against {words}")
 
 
 # The files

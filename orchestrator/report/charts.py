@@ -193,7 +193,8 @@ def page_spec(
     chart = frontier_chart(result, records, cost, cell, CSS, legend=None).properties(
         width="container",
         height=340,
-        description=f"Validation accuracy against {cost}. The tables hold the same figures.",
+        description=f"Validation accuracy against {_in_words(cost)}. "
+        "The tables hold the same figures.",
     )
     spec = chart.add_params(CHOSEN).to_dict(validate=False)
     del spec["$schema"]  # an address; the page must name none
@@ -218,7 +219,7 @@ def picture_spec(result: SweepResult, records: Sequence[Record], cost: str) -> d
     dashed = " Dashed: the dense network before fine-tuning." if cells[0] else ""
     drawn = f"Lines: {lines}. Faint: trials that others beat.{dashed}"
     title = alt.TitleParams(
-        f"{result.sweep['name']}: validation accuracy against {cost.removesuffix('_ms')}",
+        f"{result.sweep['name']}: validation accuracy against {_in_words(cost)}",
         subtitle=drawn if records else "No trial completed.",
     )
     chart = alt.concat(*panels, columns=columns).properties(title=title).add_params(CHOSEN)
@@ -226,6 +227,12 @@ def picture_spec(result: SweepResult, records: Sequence[Record], cost: str) -> d
     spec |= {"config": config(LIGHT), "background": LIGHT.surface, "padding": 16}
     spec["datasets"] = {**spec.get("datasets", {}), "trials": list(records)}
     return spec
+
+
+def _in_words(cost: str) -> str:
+    """What an axis says of a cost, without its unit, to stand in a sentence."""
+    words = COSTS[cost].partition(" (")[0].removesuffix(" per image")
+    return words[0].lower() + words[1:]
 
 
 def method_marks(methods: Sequence[str], palette: Palette) -> dict[str, tuple[str, str]]:

@@ -7,8 +7,9 @@ BIN := .venv/bin
 sweep: setup
 	$(BIN)/python -m orchestrator.sweep sweeps/digits_quick.yaml
 
+# Two at a time, as most tests compute with one thread or wait for other processes; the long ones first.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 faults: setup
 	FAULTS=whole $(BIN)/python -m pytest tests/faults

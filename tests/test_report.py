@@ -259,6 +259,13 @@ def test_methods_that_are_judged_on_fewer_images_are_named(tmp_path: Path) -> No
     assert "Too close to it for 400 to 10,000 validation images" in answer(result)[1]
 
 
+def test_standard_errors_that_round_alike_are_said_once(tmp_path: Path) -> None:
+    rows = [*SMALL, trial("policy_gradient", 0.89, 0.4, validation_images=8000, reward_images=2000)]
+    result = result_of(tmp_path, rows, methods=[*METHODS, "policy_gradient"])
+    said = "\n".join(cautions(result))
+    assert "standard error is 0.3 points, and methods closer than about 0.6 to 0.7 points" in said
+
+
 def test_missing_controls_are_said(tmp_path: Path) -> None:
     rows = [trial("l1_filter", 0.8, 0.5)]
     said = "\n".join(cautions(result_of(tmp_path, rows, methods=["l1_filter"])))

@@ -117,7 +117,9 @@ def _noise(trials: pd.DataFrame) -> str | None:
     errors = sorted({standard_error(best, number) for number in (images.max(), images.min())})
     if not math.isfinite(errors[0]):
         return None
-    error, twice = (" to ".join(f"{n * each:.1f}" for each in errors) for n in (1, 2))
+    error, twice = (
+        " to ".join(dict.fromkeys(f"{n * each:.1f}" for each in errors)) for n in (1, 2)
+    )
     return (
         f"Accuracies are over {_validation_images(completed)}: at {accuracy(best)} one standard "
         f"error is {error} points, and methods closer than about {twice} points are not told apart."

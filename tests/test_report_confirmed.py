@@ -67,6 +67,16 @@ def test_the_answer_is_of_test_images_and_the_searchs_own_choice(tmp_path: Path)
     )
 
 
+def test_a_point_that_costs_more_than_half_with_fresh_seeds_is_not_the_best_at_half(
+    tmp_path: Path,
+) -> None:
+    dearer = {"multiplications": 73e6, "test_multiplications": 73e6}
+    rows = [{**row, **dearer} if row.get("confirms") == "vanilla-002" else row for row in CONFIRMED]
+    headline, more = answer(result_of(tmp_path, rows))
+    assert headline.startswith("l1_filter is the most accurate at half")
+    assert "45 % of dense" in more
+
+
 def test_points_that_the_seeds_or_the_images_cannot_tell_apart_are_said(tmp_path: Path) -> None:
     few = [{**row, "test_images": 400} if row.get("confirms") else row for row in CONFIRMED]
     _, more = answer(result_of(tmp_path / "images", few))

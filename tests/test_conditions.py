@@ -7,7 +7,7 @@ import optuna
 import pytest
 from optuna.storages import InMemoryStorage
 
-from orchestrator.plan import Trial, studies
+from orchestrator.plan import Trial, plain_trials, studies
 from orchestrator.samplers import n_tries
 from orchestrator.search import Proposer
 from orchestrator.sweep_file import Sweep, SweepFileError, load_sweep
@@ -143,6 +143,25 @@ search: {trials: 5, sampler: random}
     assert kept[6] != 0.5
 
 
+ONE_VALUE = """
+fine_tuning: {epochs: 1}
+methods:
+  magnitude: {threshold: {grid: [1.0, 2.0]}, scope: {choice: [layer], when: {threshold: 2.0}}}
+search: {trials: 5}
+"""
+
+
+def test_an_option_may_have_one_value_where_a_grid_has_another(tmp_path: Path) -> None:
+    planned = sweep(tmp_path, ONE_VALUE)
+
+    for found in (trials(planned), plain_trials(planned)):
+        scopes = [(t.options["threshold"], t.options.get("scope", "default")) for t in found]
+        assert scopes == [(1.0, "default"), (2.0, "layer")], "nothing is searched"
+    searched = ONE_VALUE.replace("grid: [1.0, 2.0]", "choice: [1.0, 2.0]")
+    for trial in trials(sweep(tmp_path, searched)):
+        assert ("scope" in trial.options) == (trial.options["threshold"] == 2.0)
+
+
 def test_conditions_may_follow_from_one_another(tmp_path: Path) -> None:
     text = """
 fine_tuning: {epochs: 2}
@@ -162,7 +181,7 @@ search: {trials: 40, sampler: random}
 
 
 def test_a_sweep_with_conditions_is_read_back_as_it_was_written(tmp_path: Path) -> None:
-    for text, sampler in itertools.product((SCOPE, METHODS), ("grid", "tpe")):
+    for text, sampler in itertools.product((SCOPE, METHODS, ONE_VALUE), ("grid", "tpe")):
         planned = sweep(tmp_path, text.replace("SAMPLER", sampler))
         path = tmp_path / "resolved.yaml"
         path.write_text(planned.dump())
@@ -233,6 +252,11 @@ search: {sampler: random}
             "threshold: {uniform: [1, 2], when: layer}",
             "methods.magnitude.threshold: when takes options and their values, as in when: "
             "{option: value}.",
+        ),
+        (
+            "threshold: {choice: [1.0]}",
+            "methods.magnitude.threshold: a choice takes a list of at least two values, as in "
+            "{choice: [a, b]}, or one and a when.",
         ),
         (
             "threshold: {grid: [1, 2], when: {scope: layer}}",

@@ -3,6 +3,8 @@
     threshold: {uniform: [0.5, 3.0], when: {scope: layer}, otherwise: 1.0}
     learning_rate: {log_uniform: [0.001, 0.1], when: {method: [rnp, static_prefix]}}
 
+    distillation: {choice: [0.5], when: {keep_multiplications: [0.26, 0.4]}}
+
 A name is that of an option beside it; a dotted path that of one in another section; `method` the
 trial's method. Where the condition fails the option is what stands in `otherwise`, or its default.
 """
@@ -58,9 +60,12 @@ def decided(sections: Sections, method: str) -> dict[str, Any]:
                 values[key] = found.otherwise
                 break
         else:
-            values[key] = replace(
-                found, when=tuple(still_open), otherwise=found.otherwise if still_open else ABSENT
-            )
+            if still_open:
+                values[key] = replace(found, when=tuple(still_open))
+            elif len(found.choices) == 1:
+                values[key] = found.choices[0]
+            else:
+                values[key] = replace(found, when=(), otherwise=ABSENT)
     return fill(sections, values)
 
 

@@ -243,7 +243,7 @@ def dense_networks(sweep: Sweep) -> list[DenseNetwork]:
     """
     found: dict[str, DenseNetwork] = {}
     for cell in _cells({section: getattr(sweep, section) for section in SHARED}):
-        sections = cell.options
+        sections = decided(cell.options)
         if any(
             True for name in ("data", "backbone", "training") for _ in variables(sections[name])
         ):

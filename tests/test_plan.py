@@ -186,6 +186,15 @@ def test_every_cell_and_seed_has_one_dense_network() -> None:
     assert len({network.model_dump_json() for network in found}) == 12
 
 
+def test_a_network_is_known_beforehand_where_only_a_grid_decides_its_options() -> None:
+    width = "backbone.width={choice: [0.25], when: {depth: 8}, otherwise: 0.5}"
+    found = dense_networks(sweep("backbone.depth={grid: [4, 8]}", "backbone.dropout=0.0", width))
+    assert [(n.backbone_options["depth"], n.backbone_options["width"]) for n in found] == [
+        (4, 0.5),
+        (8, 0.25),
+    ]
+
+
 def test_a_teacher_comes_before_its_students_and_has_none_itself() -> None:
     taught = sweep("backbone.dropout=0.0", "training." + TEACHER)
     assert networks(taught) == [(8, None), (4, 8), (6, 8)]

@@ -45,8 +45,12 @@ def settle(ranges: Mapping[Key, Range], suggest: Callable[[Key, Range], Any]) ->
     return settled
 
 
-def decided(sections: Sections, method: str) -> dict[str, Any]:
-    """The sections of one study, without the conditions that hold or fail in all of its trials."""
+def decided(sections: Sections, method: str | None = None) -> dict[str, Any]:
+    """The sections of one study, without the conditions that hold or fail in all of its trials.
+
+    Args:
+        method: the study's; None for what holds whatever the method.
+    """
     ranges = {key: found for key, found in variables(sections) if isinstance(found, Range)}
     values: dict[Key, Any] = {}
     for key in _in_order(ranges):
@@ -54,7 +58,7 @@ def decided(sections: Sections, method: str) -> dict[str, Any]:
         for condition in found.when:
             value = method if condition.option == METHOD else _value(sections, condition.option)
             value = values.get(condition.option, value)
-            if isinstance(value, Range):
+            if (value is None and condition.option == METHOD) or isinstance(value, Range):
                 still_open.append(condition)
             elif value not in condition.values:
                 values[key] = found.otherwise

@@ -88,6 +88,11 @@ class PolicyGradient(BaseModel):
         """`data` with only the validation images that give no rewards (see `HoldsBack`)."""
         return divided(data, self.reward_share)[1]
 
+    def check_network(self, dense: nn.Module, data: Splits) -> None:
+        """See `ChecksNetwork`."""
+        self._layers(dense, example_images(data, torch.device("cpu")))
+        divided(data, self.reward_share)
+
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned after each layer (see `PruningMethod`).
 

@@ -78,6 +78,16 @@ class ThiNet(BaseModel):
             _epochs_after_layers(info.data["rounds"], 1, epochs, epochs_per_layer)
         return epochs_per_layer
 
+    def check_network(self, dense: nn.Module, data: Splits) -> None:
+        """See `ChecksNetwork`."""
+        channels_to_remove(
+            dense,
+            example_images(data, torch.device("cpu")),
+            self.keep_ratio,
+            self.keep_multiplications,
+            linear_layers=self.linear_layers,
+        )
+
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned after each layer (see `PruningMethod`).
 

@@ -34,6 +34,11 @@ class Vanilla(BaseModel):
 
     _one_of_both = model_validator(mode="before")(one_of_both)
 
+    def check_network(self, dense: nn.Module, data: Splits) -> None:
+        """See `ChecksNetwork`."""
+        example = example_images(data, torch.device("cpu"))
+        channels_to_remove(dense, example, self.keep_ratio, self.keep_multiplications)
+
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A thin network of `model`'s kind, trained from scratch (see `PruningMethod`).
 

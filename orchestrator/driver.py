@@ -4,7 +4,7 @@
 trials one after another with none of the three. Both leave the same folder behind.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,19 +12,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from orchestrator.jobs import do_job, splits_key
 from orchestrator.notation import error_text
 from orchestrator.outbox import Outbox
-from orchestrator.plan import Trial, dense_networks, plain_trials, studies
+from orchestrator.plan import (
+    DenseNetwork,
+    Trial,
+    dense_network,
+    dense_networks,
+    plain_trials,
+    studies,
+)
 from orchestrator.progress import Progress
 from orchestrator.record import Record
+from orchestrator.registry import method_class
 from orchestrator.run_folder import move_aside, sweep_id
 from orchestrator.schedule import Later
 from orchestrator.sweep_file import Sweep, SweepFileError
 from orchestrator.time_budget import TimeBudget, spent
+from orchestrator.trials_table import read_trials
 from testbed.backbones import build_backbone
 from testbed.data import DataOptions, Splits, load_splits
+from testbed.method import ChecksNetwork
 
 if TYPE_CHECKING:
     from orchestrator.tracking import Tracker
@@ -86,7 +97,7 @@ def run_on_ray(
                 )
 
                 shared = load_shared(sweep, data_root)
-                check_networks(sweep, shared)
+                check_networks(sweep, shared, _ended(folder, begun))
                 stack.enter_context(connected(address))
                 check_resources(sweep.resources)
             if not goes_on:
@@ -133,7 +144,7 @@ def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path, begun: Begu
         if sweep.resources.gpus and not torch.cuda.is_available():
             raise ValueError("resources.gpus: torch finds no GPU here. Set it to 0.")
         shared = load_shared(sweep, data_root)
-        check_networks(sweep, shared)
+        check_networks(sweep, shared, _ended(folder, begun))
     with Progress(len(trials)) as progress:
         with as_bad_input():
             record = _open_record(sweep, folder, data_root, progress, begun)
@@ -197,21 +208,53 @@ def as_bad_input() -> Iterator[None]:
     """What goes wrong before the first job is for the user to mend, so it gets no traceback."""
     try:
         yield
+    except SweepFileError:
+        raise
     except (ValueError, OSError) as error:
         raise SweepFileError([str(error)]) from error
 
 
-def check_networks(sweep: Sweep, shared: Mapping[str, Splits]) -> None:
-    """Builds every dense network that is known, untrained, before any is trained.
+def check_networks(sweep: Sweep, shared: Mapping[str, Splits], ended: Collection[str] = ()) -> None:
+    """Builds every dense network that is known, untrained, and has the methods look at it.
+
+    Args:
+        ended: ids of trials that nobody needs to look at, as they have been run.
 
     Raises:
-        ValueError: if one does not fit its images, say because they are too small for it.
+        ValueError: if a network does not fit its images, say because they are too small for it.
+        SweepFileError: if methods cannot do with some what they are asked to: names all of these.
     """
     for network in dense_networks(sweep):
-        splits = shared[splits_key(network.data, network.seed)]
-        build_backbone(
-            network.backbone, splits.input_shape, splits.n_classes, **network.backbone_options
-        )
+        _untrained(network, shared)
+    problems = {}
+    for study in studies(sweep):
+        if study.ranges or study.trial_id(0) in ended:
+            continue
+        trial = study.trial(0, {})
+        method = method_class(trial.method).model_validate(trial.options)
+        setting = trial.model_dump_json(exclude={"trial_id", "study", "seed"})
+        if isinstance(method, ChecksNetwork) and setting not in problems:
+            splits = shared[splits_key(trial.data, trial.seed)]
+            problems[setting] = ""
+            try:
+                method.check_network(_untrained(dense_network(trial), shared), splits)
+            except ValueError as error:
+                problems[setting] = f"{study.name}: {error}"
+    if found := [problem for problem in problems.values() if problem]:
+        raise SweepFileError(found)
+
+
+def _ended(folder: Path, begun: Begun) -> set[str]:
+    """Ids of the trials of a sweep that goes on which have a row."""
+    table = folder / "trials.csv"
+    return set() if begun.fresh or not table.exists() else set(read_trials(table)["trial_id"])
+
+
+def _untrained(network: DenseNetwork, shared: Mapping[str, Splits]) -> nn.Module:
+    splits = shared[splits_key(network.data, network.seed)]
+    return build_backbone(
+        network.backbone, splits.input_shape, splits.n_classes, **network.backbone_options
+    )
 
 
 def load_shared(sweep: Sweep, data_root: Path) -> dict[str, Splits]:

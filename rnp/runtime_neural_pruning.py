@@ -65,6 +65,10 @@ class RNP(Adaptation, QLearning):
             _epochs_per_round(rounds, info.context["fine_tuning"].epochs, info.data["adaptation"])
         return rounds
 
+    def check_network(self, dense: nn.Module, data: Splits) -> None:
+        """See `ChecksNetwork`."""
+        self.check(self.skeleton(dense), data)
+
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A `RuntimeNetwork` made of `model` (see `PruningMethod`).
 

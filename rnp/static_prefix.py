@@ -51,6 +51,11 @@ class StaticPrefix(Adaptation):
         default=0.5, gt=0, le=1, description="Most multiplications, as a share of the dense ones."
     )
 
+    def check_network(self, dense: nn.Module, data: Splits) -> None:
+        """See `ChecksNetwork`."""
+        cost = PrefixCost.of_model(dense, channel_flow(copy.deepcopy(dense), self.k), data)
+        cost.check_reachable(self.keep_multiplications * cost.dense)
+
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned (see `PruningMethod`).
 

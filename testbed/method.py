@@ -211,7 +211,8 @@ class PruningMethod(Protocol):
     sweep file is checked, to refuse what the budget cannot pay before anything starts.
 
     A method whose networks are more than the dense one with smaller layers is also a `Rebuilding`,
-    one that learns from the accuracy on validation images also `HoldsBack`.
+    one that learns from the accuracy on validation images also `HoldsBack`, one that cannot prune
+    every network as asked also `ChecksNetwork`.
     """
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
@@ -236,6 +237,22 @@ class Rebuilding(Protocol):
 
         Args:
             dense: any network of the dense one's structure, left unchanged.
+        """
+        ...
+
+
+@runtime_checkable
+class ChecksNetwork(Protocol):
+    """A method that tells from a network's structure what it cannot do with it."""
+
+    def check_network(self, dense: nn.Module, data: Splits) -> None:
+        """Refuses what `prune` would refuse of every network of this structure, untrained or not.
+
+        Args:
+            dense: on the CPU, left unchanged.
+
+        Raises:
+            ValueError: with the reason.
         """
         ...
 

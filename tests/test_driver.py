@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from orchestrator import final_evaluation, record
+from orchestrator import driver, final_evaluation, record
 from orchestrator.plan import plain_trials
 from orchestrator.progress import Progress
 from orchestrator.study_storage import open_journal
@@ -254,6 +254,43 @@ def test_what_cannot_be_built_is_bad_input(
     assert trial_main(arguments(path, tmp_path)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "runs" / "bad").exists()
+
+
+BEYOND_REACH = """
+methods:
+  dense: {}
+  l1_filter: {keep_multiplications: 0.001}
+  static_prefix: {keep_multiplications: {grid: [0.01, 0.9]}}
+  policy_gradient: {layers: one, layer: conv9}
+"""
+
+
+def test_all_that_methods_cannot_do_with_a_network_is_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beyond = write(tmp_path, "beyond", BEYOND_REACH)
+    for main in (trial_main, sweep_main):
+        assert main(arguments(beyond, tmp_path)) == 2
+        said = capsys.readouterr().err
+        assert "l1_filter-s0: keep_multiplications 0.001 cannot be reached" in said
+        assert "static_prefix-keep_multiplications0.01-s0: keep_multiplications 0.01 cannot" in said
+        assert "policy_gradient-s0: unknown prunable conv 'conv9'" in said
+        assert "keep_multiplications0.9" not in said
+        assert not (tmp_path / "runs" / "beyond").exists()
+
+
+def test_a_sweep_with_trials_that_failed_for_its_network_may_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = "methods: {dense: {}, 'tests.tiny_methods:Refuses': {}}"
+    command = arguments(write(tmp_path, "old", methods), tmp_path)
+    with monkeypatch.context() as unchecked:
+        unchecked.setattr(driver, "check_networks", lambda *_: None)
+        assert trial_main(command) == 1
+    assert trial_main([*command, "--set", "seeds=[0, 1]"]) == 2
+    assert trial_main([*command, "--set", "methods.vanilla={}"]) == 1
+    rows = read_trials(tmp_path / "runs" / "old" / "trials.csv")
+    assert list(rows["status"]) == ["completed", "failed", "completed"]
 
 
 def test_an_output_that_cannot_be_made_is_bad_input(

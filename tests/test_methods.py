@@ -250,6 +250,21 @@ def test_a_method_that_removes_nothing_fails_and_says_what_to_do(name: str, kind
             assert count_multiplications(network, images()).multiplications < dense
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "name", [n for n in METHODS if "keep_multiplications" in method_class(n).model_fields]
+)
+def test_a_share_out_of_reach_is_refused_of_an_untrained_network_too(name: str, kind: str) -> None:
+    method, model = method_class(name)(keep_multiplications=1e-6), tiny.network(kind)
+    weights = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="cannot be reached") as before:
+        method.check_network(model, tiny.splits())
+    assert all(torch.equal(weights[name], now) for name, now in model.state_dict().items())
+    with pytest.raises(ValueError) as while_pruning:
+        method.prune(model, tiny.splits(), tiny.run(1))
+    assert str(before.value) == str(while_pruning.value)
+
+
 AMOUNTS = [
     (name, option)
     for name in METHODS

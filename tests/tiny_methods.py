@@ -24,6 +24,18 @@ class Raises(BaseModel):
         raise RuntimeError("as it was asked to")
 
 
+class Refuses(BaseModel):
+    """Can do nothing with any network."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def check_network(self, dense: nn.Module, data: Splits) -> None:
+        raise ValueError("not with this network")
+
+    def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
+        raise ValueError("not with this network")
+
+
 class FailsOnce(BaseModel):
     """Fails, but not where it has failed before."""
 

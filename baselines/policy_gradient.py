@@ -90,7 +90,8 @@ class PolicyGradient(BaseModel):
 
     def check_network(self, dense: nn.Module, data: Splits) -> None:
         """See `ChecksNetwork`."""
-        self._layers(dense, example_images(data, torch.device("cpu")))
+        network = copy.deepcopy(dense).eval()
+        self._layers(network, example_images(data, torch.device("cpu")))
         divided(data, self.reward_share)
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:

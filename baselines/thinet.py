@@ -80,13 +80,9 @@ class ThiNet(BaseModel):
 
     def check_network(self, dense: nn.Module, data: Splits) -> None:
         """See `ChecksNetwork`."""
-        channels_to_remove(
-            dense,
-            example_images(data, torch.device("cpu")),
-            self.keep_ratio,
-            self.keep_multiplications,
-            linear_layers=self.linear_layers,
-        )
+        example = example_images(data, torch.device("cpu"))
+        self._channels_to_remove(dense, example)
+        self._check_readers(dense, example, len(data.train))
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned after each layer (see `PruningMethod`).
@@ -95,13 +91,7 @@ class ThiNet(BaseModel):
         """
         network = copy.deepcopy(model).to(run.device)
         example = example_images(data, run.device)
-        keep_ratio, counts = channels_to_remove(
-            network,
-            example,
-            self.keep_ratio,
-            self.keep_multiplications,
-            linear_layers=self.linear_layers,
-        )
+        keep_ratio, counts = self._channels_to_remove(network, example)
         channels = {name: len(network.get_parameter(f"{name}.weight")) for name in counts}
         epochs = _epochs_after_layers(
             self.rounds, len(channels), run.fine_tuning.epochs, self.epochs_per_layer
@@ -119,6 +109,17 @@ class ThiNet(BaseModel):
             run.report({"round": number, f"channels_kept.{name}": to_keep / channels[name]})
             checkpoint.save(step, network)
         return network
+
+    def _channels_to_remove(
+        self, network: nn.Module, example: Tensor
+    ) -> tuple[float, dict[str, int]]:
+        return channels_to_remove(
+            network,
+            example,
+            self.keep_ratio,
+            self.keep_multiplications,
+            linear_layers=self.linear_layers,
+        )
 
     def _thinned(
         self, network: nn.Module, name: str, to_keep: int, data: Splits, run: Run, step: int

@@ -4,7 +4,7 @@
 trials one after another with none of the three. Both leave the same folder behind.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,13 +32,14 @@ from orchestrator.run_folder import move_aside, sweep_id
 from orchestrator.schedule import Later
 from orchestrator.sweep_file import Sweep, SweepFileError
 from orchestrator.time_budget import TimeBudget, spent
-from orchestrator.trials_table import read_trials
 from testbed.backbones import build_backbone
 from testbed.data import DataOptions, Splits, load_splits
 from testbed.method import ChecksNetwork
 
 if TYPE_CHECKING:
     from orchestrator.tracking import Tracker
+
+SEEN_BY_METHODS = {"method", "options", "data", "backbone", "backbone_options"}  # of a trial
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,9 @@ def run_on_ray(
                 )
 
                 shared = load_shared(sweep, data_root)
-                check_networks(sweep, shared, _ended(folder, begun))
+                check_networks(sweep, shared)
+                if not goes_on:  # else what they refuse are failed trials of it
+                    check_methods(sweep, shared)
                 stack.enter_context(connected(address))
                 check_resources(sweep.resources)
             if not goes_on:
@@ -144,7 +147,9 @@ def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path, begun: Begu
         if sweep.resources.gpus and not torch.cuda.is_available():
             raise ValueError("resources.gpus: torch finds no GPU here. Set it to 0.")
         shared = load_shared(sweep, data_root)
-        check_networks(sweep, shared, _ended(folder, begun))
+        check_networks(sweep, shared)
+        if begun.fresh or not folder.exists():
+            check_methods(sweep, shared)
     with Progress(len(trials)) as progress:
         with as_bad_input():
             record = _open_record(sweep, folder, data_root, progress, begun)
@@ -214,40 +219,46 @@ def as_bad_input() -> Iterator[None]:
         raise SweepFileError([str(error)]) from error
 
 
-def check_networks(sweep: Sweep, shared: Mapping[str, Splits], ended: Collection[str] = ()) -> None:
-    """Builds every dense network that is known, untrained, and has the methods look at it.
-
-    Args:
-        ended: ids of trials that nobody needs to look at, as they have been run.
+def check_networks(sweep: Sweep, shared: Mapping[str, Splits]) -> None:
+    """Builds every dense network that is known, untrained, before any is trained.
 
     Raises:
-        ValueError: if a network does not fit its images, say because they are too small for it.
-        SweepFileError: if methods cannot do with some what they are asked to: names all of these.
+        ValueError: if one does not fit its images, say because they are too small for it.
     """
     for network in dense_networks(sweep):
         _untrained(network, shared)
-    problems = {}
+
+
+def check_methods(sweep: Sweep, shared: Mapping[str, Splits]) -> None:
+    """Has methods look at the untrained networks that they are to prune.
+
+    What is searched in `training` and `fine_tuning` does not matter to them; studies that search
+    anything else are left to their trials.
+
+    Raises:
+        SweepFileError: with all that they refuse.
+    """
+    problems: list[str] = []
+    looked_at: set[str] = set()
     for study in studies(sweep):
-        if study.ranges or study.trial_id(0) in ended:
+        if any(not path.startswith(("training.", "fine_tuning.")) for path in study.ranges):
             continue
-        trial = study.trial(0, {})
+        trial = study.trial(0, study.values(lambda _, found: found.drawn[0]))
+        seen = trial.model_dump_json(include=SEEN_BY_METHODS)
         method = method_class(trial.method).model_validate(trial.options)
-        setting = trial.model_dump_json(exclude={"trial_id", "study", "seed"})
-        if isinstance(method, ChecksNetwork) and setting not in problems:
-            splits = shared[splits_key(trial.data, trial.seed)]
-            problems[setting] = ""
-            try:
-                method.check_network(_untrained(dense_network(trial), shared), splits)
-            except ValueError as error:
-                problems[setting] = f"{study.name}: {error}"
-    if found := [problem for problem in problems.values() if problem]:
-        raise SweepFileError(found)
-
-
-def _ended(folder: Path, begun: Begun) -> set[str]:
-    """Ids of the trials of a sweep that goes on which have a row."""
-    table = folder / "trials.csv"
-    return set() if begun.fresh or not table.exists() else set(read_trials(table)["trial_id"])
+        if seen in looked_at or not isinstance(method, ChecksNetwork):
+            continue
+        looked_at.add(seen)
+        splits = shared[splits_key(trial.data, trial.seed)]
+        try:
+            method.check_network(_untrained(dense_network(trial), shared), splits)
+        except ValueError as error:
+            problems.append(f"{study.name}: {error}")
+        except Exception:
+            # A user's forward may raise anything, or need what the CPU lacks: its trials will tell.
+            continue
+    if problems:
+        raise SweepFileError(problems)
 
 
 def _untrained(network: DenseNetwork, shared: Mapping[str, Splits]) -> nn.Module:

@@ -27,7 +27,7 @@ def describe(sweep: Sweep) -> str:
     ]
     if not networks:
         lines.append(
-            "  none that is known now: their options are searched; trained when a trial needs one"
+            "  none that is known before the trials; each is trained when a trial needs it"
         )
     lines += [
         "",

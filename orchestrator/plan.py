@@ -252,7 +252,10 @@ def dense_networks(sweep: Sweep) -> list[DenseNetwork]:
         training = Training.model_validate(sections["training"])
         backbones = [sections["backbone"]]
         distillation = {**sections["training"], **sections["fine_tuning"]}.get("distillation")
-        if distillation and not any(True for _ in variables(distillation["teacher"])):
+        # A range, that hangs on the method, is known only with a trial.
+        if isinstance(distillation, Mapping) and not any(
+            True for _ in variables(distillation["teacher"])
+        ):
             backbones.append({**sections["backbone"], **distillation["teacher"]})
         for seed in (*sweep.seeds, *sweep.fresh_seeds):
             for options in backbones:

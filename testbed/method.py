@@ -246,13 +246,13 @@ class ChecksNetwork(Protocol):
     """A method that tells from a network's structure what it cannot do with it."""
 
     def check_network(self, dense: nn.Module, data: Splits) -> None:
-        """Refuses what `prune` would refuse of every network of this structure, untrained or not.
+        """Refuses what can be told of it before anything is trained.
 
         Args:
-            dense: on the CPU, left unchanged.
+            dense: untrained, on the CPU; left unchanged.
 
         Raises:
-            ValueError: with the reason.
+            ValueError: as `prune` would for any network of this structure.
         """
         ...
 

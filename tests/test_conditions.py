@@ -7,7 +7,7 @@ import optuna
 import pytest
 from optuna.storages import InMemoryStorage
 
-from orchestrator.plan import Trial, plain_trials, studies
+from orchestrator.plan import Trial, dense_networks, networks_of, plain_trials, studies
 from orchestrator.samplers import n_tries
 from orchestrator.search import Proposer
 from orchestrator.sweep_file import Sweep, SweepFileError, load_sweep
@@ -157,9 +157,34 @@ def test_an_option_may_have_one_value_where_a_grid_has_another(tmp_path: Path) -
     for found in (trials(planned), plain_trials(planned)):
         scopes = [(t.options["threshold"], t.options.get("scope", "default")) for t in found]
         assert scopes == [(1.0, "default"), (2.0, "layer")], "nothing is searched"
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "grid"])
+def test_an_option_may_have_one_value_where_a_searched_one_has_another(
+    sampler: str, tmp_path: Path
+) -> None:
     searched = ONE_VALUE.replace("grid: [1.0, 2.0]", "choice: [1.0, 2.0]")
-    for trial in trials(sweep(tmp_path, searched)):
-        assert ("scope" in trial.options) == (trial.options["threshold"] == 2.0)
+    searched = searched.replace("trials: 5", f"trials: 24, sampler: {sampler}")
+    found = {
+        (t.options["threshold"], t.options.get("scope", "default"))
+        for t in trials(sweep(tmp_path, searched))
+    }
+    assert found == {(1.0, "default"), (2.0, "layer")}
+
+
+def test_what_is_distilled_may_depend_on_the_method(tmp_path: Path) -> None:
+    text = """
+fine_tuning:
+  epochs: 1
+  distillation: {choice: [null], when: {method: vanilla}, otherwise: {teacher: {depth: 8}}}
+methods: {l1_filter: {}, vanilla: {}}
+"""
+    planned = sweep(tmp_path, text)
+    assert len(dense_networks(planned)) == 1, "the teacher is trained where a trial needs it"
+    taught = {t.method: len(networks_of(t)) for t in trials(planned)}
+    assert taught == {"l1_filter": 2, "vanilla": 1}
+    without = text.replace(", otherwise: {teacher: {depth: 8}}", "")
+    assert {len(networks_of(t)) for t in trials(sweep(tmp_path, without))} == {1}
 
 
 def test_conditions_may_follow_from_one_another(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -279,18 +280,52 @@ def test_all_that_methods_cannot_do_with_a_network_is_bad_input(
         assert not (tmp_path / "runs" / "beyond").exists()
 
 
-def test_a_sweep_with_trials_that_failed_for_its_network_may_grow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("main", [trial_main, sweep_main])
+def test_a_sweep_that_has_begun_goes_on_whatever_methods_refuse(
+    main: Callable[[list[str]], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     methods = "methods: {dense: {}, 'tests.tiny_methods:Refuses': {}}"
     command = arguments(write(tmp_path, "old", methods), tmp_path)
+    assert main(command) == 2
     with monkeypatch.context() as unchecked:
-        unchecked.setattr(driver, "check_networks", lambda *_: None)
-        assert trial_main(command) == 1
-    assert trial_main([*command, "--set", "seeds=[0, 1]"]) == 2
-    assert trial_main([*command, "--set", "methods.vanilla={}"]) == 1
-    rows = read_trials(tmp_path / "runs" / "old" / "trials.csv")
-    assert list(rows["status"]) == ["completed", "failed", "completed"]
+        unchecked.setattr(driver, "check_methods", lambda *_: None)
+        assert main(command) == 1
+    assert main([*command, "--retry-failed"]) == 1
+    assert main([*command, "--set", "methods.vanilla={}"]) == 1
+    rows = read_trials(tmp_path / "runs" / "old" / "trials.csv").set_index("method")["status"]
+    assert rows.to_dict() == {
+        "dense": "completed",
+        "tests.tiny_methods:Refuses": "failed",
+        "vanilla": "completed",
+    }
+
+
+SEARCHED = """
+fine_tuning: {epochs: 1, learning_rate: {uniform: [0.01, 0.1]}}
+backbone: {name: conv, depth: 4, width: 0.25, dropout: DROPOUT}
+methods: {l1_filter: {keep_multiplications: 0.001}}
+search: {trials: 1}
+"""
+
+
+def test_methods_look_at_networks_where_only_the_training_is_searched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = [line for line in SMALL.splitlines() if line.startswith(("data", "training"))]
+    path = tmp_path / "searched.yaml"
+    path.write_text("\n".join([*kept, SEARCHED.replace("DROPOUT", "{grid: [0.0, 0.1]}")]))
+    assert sweep_main(arguments(path, tmp_path)) == 2
+    assert capsys.readouterr().err.count("0.001 cannot be reached") == 2
+    path.write_text("\n".join([*kept, SEARCHED.replace("DROPOUT", "{uniform: [0.0, 0.1]}")]))
+    assert sweep_main(arguments(path, tmp_path)) == 1, "left to the trial"
+
+
+def test_a_network_that_methods_cannot_look_at_fails_in_its_trials(tmp_path: Path) -> None:
+    sweep = write(tmp_path, "own", "methods: {dense: {}, static_prefix: {}}")
+    own = ["--set", "backbone={name: 'tests.tiny_methods:fails_on_images'}"]
+    assert trial_main([*arguments(sweep, tmp_path), *own]) == 1
+    rows = read_trials(tmp_path / "runs" / "own" / "trials.csv")
+    assert list(rows["status"]) == ["failed"] * 2
 
 
 def test_an_output_that_cannot_be_made_is_bad_input(

@@ -23,7 +23,7 @@ from baselines.vanilla import draw_anew
 from orchestrator.registry import METHODS, method_class
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications
-from testbed.method import Run, load_pruned
+from testbed.method import ChecksNetwork, Run, load_pruned
 from testbed.network_file import save_network
 
 KINDS = ["conv", "residual"]
@@ -79,7 +79,10 @@ def test_the_given_network_stays_as_it_is(name: str, kind: str) -> None:
     model = tiny.trained(kind)
     model.get_submodule("conv1").eval()
     before = state(model)
-    method_of(name).prune(model, tiny.splits(), tiny.run(2))
+    method = method_of(name)
+    if isinstance(method, ChecksNetwork):
+        method.check_network(model, tiny.splits())
+    method.prune(model, tiny.splits(), tiny.run(2))
     after = state(model)
     for key, value in before.pop("tensors").items():
         assert torch.equal(after["tensors"][key], value), key

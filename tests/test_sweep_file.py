@@ -51,7 +51,7 @@ def test_the_shown_sweep_is_read_as_it_is_written() -> None:
     assert sweep.backbone["depth"] == Grid((4, 6, 8))
     assert sweep.backbone["dropout"] == Grid((0.0, 0.1))
     assert sweep.backbone["pool_after"] == Grid((None, [2, 4]))
-    assert sweep.methods["vanilla"]["keep_multiplications"] == 0.3
+    assert sweep.methods["vanilla"]["keep_multiplications"] == 0.4
     assert sweep.seeds == (0, 1, 2)
     assert sweep.varied == ["backbone.depth", "backbone.dropout", "backbone.pool_after"]
 

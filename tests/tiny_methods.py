@@ -68,6 +68,12 @@ class Sleeps(BaseModel):
         return model
 
 
+def fails_on_images(*_: Any, **__: Any) -> nn.Module:
+    """A backbone that can be made and traced, but not run on images of 8 x 8 pixels."""
+    convs = nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 9)
+    return nn.Sequential(*convs, nn.Flatten(), nn.Linear(8, 10))
+
+
 def raises(*_: Any, **__: Any) -> None:
     """A data set or a backbone that cannot be made."""
     raise RuntimeError("as it was asked to")

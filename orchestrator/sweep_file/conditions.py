@@ -2,8 +2,9 @@
 
     threshold: {uniform: [0.5, 3.0], when: {scope: layer}, otherwise: 1.0}
     learning_rate: {log_uniform: [0.001, 0.1], when: {method: [rnp, static_prefix]}}
-
     distillation: {choice: [0.5], when: {keep_multiplications: [0.26, 0.4]}}
+
+The last has one value, so that nothing is searched.
 
 A name is that of an option beside it; a dotted path that of one in another section; `method` the
 trial's method. Where the condition fails the option is what stands in `otherwise`, or its default.

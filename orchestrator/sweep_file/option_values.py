@@ -10,7 +10,6 @@ RangeKind = Literal["uniform", "log_uniform", "int", "choice"]
 RANGE_KINDS: tuple[str, ...] = get_args(RangeKind)
 RESERVED = ("grid", *RANGE_KINDS)
 METHOD: Key = ("method",)  # what a condition calls the trial's method
-CHOICE = "a choice takes a list of at least two values, as in {choice: [a, b]}, or one and a when"
 ABSENT = object()  # the value of an option that is left out, so that its default holds
 
 
@@ -81,6 +80,9 @@ class Range:
 
 
 Variable = Grid | Range
+ONE_VALUE = (
+    "a choice takes a list of at least two values, as in {choice: [a, b]}, or one and a when"
+)
 MALFORMED = object()  # what was meant for a grid or range, reported already
 
 
@@ -166,7 +168,7 @@ def _grid(values: Any) -> Grid:
 def _range(kind: RangeKind, ends: Any) -> Range:
     if kind == "choice":
         if not isinstance(ends, list) or not ends:
-            raise ValueError(CHOICE)
+            raise ValueError(ONE_VALUE)
         if any(isinstance(value, dict | list) for value in ends):
             raise ValueError("a choice's values are numbers, text, true, false or null")
         if len(set(map(repr, ends))) < len(ends):
@@ -194,7 +196,7 @@ def _conditional(drawn: Range, written: Mapping[str, Any], key: Key) -> Range:
         if "otherwise" in written:
             raise ValueError("otherwise needs a condition, as in when: {option: value}")
         if len(drawn.choices) == 1:
-            raise ValueError(CHOICE)
+            raise ValueError(ONE_VALUE)
         return drawn
     when = written["when"]
     if not isinstance(when, dict) or not when:

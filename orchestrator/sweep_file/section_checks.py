@@ -97,7 +97,7 @@ def n_trials(
     for options in methods.values():
         found = common + [variable for _, variable in variables(options)]
         n_studies = prod(len(variable.values) for variable in found if isinstance(variable, Grid))
-        searched = any(isinstance(variable, Range) for variable in found)
+        searched = any(isinstance(v, Range) and len(v.choices) != 1 for v in found)
         total += n_studies * n_seeds * (tries if searched else 1)
     return total
 
@@ -211,7 +211,7 @@ def _check_teachers(document: Document, read: Mapping[str, Options]) -> None:
     """Checks that a teacher's options, put over the backbone's, make a backbone."""
 
     def check(options: Mapping[str, Any]) -> Options:
-        teacher = _mapping(_mapping(options["distillation"]).get("teacher"))
+        teacher = _mapping(_mapping(options.get("distillation")).get("teacher"))
         try:
             resolved_backbone({**options["backbone"], **teacher})
         except OptionsError as error:

@@ -53,8 +53,7 @@ class StaticPrefix(Adaptation):
 
     def check_network(self, dense: nn.Module, data: Splits) -> None:
         """See `ChecksNetwork`."""
-        cost = PrefixCost.of_model(dense, channel_flow(copy.deepcopy(dense), self.k), data)
-        cost.check_reachable(self.keep_multiplications * cost.dense)
+        self._reachable(dense, data)
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned (see `PruningMethod`).
@@ -64,9 +63,7 @@ class StaticPrefix(Adaptation):
         Raises:
             ValueError: if no conv can be pruned, or the budget is below the smallest prefixes.
         """
-        cost = PrefixCost.of_model(model, channel_flow(copy.deepcopy(model), self.k), data)
-        budget = self.keep_multiplications * cost.dense
-        cost.check_reachable(budget)
+        cost, budget = self._reachable(model, data)
         checkpoint = Checkpoint(self, model, data, run)
         network = RuntimeNetwork(model, self.k).to(run.device)
         if checkpoint.load(network) < 0:
@@ -84,6 +81,13 @@ class StaticPrefix(Adaptation):
         pruned = cut(model, tensors, cost.flow, actions).to(run.device)
         run.fine_tune(pruned, data, own_teacher=self.teacher(model))
         return pruned
+
+    def _reachable(self, model: nn.Module, data: Splits) -> tuple[PrefixCost, float]:
+        """What prefixes of `model` cost, and the budget; refuses one below the smallest."""
+        cost = PrefixCost.of_model(model, channel_flow(copy.deepcopy(model), self.k), data)
+        budget = self.keep_multiplications * cost.dense
+        cost.check_reachable(budget)
+        return cost, budget
 
 
 def cut(

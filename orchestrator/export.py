@@ -220,6 +220,7 @@ def _always(network: RuntimeNetwork, action: int) -> RuntimeNetwork:
     with torch.no_grad():
         fixed.decision.decoder.weight.zero_()
         fixed.decision.decoder.bias.zero_()
+        fixed.decision.offsets.zero_()
         fixed.decision.decoder.bias[action] = 1
     return fixed
 

@@ -7,10 +7,10 @@ constrained policy optimization", arXiv 1805.11074).
 
 Where we differ: the logarithm of the penalty moves, as useful ones lie orders of magnitude apart;
 only once the Q-values have had time to mean something; and in smaller and smaller steps, as the
-rate of learning does. In the end the Q-values are shifted a little until the budget is met on
-validation images, whose labels are not looked at: they are not augmented as those that were learnt
-from, and where images are hardly told apart, all of them would buy a group at one price and none
-at the next.
+rate of learning does. In the end the penalty moves once more, and the Q-values by what that makes
+of each group's price, until the budget is met on validation images, whose labels are not looked
+at: they are not augmented as those that were learnt from, no action is random any more, and where
+images are hardly told apart, all of them would buy a group at one price and none at the next.
 """
 
 from collections.abc import Callable
@@ -61,25 +61,33 @@ class Budget:
         self,
         decision: DecisionNetwork,
         environment: Environment,
-        least: float,
+        penalty: float,
+        price: Tensor,
         generator: torch.Generator,
     ) -> float:
-        """Lowers the Q-values by so much a group, alike for all convs, that the budget is met.
+        """Moves the Q-values to those of the least penalty at which the budget is met.
+
+        Only a group's own price moves with it, not what the convs after it may come to cost.
 
         Args:
             environment: of images as the network will meet them; what they lose is not looked at.
-            least: of the price a group, below 0 where it may become cheaper than it was learnt.
+            penalty: |p|, the one that was learnt with.
+            price: what it was multiplied by at each step, (T,).
             generator: on the CPU.
 
         Returns:
-            What every group came to cost more.
+            The new penalty, from 0: groups that are free.
         """
         images = torch.randperm(environment.n_images, generator=generator)[:SETTLED_ON]
-        learnt = decision.decoder.bias.clone()
-        groups = torch.arange(len(learnt), device=learnt.device)
+        learnt = decision.offsets.clone()
+        groups = torch.arange(learnt.shape[1], device=learnt.device)
+        prices = price.to(learnt)[:, None] * groups
 
-        def is_met(price: float) -> bool:
-            decision.decoder.bias.copy_(learnt - price * groups)
+        def move(to: float) -> None:
+            decision.offsets.copy_(learnt - (to - penalty) * prices)
+
+        def is_met(penalty: float) -> bool:
+            move(penalty)
             played = (
                 play(decision, environment.start(batch), 0.0, generator)
                 for batch in images.split(BATCH_SIZE)
@@ -87,19 +95,19 @@ class Budget:
             spent = torch.cat([self.cost.of_images(each.actions) for each in played])
             return spent.double().mean().item() <= self.share * self.cost.dense
 
-        price = _lowest(is_met, least)
-        decision.decoder.bias.copy_(learnt - price * groups)
-        return price
+        settled = _lowest(is_met)
+        move(settled)
+        return settled
 
 
-def _lowest(is_met: Callable[[float], bool], least: float) -> float:
-    """The lowest price from `least` on at which a budget is met, about.
+def _lowest(is_met: Callable[[float], bool]) -> float:
+    """The lowest penalty from 0 on at which a budget is met, about.
 
-    There is one: a price at which nothing but the first groups is bought.
+    There is one: a penalty at which nothing but the first groups is bought.
     """
-    if is_met(least):
-        return least
-    too_low, step = least, LEAST
+    if is_met(0.0):
+        return 0.0
+    too_low, step = 0.0, LEAST
     while not is_met(too_low + step):
         too_low, step = too_low + step, 2 * step
         assert step < 1e9, "the smallest prefixes were checked to be within the budget"

@@ -20,6 +20,10 @@ PreparedStep = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
 class DecisionNetwork(nn.Module):
     """Encoders, a GRU cell that steps across the layers (its work is counted), a decoder."""
 
+    offsets: Tensor
+    """(T, n_actions), added to each step's Q-values: by what prices moved after the learning."""
+    later_buffers = ("offsets",)  # which networks on disk may lack: see `load_resized`
+
     def __init__(
         self, features: Sequence[int], n_actions: int, encoding: int = 64, hidden: int = 128
     ) -> None:
@@ -37,6 +41,7 @@ class DecisionNetwork(nn.Module):
         for step, n in enumerate(features):
             self.register_buffer(f"mean{step}", torch.zeros(n))
             self.register_buffer(f"deviation{step}", torch.ones(n))
+        self.register_buffer("offsets", torch.zeros(len(features), n_actions))
 
     def standardise(self, step: int, features: Tensor) -> None:
         """Sets what the features of a step are shifted and divided by, from examples (n, C).
@@ -69,7 +74,7 @@ class DecisionNetwork(nn.Module):
         mean, deviation = self.get_buffer(f"mean{step}"), self.get_buffer(f"deviation{step}")
         standardised = ((features - mean) / deviation).to(self.decoder.weight.dtype)
         state = self.cell(self.encoders[step](standardised).relu(), state)
-        return self.decoder(state), state
+        return self.decoder(state) + self.offsets[step], state
 
     def prepare(self, step: int) -> PreparedStep | None:
         """The step in compiled code, without gradients, for the weights as they are.
@@ -82,7 +87,7 @@ class DecisionNetwork(nn.Module):
             self.get_buffer(f"mean{step}"), self.get_buffer(f"deviation{step}"),
             encoder.weight, encoder.bias,
             cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh,
-            self.decoder.weight, self.decoder.bias,
+            self.decoder.weight, self.decoder.bias + self.offsets[step],
         ]  # fmt: skip
         if operators is None or any(w.dtype is not torch.float32 or not w.is_cpu for w in weights):
             return None

@@ -135,7 +135,8 @@ class _Program:
         encoder: Any = decision.encoders[step]
         encoded = self._add("Relu", self._linear(standardised, encoder.weight, encoder.bias))
         self._state = self._gru(encoded, decision.cell)
-        values = self._linear(self._state, decision.decoder.weight, decision.decoder.bias)
+        bias = decision.decoder.bias + decision.offsets[step]
+        values = self._linear(self._state, decision.decoder.weight, bias)
         action = self._add("ArgMax", values, axis=1, keepdims=0)  # (1,)
         self._actions.append(action)
         prefixes = self._ints(self._flow.convs[step].prefixes)

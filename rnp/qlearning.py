@@ -200,7 +200,8 @@ def learn_decisions(
     network.to(device)
     cost, share = PrefixCost.of_runtime(network, data), options.keep_multiplications
     budget = None if share is None else Budget(cost, share)
-    price = cost.group_prices() if options.price == "multiplications" else None
+    n_steps = len(network.decision.inputs)
+    price = cost.group_prices() if options.price == "multiplications" else torch.ones(n_steps)
     generator = torch.Generator().manual_seed(seed)  # on the CPU: the same draws on every device
     with evaluating(network):
         environment: Environment
@@ -214,12 +215,11 @@ def learn_decisions(
                 data, train=data.validation, augmentation=Augmentation(crop=0, flip=False)
             )
             settled_on = BackboneEnvironment(network, as_met, generator, device, "float32")
-            cheapest = 1.0 if price is None else price.min().item()
-            more = budget.settle(network.decision, settled_on, learned.p * cheapest, generator)
+            settled = budget.settle(network.decision, settled_on, -learned.p, price, generator)
             return replace(
                 learned,
-                p=learned.p - more,
-                penalty_in_cross_entropy=(more - learned.p) / learned.alpha,
+                p=-settled,
+                penalty_in_cross_entropy=settled / learned.alpha,
                 backbone_images=learned.backbone_images + settled_on.backbone_images,
             )
         return learned

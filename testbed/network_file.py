@@ -35,7 +35,7 @@ def load_network(path: Path, dense: nn.Module) -> nn.Module:
         ValueError: if the file is damaged or does not fit `dense`; names the layer.
     """
     tensors, _ = read_tensors(path)
-    _check_names(path, tensors, dense.state_dict())
+    _check_names(path, {**_later(dense), **tensors}, dense.state_dict())
     return resized(dense, tensors)
 
 
@@ -56,8 +56,10 @@ def resized(dense: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
 def load_resized(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Puts these weights and buffers into `network`, its layers made as small as those are.
 
-    Args and errors as for `resized`.
+    Where buffers are missing that a module names in `later_buffers`, as there were none when the
+    file was written, `network` keeps its own. Args and errors as for `resized`.
     """
+    tensors = {**_later(network), **tensors}
     for name, module in network.named_modules():
         prefix = f"{name}." if name else ""
         own = {**module._parameters, **module._buffers}
@@ -69,6 +71,15 @@ def load_resized(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         if any(own[key].shape != shape for key, shape in shapes.items()):
             _resize(name or type(module).__name__, module, shapes)
     network.load_state_dict(tensors)
+
+
+def _later(network: nn.Module) -> dict[str, Tensor]:
+    """The buffers that files from before there were any may lack."""
+    return {
+        f"{name}.{key}".lstrip("."): module.get_buffer(key)
+        for name, module in network.named_modules()
+        for key in getattr(module, "later_buffers", ())
+    }
 
 
 def _check_names(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

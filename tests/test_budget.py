@@ -80,11 +80,9 @@ def fixed_values(*rows: tuple[float, float]) -> tuple[DecisionNetwork, Problem]:
 
     def forward(step: int, features: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
         images = features[:, 0].long()
-        return torch.tensor(rows)[images] + network.decoder.bias, torch.zeros(len(images), 2)
+        return torch.tensor(rows)[images] + network.offsets[step], torch.zeros(len(images), 2)
 
     network.forward = forward  # type: ignore[method-assign]
-    with torch.no_grad():
-        network.decoder.bias.zero_()
     problem = Problem(
         [lambda images, _: images[:, None].float()], lambda images, _: images.float(), len(rows)
     )
@@ -97,19 +95,48 @@ def fixed_values(*rows: tuple[float, float]) -> tuple[DecisionNetwork, Problem]:
 def test_the_shift_buys_what_is_worth_most_and_nothing_below_the_least_price(
     share: float, bought: int
 ) -> None:
-    """Second actions are worth 40, 3, 0.5 and -2 beyond their price, which may fall by 1."""
+    """Second actions are worth 40, 3, 0.5 and -2 beyond their price of 1."""
     worths = (3.0, -2.0, 40.0, 0.5)
     network, problem = fixed_values(*((0.0, worth) for worth in worths))
     budget = Budget(OneStep(), share)  # type: ignore[arg-type]
-    more = budget.settle(network, problem, -1.0, generator())
+    settled = budget.settle(network, problem, 1.0, torch.ones(1), generator())
     values, _ = network(0, torch.arange(4.0)[:, None])
     taken = values.argmax(dim=1).tolist()
     dearest = sorted(worths, reverse=True)[:bought]
     assert [worth for worth, action in zip(worths, taken, strict=True) if action] == [
         worth for worth in worths if worth in dearest
     ]
-    torch.testing.assert_close(values[:, 1] - values[:, 0], torch.tensor(worths) - more)
-    assert more >= -1.0
+    torch.testing.assert_close(values[:, 1] - values[:, 0], torch.tensor(worths) + 1.0 - settled)
+    assert settled >= 0.0
+
+
+class TwoSteps:
+    """The second action of the first conv costs a tenth of the dense multiplications, of the second
+    conv the rest."""
+
+    dense = 1
+
+    def of_images(self, actions: Tensor) -> Tensor:
+        return actions.float() @ torch.tensor([0.1, 0.9])
+
+
+def test_the_groups_of_dear_convs_are_bought_too_where_the_penalty_was_learnt_too_high() -> None:
+    """Before, no price fell by more than the least of all convs' prices."""
+    network = DecisionNetwork([1, 1], 2, encoding=2, hidden=2)
+    worths, price = torch.tensor([0.5, 0.7]), torch.tensor([0.2, 1.8])
+
+    def forward(step: int, features: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        """As it was learnt with a penalty of 1."""
+        values = torch.tensor([0.0, worths[step] - price[step]]) + network.offsets[step]
+        return values.expand(len(features), 2), torch.zeros(len(features), 2)
+
+    network.forward = forward  # type: ignore[method-assign]
+    problem = Problem([lambda images, _: torch.zeros(len(images), 1)] * 2, lambda images, _: images)
+    budget = Budget(TwoSteps(), 1.0)  # type: ignore[arg-type]
+    assert budget.settle(network, problem, 1.0, price, generator()) == 0.0
+    values = torch.stack([network(step, torch.zeros(1, 1))[0][0] for step in range(2)])
+    gained = values[:, 1] - values[:, 0]
+    torch.testing.assert_close(gained, worths, msg="free, each by its own price")
 
 
 @pytest.mark.parametrize("kind", ["conv", "residual"])
@@ -160,7 +187,7 @@ def test_images_that_look_all_the_same_get_no_more_than_the_budget() -> None:
     network, budget = decision(features=[1]), Budget(OneStep(), 0.5)  # type: ignore[arg-type]
     options = quick(keep_multiplications=0.5, steps=1200)
     learned = learn(network, problem, options, generator(), budget=budget)
-    budget.settle(network, problem, learned.p, generator())
+    budget.settle(network, problem, -learned.p, torch.ones(1), generator())
     worth = pytest.approx(0.5, rel=0.1)
     assert learned.penalty_in_cross_entropy == worth, "the price is what the group is worth"
     assert network(0, torch.zeros(64, 1))[0].argmax(dim=1).tolist() == [0] * 64

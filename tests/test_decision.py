@@ -86,3 +86,14 @@ def test_each_layer_has_a_scale_of_its_own(step: int) -> None:
     network.standardise(step, 2 * torch.randn(50, (3, 5)[step]) + 1)
     changed = {name for name, buffer in network.named_buffers() if not buffer.equal(before[name])}
     assert changed == {f"mean{step}", f"deviation{step}"}
+
+
+def test_offsets_are_added_to_the_values_of_their_own_step() -> None:
+    network = decision()
+    features = torch.randn(9, 3), torch.randn(9, 5)
+    before = [network(step, features[step])[0] for step in range(2)]
+    with torch.no_grad():
+        network.offsets[1, 2] = 0.5
+    after = [network(step, features[step])[0] for step in range(2)]
+    assert torch.equal(after[0], before[0])
+    torch.testing.assert_close(after[1] - before[1], torch.tensor([0, 0, 0.5, 0]).expand(9, 4))

@@ -127,6 +127,29 @@ def test_a_bias_that_does_not_fit_its_weight_is_refused(tmp_path: Path) -> None:
         load_network(tmp_path / "file", nn.Linear(3, 3))
 
 
+class Scaled(nn.Linear):
+    """A layer that has had one of its buffers from some day on."""
+
+    later_buffers = ("scale",)
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.register_buffer("scale", torch.ones(2))
+
+
+@pytest.mark.parametrize("prefix", ["", "0."])
+def test_a_file_may_lack_what_came_later(tmp_path: Path, prefix: str) -> None:
+    network = nn.Sequential(Scaled()) if prefix else Scaled()
+    weights = {f"{prefix}weight": torch.ones(2, 2), f"{prefix}bias": torch.ones(2)}
+    write_tensors(tmp_path / "before", weights, {})
+    loaded = load_network(tmp_path / "before", network).state_dict()
+    assert loaded[f"{prefix}scale"].tolist() == [1, 1]
+    assert loaded[f"{prefix}bias"].tolist() == [1, 1]
+    write_tensors(tmp_path / "after", {**weights, f"{prefix}scale": torch.zeros(2)}, {})
+    loaded = load_network(tmp_path / "after", network).state_dict()
+    assert loaded[f"{prefix}scale"].tolist() == [0, 0]
+
+
 def test_the_file_of_another_network_is_refused(tmp_path: Path) -> None:
     save_network(nn.Sequential(nn.Linear(2, 2)), tmp_path / "file")
     with pytest.raises(ValueError, match=r"lacks bias, weight"):

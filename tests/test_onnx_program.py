@@ -57,6 +57,7 @@ def network(kind: str) -> RuntimeNetwork:
             nn.init.uniform_(module.running_var, 0.5, 2)
     found = RuntimeNetwork(backbone, groups=2, encoding=8, hidden=8).eval()
     with torch.no_grad():
+        nn.init.normal_(found.decision.offsets)
         for parameter in found.decision.parameters():
             parameter.mul_(3)
         run = PrefixRun(found, found.flow, normalise(tiny.splits().validation.pixels, MEAN, STD))
@@ -114,6 +115,7 @@ def always(network: RuntimeNetwork, action: int) -> RuntimeNetwork:
     with torch.no_grad():
         fixed.decision.decoder.weight.zero_()
         fixed.decision.decoder.bias.zero_()
+        fixed.decision.offsets.zero_()
         fixed.decision.decoder.bias[action] = 1
     return fixed
 

@@ -107,6 +107,7 @@ def decide_differently(network: RuntimeNetwork, shape: tuple[int, int, int]) -> 
         nn.init.normal_(network.decision.decoder.weight, std=8.0)
         values = network.decision.decoder(state)
         network.decision.decoder.bias -= values.mean(dim=0)
+        nn.init.normal_(network.decision.offsets)
 
 
 def random_actions(network: RuntimeNetwork, n: int, seed: int = 1) -> Tensor:
@@ -546,6 +547,7 @@ def test_the_compiled_decision_is_the_modules() -> None:
         decision = DecisionNetwork([channels], 4, 24, 40)
         decision.get_buffer("mean0").normal_()
         decision.get_buffer("deviation0").uniform_(0.5, 2)
+        decision.offsets.normal_()
         features, state = 3 * torch.randn(n, channels), torch.randn(n, 40)
         for before in (None, state):
             plain = decision(0, features, before)

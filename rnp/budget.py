@@ -5,12 +5,14 @@ Lagrange multiplier: RNP's penalty. It rises while the decisions cost more than 
 they cost less, as learning goes on (dual ascent: Tessler, Mankowitz, Mannor 2019, "Reward
 constrained policy optimization", arXiv 1805.11074).
 
-Where we differ: the logarithm of the penalty moves, as useful ones lie orders of magnitude apart;
-only once the Q-values have had time to mean something; and in smaller and smaller steps, as the
-rate of learning does. In the end the penalty moves once more, and the Q-values by what that makes
-of each group's price, until the budget is met on validation images, whose labels are not looked
-at: they are not augmented as those that were learnt from, no action is random any more, and where
-images are hardly told apart, all of them would buy a group at one price and none at the next.
+Where we differ: the penalty begins so low that nearly all is computed, as groups that are worth
+their price only together are never found from below. Its logarithm moves, as useful penalties lie
+orders of magnitude apart; only once the Q-values have had time to mean something; and in steps that
+become smaller sooner than those of the Q-values, which follow it. In the end it moves once more,
+and the Q-values by what that makes of each group's price, until the budget is met on validation images, whose labels
+are not looked at: they are not augmented as those that were learnt from, no action is random any
+more, and where images are hardly told apart, all of them would buy a group at one price and none at
+the next.
 """
 
 from collections.abc import Callable
@@ -24,11 +26,10 @@ from rnp.environment import Environment
 from rnp.play import play
 from rnp.prefix_cost import PrefixCost
 
-# In losses of the mean image: most budgets end within a factor of three of the first, and beyond
-# the others a group is worth nothing, or everything.
-FIRST, LEAST, MOST = 0.03, 3e-4, 3.0
+LEAST, MOST = 3e-4, 3.0  # in losses of the mean image: there a group costs nothing, or everything
 HELD = 0.2  # share of the steps before the penalty moves
-REACH = 60.0  # the logarithm's way in all steps, had they the first one's size and an excess of 1
+REACH = 54.0  # the logarithm's way in all steps, had they the first one's size and all excess
+LEAST_ROOM = 0.05  # of excess, relative to the dense cost, where the budget is near either end
 SETTLED_ON, BATCH_SIZE = 2048, 256  # images at most that the budget is met on
 HALVINGS = 12
 
@@ -52,8 +53,13 @@ class Budget:
         """
         if progress < HELD:
             return penalty
-        excess = self.cost.of_images(actions).mean() / self.cost.dense - self.share
-        rate = (1 - progress) / (1 - HELD) * REACH / steps
+        spent, cheapest = (
+            self.cost.of_images(each).mean() / self.cost.dense
+            for each in (actions, torch.zeros_like(actions[:1]))
+        )
+        room = torch.where(spent > self.share, 1 - self.share, self.share - cheapest)
+        excess = (spent - self.share) / room.clamp(min=LEAST_ROOM)
+        rate = ((1 - progress) / (1 - HELD)) ** 2 * REACH / steps
         return (penalty * (rate * excess).exp()).clamp(LEAST, MOST)
 
     @torch.no_grad()

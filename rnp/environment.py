@@ -6,6 +6,7 @@ batch at a time.
 """
 
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -16,7 +17,8 @@ from rnp.prefix_run import PrefixRun
 from rnp.runtime import RuntimeNetwork
 from testbed.data import Images, Splits, augment, normalise
 from testbed.machine import Precision
-from testbed.prediction import autocast, memory_format_for
+from testbed.operations import counting_multiplications
+from testbed.prediction import autocast, evaluating, memory_format_for
 
 
 class Episodes(Protocol):
@@ -45,8 +47,11 @@ class Environment(Protocol):
 
     n_images: int
     device: torch.device
-    backbone_images: float
-    """Images that went through the backbone so far, in full passes."""
+
+    @property
+    def backbone_images(self) -> float:
+        """Images that went through the backbone so far, in full passes."""
+        ...
 
     def start(self, images: Tensor) -> Episodes:
         """Episodes of the images of these numbers, (n,) int64 on the CPU."""
@@ -88,40 +93,70 @@ class BackboneEnvironment:
         """
         self.n_images = len(data.train)
         self.device = device
-        self.backbone_images = 0.0
+        self.multiplications = 0
+        """That its episodes made in the backbone so far, as if nothing was skipped."""
+        self.until = _multiplications_until(network, data)
+        """Of an image, before each node of the flow and after the last."""
         self._network = network
         self._prepare = ImagePreparation(network, data, device)
         self._generator = generator
         self._precision = precision
 
+    @property
+    def backbone_images(self) -> float:
+        return self.multiplications / self.until[-1]
+
     def start(self, images: Tensor) -> "BackboneEpisodes":
         inputs, labels = self._prepare(images, self._generator)
-        self.backbone_images += len(images)
         run = PrefixRun(self._network, self._network.flow, inputs)
-        return BackboneEpisodes(run, labels, self._precision)
+        return BackboneEpisodes(self, run, labels, self._precision)
 
 
 class BackboneEpisodes:
     """A run of a batch through the backbone, without gradients, that ends in its losses."""
 
-    def __init__(self, run: PrefixRun, labels: Tensor, precision: Precision) -> None:
+    def __init__(
+        self,
+        environment: BackboneEnvironment,
+        run: PrefixRun,
+        labels: Tensor,
+        precision: Precision,
+    ) -> None:
+        self._environment = environment
         self._run = run
         self._labels = labels
         self._precision = precision
 
     def observe(self) -> Tensor | None:
+        before, until = self._run.position, self._environment.until
         with torch.no_grad(), autocast(self._precision, self._labels.device):
-            return self._run.observe()
+            features = self._run.observe()
+        made = until[self._run.position] - until[before]
+        self._environment.multiplications += len(self._labels) * made
+        return features
 
     def act(self, actions: Tensor) -> None:
         self._run.act(actions)
 
     def fork(self) -> "BackboneEpisodes":
-        return BackboneEpisodes(self._run.fork(), self._labels, self._precision)
+        return BackboneEpisodes(self._environment, self._run.fork(), self._labels, self._precision)
 
     @property
     def losses(self) -> Tensor:
         return F.cross_entropy(self._run.logits.float(), self._labels, reduction="none")
+
+
+def _multiplications_until(network: RuntimeNetwork, data: Splits) -> list[int]:
+    """Of an image, with all channels, in the nodes of the flow before each, and in all of them."""
+    flow = network.flow
+    black = torch.zeros(1, *data.input_shape, device=next(network.parameters()).device)
+    everything = torch.full((1, len(flow.convs)), flow.groups - 1, device=black.device)
+    with evaluating(network), torch.no_grad(), counting_multiplications(network) as by_layer:
+        network.masked(black, everything)
+    nodes = [str(node.target) if node.op == "call_module" else "" for node in flow.nodes]
+    # A layer that runs several times makes as many each time.
+    each = [by_layer.get(name, 0) // nodes.count(name) for name in nodes]
+    return list(accumulate(each, initial=0))
 
 
 def batches(n_images: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:

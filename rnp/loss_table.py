@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rnp.channel_flow import ChannelFlow
-from rnp.environment import BackboneEpisodes, Episodes, ImagePreparation
+from rnp.environment import BackboneEnvironment, Episodes
 from rnp.prefix_run import PrefixRun
 from rnp.runtime import RuntimeNetwork
 from testbed.data import Splits
@@ -41,7 +41,6 @@ class LossTable:
         """Runs all training images; arguments as for `BackboneEnvironment`."""
         self.n_images = len(data.train)
         self.device = device
-        self.backbone_images = self.n_images * passes_per_image(network, data)
         self.n_actions = network.flow.groups
         steps = network.decision.inputs
         self.features = [
@@ -52,11 +51,10 @@ class LossTable:
         self.losses = torch.empty(self.n_images, self.n_actions ** len(steps), device=device)
         """(images, combinations). Column a_1 k^(m-1) + a_2 k^(m-2) + ... + a_m belongs to the
         actions a_1, ..., a_m of k; in `features` likewise those taken so far."""
-        prepare = ImagePreparation(network, data, device)
+        live = BackboneEnvironment(network, data, generator, device, precision)
         for images in torch.arange(self.n_images).split(BATCH_SIZE):
-            inputs, labels = prepare(images, generator)
-            run = PrefixRun(network, network.flow, inputs)
-            self._fill(images.to(device), BackboneEpisodes(run, labels, precision))
+            self._fill(images.to(device), live.start(images))
+        self.backbone_images = live.backbone_images
 
     def start(self, images: Tensor) -> "TableEpisodes":
         return TableEpisodes(self, images.to(self.device))

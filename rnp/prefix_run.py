@@ -32,8 +32,9 @@ class PrefixRun:
         self.flow = flow
         self.actions: list[Tensor] = []
         """Of each step taken, (n,) int64: 0 computes the first group only, groups - 1 all."""
+        self.position = 0
+        """Nodes of the flow that were run."""
         self._images = images
-        self._position = 0
         self._values: dict[fx.Node, Any] = {}
         self._observed: list[Tensor] = []
 
@@ -44,10 +45,10 @@ class PrefixRun:
             (n, C) float32: the global average pool of the input of the conv that is decided about.
         """
         step = len(self.actions)
-        while len(self._observed) <= step and self._position < len(self.flow.nodes):
+        while len(self._observed) <= step and self.position < len(self.flow.nodes):
             self._advance()
         if step < len(self._observed):
-            while self._position < len(self.flow.nodes) and not self._needs_action():
+            while self.position < len(self.flow.nodes) and not self._needs_action():
                 self._advance()  # up to where the action is needed, so that forks share it
             return self._observed[step]
         return None
@@ -61,9 +62,9 @@ class PrefixRun:
         """A run that has come as far as this one, and goes on by itself."""
         other = PrefixRun(self.network, self.flow, self._images)
         other.actions = list(self.actions)
-        other._position = self._position
+        other.position = self.position
         other._values = dict(self._values)
-        if any(_writes(node, self.network) for node in self.flow.nodes[self._position :]):
+        if any(_writes(node, self.network) for node in self.flow.nodes[self.position :]):
             memo: dict[int, Any] = {}  # so that what is a view of another stays one
             other._values = {node: deepcopy(each, memo) for node, each in self._values.items()}
         other._observed = list(self._observed)
@@ -72,7 +73,7 @@ class PrefixRun:
     @property
     def logits(self) -> Tensor:
         """(n, classes), once `observe` has given None."""
-        assert self._position == len(self.flow.nodes), "decisions are still to be made"
+        assert self.position == len(self.flow.nodes), "decisions are still to be made"
         logits: Tensor = self._values[self.flow.nodes[-1]]
         return logits
 
@@ -81,11 +82,11 @@ class PrefixRun:
         return self.flow.step_read_by.get(str(node.target)) if node.op == "call_module" else None
 
     def _needs_action(self) -> bool:
-        step = self._step_read_by(self.flow.nodes[self._position])
+        step = self._step_read_by(self.flow.nodes[self.position])
         return step is not None and step >= len(self.actions)
 
     def _advance(self) -> None:
-        node = self.flow.nodes[self._position]
+        node = self.flow.nodes[self.position]
         args: Any = fx.map_arg(node.args, self._values.__getitem__)
         kwargs: Any = fx.map_arg(node.kwargs, self._values.__getitem__)
         step = self._step_read_by(node)
@@ -96,7 +97,7 @@ class PrefixRun:
             self._observed.append(args[0].float().mean(dim=(2, 3)))
         for used in self.flow.last_uses.get(node, ()):
             del self._values[used]
-        self._position += 1
+        self.position += 1
 
     def _masked(self, values: Tensor, step: int) -> Tensor:
         conv = self.flow.convs[step]

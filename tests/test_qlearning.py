@@ -537,17 +537,21 @@ def test_what_is_learnt_is_worth_more_than_random_actions(learner: str) -> None:
     assert reports[-1]["mean_return"] > reports[1]["mean_return"] + 0.1
 
 
-def test_the_cost_to_go_of_too_many_combinations_is_refused_before_anything_is_done() -> None:
-    options = QLearning(learner="cost_to_go")
-    convs = [nn.Conv2d(2 if i == 0 else 4, 4, 3, padding=1) for i in range(5)]
+def test_the_cost_to_go_of_many_combinations_is_played_live(monkeypatch: Any) -> None:
+    """Every action of both decisions is played to its end, and so counted."""
+    monkeypatch.setattr("rnp.qlearning.MOST_COMBINATIONS", 15)
+    convs = [nn.Conv2d(2 if i == 0 else 4, 4, 3, padding=1) for i in range(3)]
     backbone = nn.Sequential(*convs, nn.Flatten(), nn.Linear(4 * 64, 3))
-    four_decisions = RuntimeNetwork(backbone, groups=4)
-    with pytest.raises(ValueError, match=r"at most 64, but 4 convs of 4 groups have 256.*td"):
-        options.check(four_decisions, tiny.splits())
-    with pytest.raises(ValueError, match="learner: td"):
-        teach(four_decisions, learner="cost_to_go")
-    QLearning().check(four_decisions, tiny.splits())
-    options.check(RuntimeNetwork(backbone, groups=2), tiny.splits())
+    network, data = RuntimeNetwork(backbone, groups=4), tiny.splits()
+    first, second, third, linear = 9 * 2 * 4 * 64, *2 * [9 * 4 * 4 * 64], 4 * 64 * 3
+    everything = first + second + third + linear
+    options = QLearning(learner="cost_to_go", steps=2, batch_size=32)
+    learned = learn_decisions(network, data, options, seed=0, device=CPU, precision="float32")
+    # What an action leaves out is first read by the next layer; that is where the episodes fork.
+    after_second, after_third = third + linear, linear
+    a_batch = 32 * (2 * everything - linear + 4 * after_second + 4 * after_third)
+    examples = 96 * everything
+    assert learned.backbone_images == pytest.approx((examples + 2 * a_batch) / everything)
 
 
 def test_a_group_s_price_is_what_it_adds_to_the_cost() -> None:

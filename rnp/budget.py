@@ -9,10 +9,10 @@ Where we differ: the penalty begins so low that nearly all is computed, as group
 their price only together are never found from below. Its logarithm moves, as useful penalties lie
 orders of magnitude apart; only once the Q-values have had time to mean something; and in steps that
 become smaller sooner than those of the Q-values, which follow it. In the end it moves once more,
-and the Q-values by what that makes of each group's price, until the budget is met on validation images, whose labels
-are not looked at: they are not augmented as those that were learnt from, no action is random any
-more, and where images are hardly told apart, all of them would buy a group at one price and none at
-the next.
+and the Q-values by what that makes of each group's price, until the budget is met on validation
+images, whose labels are not looked at: they are not augmented as those that were learnt from, no
+action is random any more, and where images are hardly told apart, all of them would buy a group at
+one price and none at the next.
 """
 
 from collections.abc import Callable

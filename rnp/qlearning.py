@@ -192,10 +192,7 @@ def learn_decisions(
     """
     options.check(network, data)
     network.to(device)
-    cost, share = PrefixCost.of_runtime(network, data), options.keep_multiplications
-    budget = None if share is None else Budget(cost, share)
-    n_steps = len(network.decision.inputs)
-    price = cost.group_prices() if options.price == "multiplications" else torch.ones(n_steps)
+    budget, price = _budget_and_price(network, data, options)
     generator = torch.Generator().manual_seed(seed)  # on the CPU: the same draws on every device
     with evaluating(network):
         environment: Environment
@@ -204,19 +201,49 @@ def learn_decisions(
         else:
             environment = BackboneEnvironment(network, data, generator, device, precision)
         learned = learn(network.decision, environment, options, generator, report, price, budget)
-        if budget is not None:
-            as_met = replace(
-                data, train=data.validation, augmentation=Augmentation(crop=0, flip=False)
-            )
-            settled_on = BackboneEnvironment(network, as_met, generator, device, "float32")
-            settled = budget.settle(network.decision, settled_on, -learned.p, price, generator)
-            return replace(
-                learned,
-                p=-settled,
-                penalty_in_cross_entropy=settled / learned.alpha,
-                backbone_images=learned.backbone_images + settled_on.backbone_images,
-            )
+    if budget is None:
         return learned
+    return meet_budget(network, data, options, learned, seed=seed, device=device)
+
+
+def meet_budget(
+    network: RuntimeNetwork,
+    data: Splits,
+    options: QLearning,
+    learned: Learned,
+    *,
+    seed: int,
+    device: torch.device,
+) -> Learned:
+    """Moves p, and `network.decision` with it, so that the budget is met as the backbone now is.
+
+    Args:
+        options: with a budget.
+        learned: what the decisions were learnt with, or moved to before.
+        seed: of which validation images.
+    """
+    budget, price = _budget_and_price(network, data, options)
+    assert budget is not None
+    generator = torch.Generator().manual_seed(seed)
+    as_met = replace(data, train=data.validation, augmentation=Augmentation(crop=0, flip=False))
+    with evaluating(network):
+        environment = BackboneEnvironment(network, as_met, generator, device, "float32")
+        penalty = budget.settle(network.decision, environment, -learned.p, price, generator)
+    return replace(
+        learned,
+        p=-penalty,
+        penalty_in_cross_entropy=penalty / learned.alpha,
+        backbone_images=learned.backbone_images + environment.backbone_images,
+    )
+
+
+def _budget_and_price(
+    network: RuntimeNetwork, data: Splits, options: QLearning
+) -> tuple[Budget | None, Tensor]:
+    cost, share = PrefixCost.of_runtime(network, data), options.keep_multiplications
+    n_steps = len(network.decision.inputs)
+    price = cost.group_prices() if options.price == "multiplications" else torch.ones(n_steps)
+    return None if share is None else Budget(cost, share), price
 
 
 def _tabulates(network: RuntimeNetwork, data: Splits, options: QLearning) -> bool:

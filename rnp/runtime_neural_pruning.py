@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from rnp.adaptation import Adaptation, adapted
 from rnp.decision import DecisionNetwork
 from rnp.prefix_run import PrefixRun
-from rnp.qlearning import Learned, QLearning, learn_decisions
+from rnp.qlearning import Learned, QLearning, learn_decisions, meet_budget
 from rnp.runtime import RuntimeNetwork
 from testbed.checkpoint import Checkpoint
 from testbed.cost import count_multiplications
@@ -47,8 +47,8 @@ class RNP(Adaptation, QLearning):
     learn_last: bool = Field(
         default=False,
         description="Learn the decisions anew after the last fine-tuning, which has changed the "
-        "backbone that they were learnt for. Costs a learning phase, but no epochs. Always done "
-        "where keep_multiplications is given, so that the budget is met.",
+        "backbone that they were learnt for. Costs a learning phase, but no epochs; of a few "
+        "hundred steps, it made most deep networks worse.",
     )
     encoding: int = Field(
         default=64, ge=1, description="Length of a layer's encoding; longer ones cost, gain little."
@@ -87,10 +87,14 @@ class RNP(Adaptation, QLearning):
             learned = self._teach(network, data, run, number)  # the backbone is fixed
             # The decision network is fixed.
             run.fine_tune(network, data, epochs[number - 1], self.teacher(model))
+            if number == self.rounds and self.keep_multiplications is not None:
+                learned = meet_budget(
+                    network, data, self, learned, seed=1000 * run.seed, device=run.device
+                )
             self._report(network, data, run, number, learned)
             checkpoint.save(number, network)
         network.eval()
-        if self.learn_last or self.keep_multiplications is not None:
+        if self.learn_last:
             return self.relearn(network, data, run)
         return network
 

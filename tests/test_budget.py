@@ -215,10 +215,3 @@ def test_the_papers_penalty_is_the_default_where_there_is_no_budget() -> None:
     for method in (RNP(), RNP(keep_multiplications=0.5)):
         as_in_a_sweep_file = method.model_dump_json()
         assert RNP.model_validate_json(as_in_a_sweep_file, strict=True) == method
-
-
-def test_with_a_budget_the_decisions_are_learnt_last() -> None:
-    reports: list[Any] = []
-    method = RNP(keep_multiplications=0.6, steps=20, **SMALL)
-    method.prune(tiny.network(), tiny.splits(), tiny.run(2, reports=reports))
-    assert [report["round"] for report in reports if "round" in report] == [1, 2]

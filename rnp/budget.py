@@ -6,13 +6,13 @@ they cost less, as learning goes on (dual ascent: Tessler, Mankowitz, Mannor 201
 constrained policy optimization", arXiv 1805.11074).
 
 Where we differ: the penalty begins so low that nearly all is computed, as groups that are worth
-their price only together are never found from below. Its logarithm moves, as useful penalties lie
+their price only together are not found where few are. Its logarithm moves, as useful penalties lie
 orders of magnitude apart; only once the Q-values have had time to mean something; and in steps that
-become smaller sooner than those of the Q-values, which follow it. In the end it moves once more,
-and the Q-values by what that makes of each group's price, until the budget is met on validation
-images, whose labels are not looked at: they are not augmented as those that were learnt from, no
-action is random any more, and where images are hardly told apart, all of them would buy a group at
-one price and none at the next.
+become smaller sooner than those of the Q-values, which follow it. In the end it moves once
+more, and the Q-values by what that makes of each group's price, until the budget is met on
+validation images, whose labels are not looked at: they are not augmented as those that were learnt
+from, no action is random any more, and where images are hardly told apart, all of them would buy a
+group at one price and none at the next.
 """
 
 from collections.abc import Callable
@@ -32,6 +32,7 @@ REACH = 54.0  # the logarithm's way in all steps, had they the first one's size 
 LEAST_ROOM = 0.05  # of excess, relative to the dense cost, where the budget is near either end
 SETTLED_ON, BATCH_SIZE = 2048, 256  # images at most that the budget is met on
 HALVINGS = 12
+ROUNDING = 1e-9  # of costs, relative: a budget may be just that of the smallest prefixes
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Budget:
                 for batch in images.split(BATCH_SIZE)
             )
             spent = torch.cat([self.cost.of_images(each.actions) for each in played])
-            return spent.double().mean().item() <= self.share * self.cost.dense
+            return spent.mean().item() <= self.share * self.cost.dense * (1 + ROUNDING)
 
         settled = _lowest(is_met)
         move(settled)

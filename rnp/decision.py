@@ -22,7 +22,7 @@ class DecisionNetwork(nn.Module):
 
     offsets: Tensor
     """(T, n_actions), added to each step's Q-values: by what prices moved after the learning."""
-    later_buffers = ("offsets",)  # which networks on disk may lack: see `load_resized`
+    later_buffers = ("offsets",)  # which networks on disk may lack: see `load_network`
 
     def __init__(
         self, features: Sequence[int], n_actions: int, encoding: int = 64, hidden: int = 128

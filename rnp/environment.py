@@ -147,15 +147,17 @@ class BackboneEpisodes:
 
 
 def _multiplications_until(network: RuntimeNetwork, data: Splits) -> list[int]:
-    """Of an image, with all channels, in the nodes of the flow before each, and in all of them."""
+    """Of an image, with all channels, in the modules before each node of the flow, and in all.
+
+    Those of a module that runs several times are shared out evenly.
+    """
     flow = network.flow
     black = torch.zeros(1, *data.input_shape, device=next(network.parameters()).device)
     everything = torch.full((1, len(flow.convs)), flow.groups - 1, device=black.device)
     with evaluating(network), torch.no_grad(), counting_multiplications(network) as by_layer:
         network.masked(black, everything)
-    nodes = [str(node.target) if node.op == "call_module" else "" for node in flow.nodes]
-    # A layer that runs several times makes as many each time.
-    each = [by_layer.get(name, 0) // nodes.count(name) for name in nodes]
+    modules = [str(node.target) if node.op == "call_module" else None for node in flow.nodes]
+    each = [by_layer.get(name, 0) // modules.count(name) if name else 0 for name in modules]
     return list(accumulate(each, initial=0))
 
 

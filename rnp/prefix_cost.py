@@ -63,10 +63,11 @@ class PrefixCost:
         return int(computed) + self._deciding
 
     def of_images(self, actions: Tensor) -> Tensor:
-        """Multiplications of each image, (n,) float32, that takes its own actions, (n, T)."""
+        """Multiplications of each image, (n,) float64, that takes its own actions, (n, T)."""
         kept: dict[str, Tensor] = {}
         for conv, taken in zip(self.flow.convs, actions.unbind(dim=1), strict=True):
-            share = (torch.tensor(conv.prefixes, device=actions.device) / conv.channels)[taken]
+            prefixes = torch.tensor(conv.prefixes, dtype=torch.float64, device=actions.device)
+            share = (prefixes / conv.channels)[taken]
             for layer in (conv.name, *conv.readers):
                 kept[layer] = kept[layer] * share if layer in kept else share
         same = sum(n for name, n in self._layers.items() if name not in kept) + self._deciding

@@ -67,6 +67,7 @@ class PrefixRun:
         if any(_writes(node, self.network) for node in self.flow.nodes[self.position :]):
             memo: dict[int, Any] = {}  # so that what is a view of another stays one
             other._values = {node: deepcopy(each, memo) for node, each in self._values.items()}
+            other._images = deepcopy(self._images, memo)
         other._observed = list(self._observed)
         return other
 

@@ -121,7 +121,7 @@ class QLearning(BaseModel):
         default="td",
         description="td: the paper's. cost_to_go: regression on the exact returns of all actions, "
         "of which each image shows the differences; far better with many convs. Each is played to "
-        "its end, so that a step costs about k / 2 passes for each conv, unless there are few "
+        "its end, so that an image costs up to k / 2 passes for each conv, unless there are few "
         "combinations: ask for fewer steps (300 of 64 images) and a higher q_learning_rate (3e-3).",
     )
 
@@ -217,7 +217,10 @@ def meet_budget(
 ) -> Learned:
     """Moves p, and `network.decision` with it, so that the budget is met as the backbone now is.
 
+    On validation images, not augmented, in float32; without their labels.
+
     Args:
+        network: on `device`; its modules stay in training or evaluation mode, as each was.
         options: with a budget.
         learned: what the decisions were learnt with, or moved to before.
         seed: of which validation images.
@@ -231,7 +234,7 @@ def meet_budget(
         penalty = budget.settle(network.decision, environment, -learned.p, price, generator)
     return replace(
         learned,
-        p=-penalty,
+        p=0.0 - penalty,
         penalty_in_cross_entropy=penalty / learned.alpha,
         backbone_images=learned.backbone_images + environment.backbone_images,
     )
@@ -247,7 +250,7 @@ def _budget_and_price(
 
 
 def _tabulates(network: RuntimeNetwork, data: Splits, options: QLearning) -> bool:
-    """Whether a table of all combinations is small, and the shorter way."""
+    """Whether a table of all combinations is small; for td, also the shorter way."""
     if n_combinations(network.flow) > MOST_COMBINATIONS:
         return False
     if options.learner == "cost_to_go":
@@ -278,6 +281,7 @@ def learn(
         ValueError: if alpha is to be set, and the mean loss of random actions is 0 or not finite.
         DivergedError: if the errors of Q are not finite.
     """
+    decision.offsets.zero_()  # what a budget moved before: the penalty begins anew
     alpha = prepare(decision, environment, options, generator)
     report({"alpha": alpha})
     price = torch.ones(len(decision.inputs)) if price is None else price

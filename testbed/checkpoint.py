@@ -54,8 +54,10 @@ class Checkpoint:
         except DamagedFileError as error:
             log.warning("%s The run starts anew.", error)
             return -1
-        if texts["of"] != self._of or "reported" not in texts:  # an older version's
+        if texts["of"] != self._of:
             return -1
+        if "reported" not in texts or tensors.keys() != network.state_dict().keys():
+            return -1  # an older version's
         load_resized(network, tensors)
         self._run.go_on_after(int(texts["epochs"]), json.loads(texts["reported"]))
         return int(texts["step"])

@@ -28,14 +28,16 @@ def load_network(path: Path, dense: nn.Module) -> nn.Module:
     """A copy of `dense` with the weights in the file, its layers as small as those.
 
     Convolutions (grouped and depthwise too), linear layers and batch norms are resized; others must
-    have the same shapes in the file as in `dense`.
+    have the same shapes in the file as in `dense`. Buffers that a module names in `later_buffers`
+    may be missing, as older files have none; they stay as in `dense`.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is damaged or does not fit `dense`; names the layer.
     """
-    tensors, _ = read_tensors(path)
-    _check_names(path, {**_later(dense), **tensors}, dense.state_dict())
+    found, _ = read_tensors(path)
+    tensors = {**_later(dense), **found}
+    _check_names(path, tensors, dense.state_dict())
     return resized(dense, tensors)
 
 
@@ -56,10 +58,8 @@ def resized(dense: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
 def load_resized(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Puts these weights and buffers into `network`, its layers made as small as those are.
 
-    Where buffers are missing that a module names in `later_buffers`, as there were none when the
-    file was written, `network` keeps its own. Args and errors as for `resized`.
+    Args and errors as for `resized`.
     """
-    tensors = {**_later(network), **tensors}
     for name, module in network.named_modules():
         prefix = f"{name}." if name else ""
         own = {**module._parameters, **module._buffers}
@@ -74,7 +74,7 @@ def load_resized(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _later(network: nn.Module) -> dict[str, Tensor]:
-    """The buffers that files from before there were any may lack."""
+    """The buffers that older files lack, as they are in `network`."""
     return {
         f"{name}.{key}".lstrip("."): module.get_buffer(key)
         for name, module in network.named_modules()

@@ -99,6 +99,13 @@ def test_a_damaged_checkpoint_and_none_at_all_start_anew(tmp_path: Path) -> None
     assert checkpoint.load(tiny.network()) == -1
 
 
+def test_a_checkpoint_that_lacks_what_networks_now_have_is_not_taken(tmp_path: Path) -> None:
+    data, older, dense = tiny.splits(), tiny.network(), tiny.network()
+    del older.classifier.bias
+    Checkpoint(L1Filter(), dense, data, run_in(tmp_path)).save(1, older)
+    assert Checkpoint(L1Filter(), dense, data, run_in(tmp_path)).load(tiny.network()) == -1
+
+
 def test_a_run_without_a_folder_keeps_nothing(tmp_path: Path) -> None:
     run = tiny.run(3)
     checkpoint = Checkpoint(L1Filter(), tiny.network(), tiny.splits(), run)

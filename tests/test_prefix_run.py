@@ -256,3 +256,20 @@ def test_a_mask_keeps_each_images_prefix() -> None:
     mask = prefix_mask((1, 3), torch.tensor([1, 0, 1]), torch.bfloat16)
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0], [1, 1, 1]]
     assert mask.dtype == torch.bfloat16
+
+
+class WritesIntoImages(Adds):
+    """The very first operation is in place."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        images.mul_(2.0)
+        return super().forward(images)
+
+
+def test_a_fork_made_before_anything_ran_does_not_see_what_is_written() -> None:
+    network = WritesIntoImages()
+    run = PrefixRun(network, channel_flow(network, GROUPS), images())
+    forked = run.fork()
+    first, later = run.observe(), forked.observe()
+    assert first is not None and later is not None
+    assert torch.equal(first, later)

@@ -288,7 +288,7 @@ def _reference(
     value = whole_first.groupby("seed")["dense_val_accuracy"].first().mean()
     if pd.isna(value):
         return []
-    label = f"dense network {accuracy(value)}"
+    label = f"dense {accuracy(value)}"  # short, so as not to lie over marks
     lines = alt.Chart(pd.DataFrame({"val_accuracy": [value], "label": [label]})).encode(y=y)
     return [
         lines.mark_rule(strokeDash=[4, 3], color=palette.muted),

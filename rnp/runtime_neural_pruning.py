@@ -47,8 +47,8 @@ class RNP(Adaptation, QLearning):
     learn_last: bool = Field(
         default=False,
         description="Learn the decisions anew after the last fine-tuning, which has changed the "
-        "backbone that they were learnt for. Costs a learning phase, but no epochs. It gained "
-        "nothing on CIFAR-10; it may where the last fine-tuning changes much.",
+        "backbone that they were learnt for. Costs a learning phase, but no epochs. With a budget, "
+        "which is met in any case, it gained nothing on CIFAR-10; with p it helped.",
     )
     encoding: int = Field(
         default=64, ge=1, description="Length of a layer's encoding; longer ones cost, gain little."

@@ -194,7 +194,8 @@ def test_a_network_spends_its_budget_on_validation_images(
     network = method.prune(model, data, run)
     spent = count_multiplications(network, images).multiplications / dense
     assert share - 0.03 < spent <= share
-    *_, last = [report for report in reports if "round" in report]
+    *before, last = [report for report in reports if "round" in report]
+    assert not before, "nothing is learnt anew for it"
     assert last["p"] < 0 and last["penalty_in_cross_entropy"] == -last["p"] / last["alpha"]
     assert last["q_learning_epochs"] > passes_per_image(network, data), "to settle it counts too"
 

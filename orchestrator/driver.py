@@ -39,6 +39,7 @@ from testbed.method import ChecksNetwork
 if TYPE_CHECKING:
     from orchestrator.tracking import Tracker
 
+LOOKING = "Looking at the images and networks, and at what each method can do with them."
 SEEN_BY_METHODS = {"method", "options", "data", "backbone", "backbone_options"}  # of a trial
 
 
@@ -97,6 +98,7 @@ def run_on_ray(
                     run_jobs,
                 )
 
+                progress.message(LOOKING)
                 shared = load_shared(sweep, data_root)
                 check_networks(sweep, shared)
                 if not goes_on:  # else what they refuse are failed trials of it
@@ -144,13 +146,15 @@ def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path, begun: Begu
     """
     with as_bad_input():
         trials = {trial.trial_id: trial for trial in plain_trials(sweep)}
+        progress = Progress(len(trials))
         if sweep.resources.gpus and not torch.cuda.is_available():
             raise ValueError("resources.gpus: torch finds no GPU here. Set it to 0.")
+        progress.message(LOOKING)
         shared = load_shared(sweep, data_root)
         check_networks(sweep, shared)
         if begun.fresh or not folder.exists():
             check_methods(sweep, shared)
-    with Progress(len(trials)) as progress:
+    with progress:
         with as_bad_input():
             record = _open_record(sweep, folder, data_root, progress, begun)
         record.find_trial = trials.__getitem__

@@ -6,6 +6,7 @@ serves all of them (slimmable networks: Yu et al. 2019, arXiv 1812.08928). RNP a
 """
 
 import copy
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,7 +18,10 @@ from rnp.runtime import RuntimeNetwork
 from testbed.data import Splits
 from testbed.method import OwnTeacher, Run
 
-SANDWICHED = 0.25  # share of the images at full width, and as many at the least
+Prefixes = Literal["sandwich", "widths"]
+
+AT_AN_END = 0.25  # share of the images at full width, and in a sandwich as many at the least
+DEPARTURE = 1.0  # of a conv from the image's width: the deviation, in groups
 
 
 class Adaptation(BaseModel):
@@ -37,10 +41,12 @@ class Adaptation(BaseModel):
     order_channels: bool = Field(
         default=True, description="Group channels by importance, so that small prefixes hold most."
     )
-    sandwich: bool = Field(
-        default=True,
-        description="A quarter of the images at full width, a quarter at the least; else all "
-        "random. The ends are what all prefixes lie between (Yu and Huang 2019).",
+    prefixes: Prefixes = Field(
+        default="sandwich",
+        description="What images adapt to. sandwich: a quarter full width, a quarter the least, "
+        "which all prefixes lie between (Yu and Huang 2019), else each conv at random. widths: a "
+        "quarter full, else a width of the image's own, which its convs depart from at random; "
+        "for a dozen convs, of which independent draws leave nothing that could be learnt from.",
     )
     distillation: float = Field(
         default=0.0,
@@ -83,7 +89,7 @@ def adapted(
         torch.default_generator.manual_seed(run.seed)
         network = RuntimeNetwork(model, options.k, encoding, hidden).to(run.device)
     epochs = round(options.adaptation * run.fine_tuning.epochs)
-    prefixes = RandomPrefixes(network, options.sandwich)
+    prefixes = RandomPrefixes(network, options.prefixes)
     run.fine_tune(prefixes, data, epochs, teacher, judged=False)  # at full width they cost all
     return network
 
@@ -91,21 +97,25 @@ def adapted(
 class RandomPrefixes(nn.Module):
     """Draws the prefixes of each image while training; keeps all channels in evaluation mode."""
 
-    def __init__(self, network: RuntimeNetwork, sandwich: bool) -> None:
+    def __init__(self, network: RuntimeNetwork, prefixes: Prefixes) -> None:
         super().__init__()
         self.network = network
-        self.sandwich = sandwich
+        self.prefixes = prefixes
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes) of images (n, C, H, W)."""
-        n_actions, n_steps = self.network.flow.groups, len(self.network.flow.convs)
-        shape = (len(images), n_steps)
-        largest = torch.full(shape, n_actions - 1, device=images.device)
+        n, device, largest = len(images), images.device, self.network.flow.groups - 1
+        full = torch.full((n, len(self.network.flow.convs)), largest, device=device)
         if not self.training:
-            return self.network.masked(images, largest)
-        actions = torch.randint(n_actions, shape, device=images.device)
-        if self.sandwich:
-            drawn = torch.rand(len(images), 1, device=images.device)
-            actions = torch.where(drawn < SANDWICHED, 0, actions)
-            actions = torch.where(drawn >= 1 - SANDWICHED, largest, actions)
-        return self.network.masked(images, actions)
+            return self.network.masked(images, full)
+        if self.prefixes == "sandwich":
+            actions = torch.randint_like(full, largest + 1)
+        else:
+            # The root makes wide networks the likelier ones: what narrow ones learn disturbs most.
+            width = largest * torch.rand(n, 1, device=device).sqrt()
+            departed = width + DEPARTURE * torch.randn(full.shape, device=device)
+            actions = departed.round().clamp(0, largest).to(full.dtype)
+        drawn = torch.rand(n, 1, device=device)
+        if self.prefixes == "sandwich":
+            actions = torch.where(drawn < AT_AN_END, 0, actions)
+        return self.network.masked(images, torch.where(drawn >= 1 - AT_AN_END, full, actions))

@@ -5,14 +5,14 @@ Lagrange multiplier: RNP's penalty. It rises while the decisions cost more than 
 they cost less, as learning goes on (dual ascent: Tessler, Mankowitz, Mannor 2019, "Reward
 constrained policy optimization", arXiv 1805.11074).
 
-Where we differ: the penalty begins so low that nearly all is computed, as groups that are worth
-their price only together are not found where few are. Its logarithm moves, as useful penalties lie
-orders of magnitude apart; only once the Q-values have had time to mean something; and in steps that
-become smaller sooner than those of the Q-values, which follow it. In the end it moves once
-more, and the Q-values by what that makes of each group's price, until the budget is met on
-validation images, whose labels are not looked at: they are not augmented as those that were learnt
-from, no action is random any more, and where images are hardly told apart, all of them would buy a
-group at one price and none at the next.
+Where we differ: learning begins where nearly all is computed, as groups that are worth their price
+only together are not found where few are. The penalty's logarithm moves, as useful penalties lie
+orders of magnitude apart; only once the Q-values have had time to mean something; in steps that
+they can follow, as with a dozen convs it would else pass the point beyond which no single group is
+worth anything; and in ever smaller ones. In the end it moves once more, and the Q-values by what
+that makes of each group's price, until the budget is met on validation images, whose labels are not
+looked at: they are not augmented as those that were learnt from, no action is random any more, and
+where images are hardly told apart, all of them would buy a group at one price and none at the next.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from rnp.prefix_cost import PrefixCost
 
 LEAST, MOST = 3e-4, 3.0  # in losses of the mean image: there a group costs nothing, or everything
 HELD = 0.2  # share of the steps before the penalty moves
-REACH = 54.0  # the logarithm's way in all steps, had they the first one's size and all excess
+RATE = 0.045  # the logarithm's largest step, with all excess: one that Q-values can follow
 LEAST_ROOM = 0.05  # of excess, relative to the dense cost, where the budget is near either end
 SETTLED_ON, BATCH_SIZE = 2048, 256  # images at most that the budget is met on
 HALVINGS = 12
@@ -43,14 +43,13 @@ class Budget:
     share: float
     """Of the dense network's multiplications, in the mean over images."""
 
-    def adjusted(self, penalty: Tensor, actions: Tensor, progress: float, steps: int) -> Tensor:
+    def adjusted(self, penalty: Tensor, actions: Tensor, progress: float) -> Tensor:
         """The penalty |p| after a step of learning, in losses of the mean image; a scalar.
 
         Args:
             penalty: the one before.
             actions: those that the decision network now thinks best, (n, T), from 0.
             progress: share of the steps that are done, from 0 to 1.
-            steps: in all.
         """
         if progress < HELD:
             return penalty
@@ -60,7 +59,7 @@ class Budget:
         )
         room = torch.where(spent > self.share, 1 - self.share, self.share - cheapest)
         excess = (spent - self.share) / room.clamp(min=LEAST_ROOM)
-        rate = ((1 - progress) / (1 - HELD)) ** 2 * REACH / steps
+        rate = ((1 - progress) / (1 - HELD)) ** 2 * RATE
         return (penalty * (rate * excess).exp()).clamp(LEAST, MOST)
 
     @torch.no_grad()

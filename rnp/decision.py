@@ -52,6 +52,14 @@ class DecisionNetwork(nn.Module):
         self.get_buffer(f"mean{step}").copy_(mean)
         self.get_buffer(f"deviation{step}").copy_(torch.where(deviation > 1e-6, deviation, 1.0))
 
+    def favour_all(self) -> None:
+        """Sets the first Q-values so that every step takes its last action, until more is learnt.
+
+        They are about as far below 0 as returns are that weigh 1 in the mean.
+        """
+        with torch.no_grad():
+            self.decoder.bias.copy_(torch.linspace(-1, 0, len(self.decoder.bias)))
+
     def forward(
         self,
         step: int,

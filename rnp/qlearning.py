@@ -288,6 +288,8 @@ def learn(
     price = price.to(environment.device)
     given = DEFAULT_P if options.p is None else options.p
     first = -given if budget is None else LEAST
+    if budget is not None:
+        decision.favour_all()  # from where the penalty begins
     penalty = torch.tensor(first, dtype=torch.float64, device=price.device)
     frozen = copy.deepcopy(decision)  # the target network, where there is one
     biases: dict[str, Any] = {"params": [b for b in decision.parameters() if b.ndim == 1]}
@@ -320,7 +322,7 @@ def learn(
         optimizer.step()
         if budget is not None:
             best = played.values.argmax(dim=2)
-            penalty = budget.adjusted(penalty, best, step / options.steps, options.steps)
+            penalty = budget.adjusted(penalty, best, step / options.steps)
         losses.append(loss.detach())
         returns.append(reward.sum(dim=1).mean())
         if (step + 1) % report_every == 0 or step + 1 == options.steps:

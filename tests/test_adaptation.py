@@ -7,16 +7,17 @@ import tiny
 import torch
 from torch import Tensor
 
-from rnp.adaptation import Adaptation, RandomPrefixes, adapted
+from rnp.adaptation import Adaptation, Prefixes, RandomPrefixes, adapted
 from rnp.runtime import RuntimeNetwork
 from rnp.runtime_neural_pruning import RNP
 from rnp.static_prefix import StaticPrefix
+from testbed.backbones import build_backbone
 from testbed.prediction import predict
 
 
-def drawn_actions(monkeypatch: pytest.MonkeyPatch, sandwich: bool) -> Tensor:
+def drawn_actions(monkeypatch: pytest.MonkeyPatch, prefixes: Prefixes, n_convs: int = 1) -> Tensor:
     """What 4,000 images of one training batch are run with: (4000, decisions)."""
-    network = RuntimeNetwork(tiny.network())
+    network = RuntimeNetwork(build_backbone("conv", (2, 8, 8), 3, channels=[8] * (n_convs + 1)))
     seen: list[Tensor] = []
 
     def masked(images: Tensor, actions: Tensor) -> Tensor:
@@ -25,28 +26,31 @@ def drawn_actions(monkeypatch: pytest.MonkeyPatch, sandwich: bool) -> Tensor:
 
     monkeypatch.setattr(network, "masked", masked)
     torch.manual_seed(0)
-    RandomPrefixes(network, sandwich).train()(torch.zeros(4000, 2, 8, 8))
+    RandomPrefixes(network, prefixes).train()(torch.zeros(4000, 2, 8, 8))
     return seen[0]
-
-
-def test_every_image_draws_its_own_prefixes_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    actions = drawn_actions(monkeypatch, sandwich=False)
-    shares = torch.bincount(actions.flatten(), minlength=4) / actions.numel()
-    assert (shares - 0.25).abs().max() < 0.03
 
 
 def test_the_sandwich_holds_the_least_and_the_full_width_more_often(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    actions = drawn_actions(monkeypatch, sandwich=True)
+    actions = drawn_actions(monkeypatch, "sandwich")
     shares = [(actions == a).all(dim=1).double().mean().item() for a in range(4)]
     # A quarter each, and what the random half draws by chance, with one decision a quarter of it.
     assert shares == pytest.approx([0.375, 0.125, 0.125, 0.375], abs=0.03)
 
 
+def test_convs_depart_from_a_width_of_the_image_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    actions = drawn_actions(monkeypatch, "widths", n_convs=3)
+    narrowed = actions[(actions < 3).any(dim=1)].double()
+    assert 0.2 < torch.corrcoef(narrowed.T)[0, 1] < 0.9, "alike in an image, but not the same"
+    full = (actions == 3).all(dim=1).double().mean().item()
+    assert 0.25 < full < 0.5, "a quarter, and what the others come to"
+    assert (torch.bincount(actions.flatten(), minlength=4).diff() > 0).all(), "wide is likelier"
+
+
 def test_in_evaluation_mode_all_channels_stay() -> None:
     model = tiny.network().eval()
-    wrapped = RandomPrefixes(RuntimeNetwork(model), sandwich=True).eval()
+    wrapped = RandomPrefixes(RuntimeNetwork(model), "widths").eval()
     images = torch.randn(5, 2, 8, 8)
     assert torch.equal(wrapped(images), model(images))
 

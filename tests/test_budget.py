@@ -14,6 +14,7 @@ from rnp import RNP, DecisionNetwork, RuntimeNetwork
 from rnp.budget import LEAST, Budget
 from rnp.environment import BackboneEpisodes
 from rnp.loss_table import passes_per_image
+from rnp.play import play
 from rnp.prefix_cost import PrefixCost
 from rnp.qlearning import learn
 from rnp.runtime_neural_pruning import decide
@@ -63,14 +64,14 @@ def test_the_penalty_rises_while_too_much_is_spent_and_falls_while_too_little_is
     budget = Budget(OneStep(), 0.5)  # type: ignore[arg-type]
     penalty = torch.tensor(0.1, dtype=torch.float64)
     all_bought, half, none = (torch.tensor([[a], [b]]) for a, b in ((1, 1), (0, 1), (0, 0)))
-    assert budget.adjusted(penalty, all_bought, 0.1, 100) == penalty, "Q means nothing yet"
-    dearer = budget.adjusted(penalty, all_bought, 0.2, 100)
+    assert budget.adjusted(penalty, all_bought, 0.1) == penalty, "Q means nothing yet"
+    dearer = budget.adjusted(penalty, all_bought, 0.2)
     assert dearer > penalty
-    assert budget.adjusted(penalty, half, 0.2, 100) == penalty
-    assert budget.adjusted(penalty, none, 0.2, 100) * dearer == pytest.approx(penalty**2)
-    assert penalty < budget.adjusted(penalty, all_bought, 0.9, 100) < dearer, "ever smaller steps"
+    assert budget.adjusted(penalty, half, 0.2) == penalty
+    assert budget.adjusted(penalty, none, 0.2) * dearer == pytest.approx(penalty**2)
+    assert penalty < budget.adjusted(penalty, all_bought, 0.9) < dearer, "ever smaller steps"
     for _ in range(1000):
-        penalty = budget.adjusted(penalty, none, 0.2, 100)
+        penalty = budget.adjusted(penalty, none, 0.2)
     assert penalty == LEAST
 
 
@@ -83,11 +84,11 @@ def test_the_penalty_moves_by_the_share_of_the_room_that_there_is_on_either_side
 
     penalty = torch.tensor(0.1, dtype=torch.float64)
     budget = Budget(Mostly(), 0.9)  # type: ignore[arg-type]
-    too_much = budget.adjusted(penalty, torch.ones(1, 1, dtype=torch.int64), 0.5, 100)
-    too_little = budget.adjusted(penalty, torch.zeros(1, 1, dtype=torch.int64), 0.5, 100)
+    too_much = budget.adjusted(penalty, torch.ones(1, 1, dtype=torch.int64), 0.5)
+    too_little = budget.adjusted(penalty, torch.zeros(1, 1, dtype=torch.int64), 0.5)
     assert (too_much / penalty).log() == pytest.approx(-(too_little / penalty).log().item())
     at_the_end = Budget(Mostly(), 1.0 - 1e-6)  # type: ignore[arg-type]
-    assert at_the_end.adjusted(penalty, torch.ones(1, 1, dtype=torch.int64), 0.5, 100) < too_much
+    assert at_the_end.adjusted(penalty, torch.ones(1, 1, dtype=torch.int64), 0.5) < too_much
 
 
 def fixed_values(*rows: tuple[float, float]) -> tuple[DecisionNetwork, Problem]:
@@ -248,3 +249,38 @@ def test_the_papers_penalty_is_the_default_where_there_is_no_budget() -> None:
     for method in (RNP(), RNP(keep_multiplications=0.5)):
         as_in_a_sweep_file = method.model_dump_json()
         assert RNP.model_validate_json(as_in_a_sweep_file, strict=True) == method
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_groups_that_only_pay_together_are_found_in_few_steps(seed: int) -> None:
+    """Each of five convs divides what is right by 2.5 when narrowed, the other five hardly at all.
+
+    Where two of the five are narrow already, no single one is worth its price any more.
+    """
+
+    class TenSteps(OneStep):
+        dense = 10
+
+    divides = torch.arange(10) % 2 == 1
+    narrow = torch.where(divides, 0.4, 0.98)
+
+    def widths(images: Tensor, actions: Tensor) -> Tensor:
+        ones = torch.ones(len(images), 1)
+        return torch.cat([ones, torch.cat([ones, actions.float()], dim=1).mean(dim=1)[:, None]], 1)
+
+    problem = Problem(
+        [widths] * 10, lambda _, actions: 1 - torch.where(actions == 1, 1.0, narrow).prod(dim=1)
+    )
+    network, budget = decision(features=[2] * 10), Budget(TenSteps(), 0.6)  # type: ignore[arg-type]
+    options = quick(
+        keep_multiplications=0.6,
+        learner="cost_to_go",
+        steps=200,
+        batch_size=16,
+        q_learning_rate=3e-3,
+    )
+    learned = learn(network, problem, options, generator(seed), budget=budget)
+    budget.settle(network, problem, -learned.p, torch.ones(10), generator())
+    chosen = play(network, problem.start(torch.arange(1)), 0.0, generator()).actions[0]
+    assert chosen[divides].all()
+    assert chosen.sum() <= 6

@@ -53,7 +53,7 @@ class DecisionNetwork(nn.Module):
         self.get_buffer(f"deviation{step}").copy_(torch.where(deviation > 1e-6, deviation, 1.0))
 
     def favour_all(self) -> None:
-        """Sets the first Q-values so that every step takes its last action, until more is learnt.
+        """Sets the first Q-values so that nearly all take the last action, until more is learnt.
 
         They are about as far below 0 as returns are that weigh 1 in the mean.
         """

@@ -83,6 +83,18 @@ def exact_returns(
     return torch.stack(steps, dim=1)
 
 
+def advantages(values: Tensor) -> Tensor:
+    """Values of actions, less the mean over the actions, which is last.
+
+    Only these decide. What all actions of an image bring alike, as it is easy or hard, differs far
+    more from image to image than what a group saves does from group to group.
+
+    Source: Wang et al. 2016, "Dueling network architectures for deep reinforcement learning", arXiv
+    1511.06581, equation 9.
+    """
+    return values - values.mean(dim=-1, keepdim=True)
+
+
 def q_loss(predicted: Tensor, targets: Tensor, kind: Literal["squared", "huber"]) -> Tensor:
     """The mean over images, steps (and actions, if all are learnt) of the error of each."""
     loss = F.mse_loss if kind == "squared" else F.huber_loss

@@ -39,7 +39,7 @@ from testbed.method import ChecksNetwork
 if TYPE_CHECKING:
     from orchestrator.tracking import Tracker
 
-LOOKING = "Looking at the images and networks, and at what each method can do with them."
+LOOKING = "Looking at the images, networks and methods."
 SEEN_BY_METHODS = {"method", "options", "data", "backbone", "backbone_options"}  # of a trial
 
 

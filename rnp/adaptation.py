@@ -21,7 +21,7 @@ from testbed.method import OwnTeacher, Run
 Prefixes = Literal["sandwich", "widths"]
 
 AT_AN_END = 0.25  # share of the images at full width, and in a sandwich as many at the least
-DEPARTURE = 1.0  # of a conv from the image's width: the deviation, in groups
+DEPARTURE = 1 / 3  # of a conv from the image's width: the deviation, of the way from least to full
 
 
 class Adaptation(BaseModel):
@@ -45,8 +45,9 @@ class Adaptation(BaseModel):
         default="sandwich",
         description="What images adapt to. sandwich: a quarter full width, a quarter the least, "
         "which all prefixes lie between (Yu and Huang 2019), else each conv at random. widths: a "
-        "quarter full, else a width of the image's own, which its convs depart from at random; "
-        "for a dozen convs, of which independent draws leave nothing that could be learnt from.",
+        "quarter full, else a width of the image's own, rather wide than narrow, which its convs "
+        "depart from at random; for a dozen convs, as of independent draws one is nearly always "
+        "too narrow for anything to be learnt.",
     )
     distillation: float = Field(
         default=0.0,
@@ -113,7 +114,7 @@ class RandomPrefixes(nn.Module):
         else:
             # The root makes wide networks the likelier ones: what narrow ones learn disturbs most.
             width = largest * torch.rand(n, 1, device=device).sqrt()
-            departed = width + DEPARTURE * torch.randn(full.shape, device=device)
+            departed = width + DEPARTURE * largest * torch.randn(full.shape, device=device)
             actions = departed.round().clamp(0, largest).to(full.dtype)
         drawn = torch.rand(n, 1, device=device)
         if self.prefixes == "sandwich":

@@ -9,10 +9,13 @@ Where we differ: learning begins where nearly all is computed, as groups that ar
 only together are not found where few are. The penalty's logarithm moves, as useful penalties lie
 orders of magnitude apart; only once the Q-values have had time to mean something; in steps that
 they can follow, as with a dozen convs it would else pass the point beyond which no single group is
-worth anything; and in ever smaller ones. In the end it moves once more, and the Q-values by what
-that makes of each group's price, until the budget is met on validation images, whose labels are not
-looked at: they are not augmented as those that were learnt from, no action is random any more, and
-where images are hardly told apart, all of them would buy a group at one price and none at the next.
+worth anything; and in ever smaller ones.
+
+In the end it moves once more, and the Q-values by what that makes of each group's price, until the
+budget is met on validation images, whose labels are not looked at: they are not augmented as those
+that were learnt from, no action is random any more, and where images are hardly told apart, all of
+them would buy a group at one price and none at the next. After few steps that is most of its way:
+300 come to 0.011 at the most, 600 to 0.4. What groups save is then learnt near the full width.
 """
 
 from collections.abc import Callable
@@ -28,7 +31,7 @@ from rnp.prefix_cost import PrefixCost
 
 LEAST, MOST = 3e-4, 3.0  # in losses of the mean image: there a group costs nothing, or everything
 HELD = 0.2  # share of the steps before the penalty moves
-RATE = 0.045  # the logarithm's largest step, with all excess: one that Q-values can follow
+RATE = 0.045  # the logarithm's largest step, with all excess: one that Q-values followed at 3e-3
 LEAST_ROOM = 0.05  # of excess, relative to the dense cost, where the budget is near either end
 SETTLED_ON, BATCH_SIZE = 2048, 256  # images at most that the budget is met on
 HALVINGS = 12

@@ -50,7 +50,8 @@ class QLearning(BaseModel):
         gt=0,
         le=1,
         description="In place of p: share of the dense network's multiplications to come to, in "
-        "the mean over images and with the decisions' own. The p for it is found while learning.",
+        "the mean over images and with the decisions' own. The p for it is found while learning, "
+        "and where the steps are too few for that (300 are), in part after it: see rnp/budget.py.",
     )
     p: float | None = Field(
         default=None,
@@ -93,7 +94,7 @@ class QLearning(BaseModel):
         allow_inf_nan=False,
         description="Of AdamW, biases excepted. Above 0 images are told apart only where many show "
         "that it pays, not where single ones' losses were learnt by heart: 1 is much in 2000 "
-        "steps, 10 in 300.",
+        "steps at a q_learning_rate of 1e-3, 10 in 300 at 3e-3.",
     )
     epsilon: tuple[Probability, Probability] = Field(
         default=(1.0, 0.1),
@@ -109,8 +110,9 @@ class QLearning(BaseModel):
     )
     q_loss: Literal["squared", "huber"] = Field(
         default="squared",
-        description="Of the error of Q. squared: its minimum is the mean return; huber cares less "
-        "for the few images of great loss, which decide where groups are worth their price.",
+        description="Of the error of Q. squared: its minimum is the mean return (cost_to_go: mean "
+        "difference); huber cares less for the few images of great loss, which decide where groups "
+        "are worth their price.",
     )
     target_network: int = Field(
         default=0,
@@ -290,8 +292,6 @@ def learn(
     price = price.to(environment.device)
     given = DEFAULT_P if options.p is None else options.p
     first = -given if budget is None else LEAST
-    if budget is not None:
-        decision.favour_all()  # from where the penalty begins
     penalty = torch.tensor(first, dtype=torch.float64, device=price.device)
     frozen = copy.deepcopy(decision)  # the target network, where there is one
     biases: dict[str, Any] = {"params": [b for b in decision.parameters() if b.ndim == 1]}

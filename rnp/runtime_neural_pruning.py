@@ -81,6 +81,7 @@ class RNP(Adaptation, QLearning):
         completed = checkpoint.load(network)
         if completed < 0:
             network = adapted(model, data, run, self, self.encoding, self.hidden)
+            self._before_learning(network.decision)
             completed = 0
             checkpoint.save(completed, network)
         for number in range(completed + 1, self.rounds + 1):
@@ -120,6 +121,7 @@ class RNP(Adaptation, QLearning):
             network.decision = DecisionNetwork(
                 network.decision.inputs, self.k, self.encoding, self.hidden
             )
+        self._before_learning(network.decision)
         network.to(run.device)
         learned = self._teach(network, data, run, self.rounds + 1)
         self._report(network, data, run, self.rounds + 1, learned)
@@ -128,6 +130,10 @@ class RNP(Adaptation, QLearning):
     def skeleton(self, dense: nn.Module) -> RuntimeNetwork:
         """A network of the structure that `prune` makes of `dense`, for weights to be loaded."""
         return RuntimeNetwork(dense, self.k, self.encoding, self.hidden)
+
+    def _before_learning(self, decision: DecisionNetwork) -> None:
+        if self.keep_multiplications is not None:
+            decision.favour_all()  # from where the penalty begins
 
     def _teach(self, network: RuntimeNetwork, data: Splits, run: Run, number: int) -> Learned:
         return learn_decisions(

@@ -15,9 +15,9 @@ from testbed.backbones import build_backbone
 from testbed.prediction import predict
 
 
-def drawn_actions(monkeypatch: pytest.MonkeyPatch, prefixes: Prefixes, n_convs: int = 1) -> Tensor:
-    """What 4,000 images of one training batch are run with: (4000, decisions)."""
-    network = RuntimeNetwork(build_backbone("conv", (2, 8, 8), 3, channels=[8] * (n_convs + 1)))
+def drawn_actions(monkeypatch: pytest.MonkeyPatch, prefixes: Prefixes, k: int = 4) -> Tensor:
+    """What 4,000 images of one training batch are run with: (4000, 3)."""
+    network = RuntimeNetwork(build_backbone("conv", (2, 8, 8), 3, channels=[16] * 4), k)
     seen: list[Tensor] = []
 
     def masked(images: Tensor, actions: Tensor) -> Tensor:
@@ -35,17 +35,26 @@ def test_the_sandwich_holds_the_least_and_the_full_width_more_often(
 ) -> None:
     actions = drawn_actions(monkeypatch, "sandwich")
     shares = [(actions == a).all(dim=1).double().mean().item() for a in range(4)]
-    # A quarter each, and what the random half draws by chance, with one decision a quarter of it.
-    assert shares == pytest.approx([0.375, 0.125, 0.125, 0.375], abs=0.03)
+    # A quarter each, and what the random half draws by chance: of three convs 1 in 64.
+    assert shares == pytest.approx([0.258, 0.008, 0.008, 0.258], abs=0.03)
+    others = actions[(actions != actions[:, :1]).any(dim=1)]
+    for action in range(4):
+        assert (others == action).double().mean(dim=0).tolist() == pytest.approx(
+            [0.25] * 3, abs=0.03
+        )
 
 
-def test_convs_depart_from_a_width_of_the_image_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    actions = drawn_actions(monkeypatch, "widths", n_convs=3)
-    narrowed = actions[(actions < 3).any(dim=1)].double()
-    assert 0.2 < torch.corrcoef(narrowed.T)[0, 1] < 0.9, "alike in an image, but not the same"
-    full = (actions == 3).all(dim=1).double().mean().item()
-    assert 0.25 < full < 0.5, "a quarter, and what the others come to"
-    assert (torch.bincount(actions.flatten(), minlength=4).diff() > 0).all(), "wide is likelier"
+@pytest.mark.parametrize("k", [4, 16])
+def test_convs_depart_from_a_width_of_the_image_s_own(
+    k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actions = drawn_actions(monkeypatch, "widths", k)
+    narrowed = actions[(actions < k - 1).any(dim=1)].double()
+    assert 0.1 < torch.corrcoef(narrowed.T)[0, 1] < 0.9, "alike in an image, but not the same"
+    full = (actions == k - 1).all(dim=1).double().mean().item()
+    assert 0.25 < full < 0.6, "a quarter, and what the others come to"
+    widths = torch.bincount(actions.flatten(), minlength=k)
+    assert widths[k // 2 :].sum() > widths[: k // 2].sum(), "wide is likelier"
 
 
 def test_in_evaluation_mode_all_channels_stay() -> None:

@@ -195,8 +195,10 @@ def test_a_network_spends_its_budget_on_validation_images(
     network = method.prune(model, data, run)
     spent = count_multiplications(network, images).multiplications / dense
     assert share - 0.03 < spent <= share
-    *before, last = [report for report in reports if "round" in report]
-    assert not before, "nothing is learnt anew for it"
+    last = [report for report in reports if "round" in report][-1]
+    assert sum(list(report) == ["alpha"] for report in reports) == 1, (
+        "nothing is learnt anew for it"
+    )
     assert last["p"] < 0 and last["penalty_in_cross_entropy"] == -last["p"] / last["alpha"]
     assert last["q_learning_epochs"] > passes_per_image(network, data), "to settle it counts too"
 
@@ -252,10 +254,11 @@ def test_the_papers_penalty_is_the_default_where_there_is_no_budget() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_groups_that_only_pay_together_are_found_in_few_steps(seed: int) -> None:
+def test_groups_that_only_pay_together_are_found(seed: int) -> None:
     """Each of five convs divides what is right by 2.5 when narrowed, the other five hardly at all.
 
-    Where two of the five are narrow already, no single one is worth its price any more.
+    Where two of the five are narrow already, no single one is worth its price any more: a penalty
+    that rises too fast never finds them again. One that does not rise buys all ten.
     """
 
     class TenSteps(OneStep):
@@ -275,12 +278,18 @@ def test_groups_that_only_pay_together_are_found_in_few_steps(seed: int) -> None
     options = quick(
         keep_multiplications=0.6,
         learner="cost_to_go",
-        steps=200,
+        steps=1000,
         batch_size=16,
         q_learning_rate=3e-3,
     )
+    network.favour_all()
     learned = learn(network, problem, options, generator(seed), budget=budget)
+
+    def chosen() -> Tensor:
+        return play(network, problem.start(torch.arange(1)), 0.0, generator()).actions[0]
+
+    assert chosen()[divides].all()
+    assert chosen().sum() == 6, "the learning itself comes to the budget"
     budget.settle(network, problem, -learned.p, torch.ones(10), generator())
-    chosen = play(network, problem.start(torch.arange(1)), 0.0, generator()).actions[0]
-    assert chosen[divides].all()
-    assert chosen.sum() <= 6
+    assert chosen()[divides].all()
+    assert chosen().sum() == 6

@@ -97,3 +97,13 @@ def test_offsets_are_added_to_the_values_of_their_own_step() -> None:
     after = [network(step, features[step])[0] for step in range(2)]
     assert torch.equal(after[0], before[0])
     torch.testing.assert_close(after[1] - before[1], torch.tensor([0, 0, 0.5, 0]).expand(9, 4))
+
+
+@pytest.mark.parametrize("k", [2, 4, 16])
+def test_a_new_network_that_favours_all_takes_the_last_action(k: int) -> None:
+    torch.manual_seed(1)
+    network, state = decision(features=(5, 5, 5), n_actions=k), None
+    network.favour_all()
+    for step in range(3):
+        values, state = network(step, torch.randn(1000, 5), state)
+        assert (values.argmax(dim=1) == k - 1).double().mean() > 0.9

@@ -193,7 +193,7 @@ def test_a_memory_of_the_first_step_is_needed_where_the_second_shows_nothing() -
 
 
 def test_how_hard_an_image_is_does_not_hide_what_an_action_saves() -> None:
-    """Nothing tells how hard, and it is a hundred times what one image in two saves by acting."""
+    """Nothing tells how hard; it is up to a hundred times what one image in two saves by acting."""
     hard = 20 * torch.rand(1000, generator=generator(1))
 
     def losses(images: Tensor, actions: Tensor) -> Tensor:

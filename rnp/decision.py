@@ -58,9 +58,9 @@ class DecisionNetwork(nn.Module):
         First Q-values vary by far less than the third that actions now lie apart; returns of random
         actions, as alpha scales them, by about as much.
         """
-        bias = self.decoder.bias
+        n_actions = len(self.decoder.bias)
         with torch.no_grad():
-            bias.copy_((torch.arange(len(bias)) + 1 - len(bias)) / 3)
+            self.decoder.bias.copy_(torch.linspace((1 - n_actions) / 3, 0, n_actions))
 
     def forward(
         self,

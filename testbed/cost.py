@@ -7,6 +7,7 @@ a figure of their own: what would be left if hardware could skip each single zer
 
 import copy
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,17 +73,13 @@ def count_multiplications(network: nn.Module, inputs: Tensor, batch_size: int = 
     if n == 0:
         raise ValueError("Expected at least one image to count the multiplications of, got none.")
     with evaluating(network):
-        samples = [
-            multiplications_by_layer(network, image) for image in inputs[:: -(-n // 4)].split(1)
-        ]
+        samples = _multiplications_of_each(network, inputs[:: -(-n // 4)].split(1))
         blind_alone, blind_batch = _count_blind(network, inputs)
         decides = blind_batch is None or any(sample != blind_alone for sample in samples)
         if blind_batch is None or decides:
-            images = [multiplications_by_layer(network, image) for image in inputs.split(1)]
-            in_batches = sum(
-                multiplications_by_layer(network, batch).total()
-                for batch in inputs.split(batch_size)
-            )
+            images = _multiplications_of_each(network, inputs.split(1))
+            batches = _multiplications_of_each(network, inputs.split(batch_size))
+            in_batches = sum(batch.total() for batch in batches)
         else:
             images, in_batches = samples[:1] * n, blind_batch.total()
         _check_batches(in_batches, images)
@@ -101,15 +98,28 @@ def multiplications_by_layer(network: nn.Module, images: Tensor) -> Counter[str]
     Args:
         images: (n, C, H, W) normalised floats; moved to the network's device.
     """
-    device = next(network.parameters(), images).device
+    (by_layer,) = _multiplications_of_each(network, [images])
+    return by_layer
+
+
+def _multiplications_of_each(network: nn.Module, batches: Sequence[Tensor]) -> list[Counter[str]]:
+    """As above, of each of several batches.
+
+    The network is put into evaluation mode once, as that may cost it what it has prepared.
+    """
+    device = next(network.parameters(), batches[0]).device
+    each = []
     with (
         evaluating(network),
         torch.no_grad(),
         torch.autocast(device.type, enabled=False),
         counting_multiplications(network) as by_layer,
     ):
-        network(images.to(device))
-    return by_layer
+        for images in batches:
+            network(images.to(device))
+            each.append(by_layer.copy())
+            by_layer.clear()
+    return each
 
 
 def _count_blind(

@@ -15,9 +15,11 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import rnp.runtime
 from rnp import compiled
 from rnp.decision import DecisionNetwork
 from rnp.prefix_run import PrefixRun
+from rnp.prepared_network import PreparedNetwork
 from rnp.runtime import RuntimeNetwork
 from rnp.skipping import CHUNK
 from testbed.backbones import build_backbone
@@ -324,6 +326,26 @@ def test_each_image_costs_what_its_own_actions_cost_and_the_batch_their_sum() ->
         network(images)
     assert together.total() == sum(expected)
     assert {"conv1", "conv2", "conv3", "conv4", "hidden"} <= cost.per_layer.keys()
+
+
+def test_to_count_more_images_does_not_prepare_it_more_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prepared: list[None] = []
+
+    class Counted(PreparedNetwork):
+        def __init__(self, *args: Any) -> None:
+            prepared.append(None)
+            super().__init__(*args)
+
+    monkeypatch.setattr(rnp.runtime, "PreparedNetwork", Counted)
+    network, shape = runtime("conv")
+    often = []
+    for n in (4, 12):
+        prepared.clear()
+        count_multiplications(network, torch.randn(n, *shape))
+        often.append(len(prepared))
+    assert 0 < often[0] == often[1]
 
 
 @pytest.mark.parametrize("name", NAMES)

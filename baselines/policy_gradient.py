@@ -102,7 +102,8 @@ class PolicyGradient(BaseModel):
         Raises:
             ValueError: before any work, if no conv can be pruned, the layer is not one of them, the
                 validation images cannot be divided, or the dense network is no better than chance.
-                At the end, if no channel of any layer was removed.
+                At the end, if no channel of any layer was removed; that a single one can spare none
+                is an answer.
         """
         network = copy.deepcopy(model).to(run.device).eval()
         layers = self._layers(network, example_images(data, run.device))
@@ -130,7 +131,7 @@ class PolicyGradient(BaseModel):
                 }
             )
             checkpoint.save(number, network)
-        if count_parameters(network) == count_parameters(model):
+        if self.layer is None and count_parameters(network) == count_parameters(model):
             raise ValueError(
                 f"Nothing was removed: within a drop of {self.drop_bound:g} points no mask was "
                 f"better than all channels of {', '.join(layers)}. Raise drop_bound, or steps "

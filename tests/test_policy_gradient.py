@@ -429,17 +429,29 @@ def test_one_layer_alone_is_pruned_where_one_is_asked_for() -> None:
     assert run.epochs_spent == 2
 
 
-def test_where_nothing_may_be_lost_it_fails_and_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(  # every channel counts
+@pytest.fixture
+def every_channel_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
         baselines.policy_gradient,
         "evaluation_of_masks",
         lambda *_, **__: lambda masks: masks.double().mean(dim=1).tolist(),
     )
+
+
+@pytest.mark.usefixtures("every_channel_counts")
+def test_where_nothing_may_be_lost_it_fails_and_says_what_to_do() -> None:
     method = PolicyGradient(drop_bound=1e-9, steps=1)
     with pytest.raises(ValueError, match=r"Nothing was removed: .* conv1, conv2. Raise drop_bound"):
         method.prune(tiny.trained(), tiny.splits(), tiny.run(0))
+
+
+@pytest.mark.usefixtures("every_channel_counts")
+def test_that_one_layer_can_spare_nothing_is_an_answer() -> None:
+    reports: list[Mapping[str, float]] = []
+    method = PolicyGradient(drop_bound=1e-9, steps=1, layers="one", layer="conv2")
+    network = method.prune(tiny.trained(), tiny.splits(), tiny.run(1, reports=reports))
+    assert network.conv2.out_channels == tiny.trained().conv2.out_channels
+    assert [r["channels_pruned.conv2"] for r in reports if "layer" in r] == [0]
 
 
 @pytest.mark.parametrize(

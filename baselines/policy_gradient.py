@@ -102,8 +102,8 @@ class PolicyGradient(BaseModel):
         Raises:
             ValueError: before any work, if no conv can be pruned, the layer is not one of them, the
                 validation images cannot be divided, or the dense network is no better than chance.
-                At the end, if no channel of any layer was removed; that a single one can spare none
-                is an answer.
+                At the end, if no channel was removed from any layer; with `layers: one` that is a
+                result.
         """
         network = copy.deepcopy(model).to(run.device).eval()
         layers = self._layers(network, example_images(data, run.device))

@@ -73,13 +73,17 @@ def count_multiplications(network: nn.Module, inputs: Tensor, batch_size: int = 
     if n == 0:
         raise ValueError("Expected at least one image to count the multiplications of, got none.")
     with evaluating(network):
-        samples = _multiplications_of_each(network, inputs[:: -(-n // 4)].split(1))
+        samples = [
+            multiplications_by_layer(network, image) for image in inputs[:: -(-n // 4)].split(1)
+        ]
         blind_alone, blind_batch = _count_blind(network, inputs)
         decides = blind_batch is None or any(sample != blind_alone for sample in samples)
         if blind_batch is None or decides:
-            images = _multiplications_of_each(network, inputs.split(1))
-            batches = _multiplications_of_each(network, inputs.split(batch_size))
-            in_batches = sum(batch.total() for batch in batches)
+            images = _each_alone(network, inputs.split(1))
+            in_batches = sum(
+                multiplications_by_layer(network, batch).total()
+                for batch in inputs.split(batch_size)
+            )
         else:
             images, in_batches = samples[:1] * n, blind_batch.total()
         _check_batches(in_batches, images)
@@ -98,17 +102,26 @@ def multiplications_by_layer(network: nn.Module, images: Tensor) -> Counter[str]
     Args:
         images: (n, C, H, W) normalised floats; moved to the network's device.
     """
-    (by_layer,) = _multiplications_of_each(network, [images])
+    (by_layer,) = _in_turn(network, [images])
     return by_layer
 
 
-def _multiplications_of_each(network: nn.Module, batches: Sequence[Tensor]) -> list[Counter[str]]:
-    """As above, of each of several batches.
+def _each_alone(network: nn.Module, images: Sequence[Tensor]) -> list[Counter[str]]:
+    """Multiplications of each image, by layer, as if none had run before it.
 
-    The network is put into evaluation mode once, as that may cost it what it has prepared.
+    Setting the mode may cost a network what it has prepared, so it is set once for all images, or
+    for each if the network keeps results: then the first image costs less when it comes again.
     """
+    *counts, again = _in_turn(network, [*images, images[0]])
+    if again == counts[0]:
+        return counts
+    return [multiplications_by_layer(network, image) for image in images]
+
+
+def _in_turn(network: nn.Module, batches: Sequence[Tensor]) -> list[Counter[str]]:
+    """Multiplications of several batches that run one after the other, by layer."""
     device = next(network.parameters(), batches[0]).device
-    each = []
+    counts = []
     with (
         evaluating(network),
         torch.no_grad(),
@@ -117,9 +130,9 @@ def _multiplications_of_each(network: nn.Module, batches: Sequence[Tensor]) -> l
     ):
         for images in batches:
             network(images.to(device))
-            each.append(by_layer.copy())
+            counts.append(by_layer.copy())
             by_layer.clear()
-    return each
+    return counts
 
 
 def _count_blind(

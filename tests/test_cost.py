@@ -4,7 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import product
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import torch
@@ -287,6 +287,28 @@ def test_weights_composed_once_a_batch_are_charged_to_every_image() -> None:
         return rows[:, 0] @ (torch.ones(48, 2) @ torch.ones(2, 6))
 
     assert per_layer(Network(low_rank), ROWS) == {"": [48 * 6 + 48 * 2 * 6] * 5}
+
+
+class ComposingNetwork(nn.Module):
+    """Composes its weights in its first run after its mode was set, and keeps them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: Tensor | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert images.isfinite().all(), "it needs values to run"
+        if self.kept is None:
+            self.kept = torch.ones(48, 2) @ torch.ones(2, 6)
+        return images.flatten(2)[:, 0] @ self.kept
+
+    def train(self, mode: bool = True) -> Self:
+        self.kept = None
+        return super().train(mode)
+
+
+def test_weights_composed_once_and_kept_are_charged_to_every_image() -> None:
+    assert per_layer(ComposingNetwork(), IMAGES) == {"": [48 * 6 + 48 * 2 * 6] * 5}
 
 
 # Networks that decide for each image

@@ -331,12 +331,12 @@ def test_each_image_costs_what_its_own_actions_cost_and_the_batch_their_sum() ->
 def test_to_count_more_images_does_not_prepare_it_more_often(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    prepared: list[None] = []
+    prepared: list[PreparedNetwork] = []
 
     class Counted(PreparedNetwork):
         def __init__(self, *args: Any) -> None:
-            prepared.append(None)
             super().__init__(*args)
+            prepared.append(self)
 
     monkeypatch.setattr(rnp.runtime, "PreparedNetwork", Counted)
     network, shape = runtime("conv")

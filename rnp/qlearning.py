@@ -93,8 +93,8 @@ class QLearning(BaseModel):
         ge=0,
         allow_inf_nan=False,
         description="Of AdamW, biases excepted. Above 0 images are told apart only where many show "
-        "that it pays, not where single ones' losses were learnt by heart: 10 is best in 300 steps "
-        "at a q_learning_rate of 3e-3, and no worse than 1 in 2000 at 1e-3.",
+        "that it pays, not where single ones' losses were learnt by heart: 10 was better than 1 in "
+        "300 steps at a q_learning_rate of 3e-3, and no worse in 2000 at 1e-3.",
     )
     epsilon: tuple[Probability, Probability] = Field(
         default=(1.0, 0.1),

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from markov_problem import Problem, decision, generator, quick, two_steps
 from pydantic import ValidationError
-from test_qlearning import Problem, decision, generator, quick, two_steps
 from torch import Tensor
 
 from rnp import RNP, DecisionNetwork, RuntimeNetwork

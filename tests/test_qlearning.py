@@ -1,127 +1,33 @@
-"""Q-learning on Markov problems worked by hand, and of the decisions of tiny networks."""
+"""Q-learning on Markov problems worked by hand."""
 
 import copy
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-import tiny
 import torch
-import torch.nn.functional as F  # noqa: N812 (its usual name)
+from markov_problem import (
+    Q_FIRST,
+    Q_SECOND,
+    WORKED,
+    Problem,
+    decision,
+    generator,
+    is_hard,
+    quick,
+    two_steps,
+)
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from rnp.decision import DecisionNetwork
-from rnp.environment import BackboneEnvironment, batches
+from rnp.environment import batches
 from rnp.play import epsilon_greedy, play, q_values
-from rnp.prefix_cost import PrefixCost
-from rnp.qlearning import Learned, QLearning, learn, learn_decisions
-from rnp.runtime import RuntimeNetwork
+from rnp.qlearning import QLearning, learn
 from rnp.targets import exact_returns, q_loss, rewards, td_targets
-from testbed.backbones import build_backbone
 from testbed.training import DivergedError
-
-CPU = torch.device("cpu")
-Given = Callable[[Tensor, Tensor], Tensor]
-"""Of images' numbers (n,) and the actions so far (n, steps): features (n, C), or losses (n,)."""
-
-
-class Problem:
-    """A Markov problem written by hand."""
-
-    def __init__(self, features: Sequence[Given], losses: Given, n_images: int = 64) -> None:
-        self.features = features
-        self.losses = losses
-        self.n_images = n_images
-        self.device = CPU
-        self.backbone_images = 0.0
-        self.played: list[ProblemEpisodes] = []
-
-    def start(self, images: Tensor) -> "ProblemEpisodes":
-        self.played.append(ProblemEpisodes(self, images))
-        return self.played[-1]
-
-
-class ProblemEpisodes:
-    def __init__(self, problem: Problem, images: Tensor) -> None:
-        self.problem = problem
-        self.images = images
-        self.actions = torch.empty(len(images), 0, dtype=torch.int64)
-
-    def observe(self) -> Tensor | None:
-        step = self.actions.shape[1]
-        if step == len(self.problem.features):
-            return None
-        return self.problem.features[step](self.images, self.actions)
-
-    def act(self, actions: Tensor) -> None:
-        self.actions = torch.cat([self.actions, actions[:, None]], dim=1)
-
-    def fork(self) -> "ProblemEpisodes":
-        other = ProblemEpisodes(self.problem, self.images)
-        other.actions = self.actions
-        return other
-
-    @property
-    def losses(self) -> Tensor:
-        return self.problem.losses(self.images, self.actions)
-
-
-def is_hard(images: Tensor) -> Tensor:
-    """Every other image."""
-    return images % 2 == 1
-
-
-# Two steps of two actions. The first step shows whether an image is hard, the second only what was
-# done in the first. An easy image always has a loss of 0.1; a hard one, by its two actions:
-#     0 0: 1.0    0 1: 0.5    1 0: 1.0    1 1: 0.1
-HARD_LOSSES = torch.tensor([[1.0, 0.5], [1.0, 0.1]])
-
-
-def two_steps(n_images: int = 64) -> Problem:
-    def losses(images: Tensor, actions: Tensor) -> Tensor:
-        return torch.where(is_hard(images), HARD_LOSSES[actions[:, 0], actions[:, 1]], 0.1)
-
-    return Problem(
-        [
-            lambda images, _: is_hard(images)[:, None].float(),
-            lambda _, actions: actions[:, :1].float(),
-        ],
-        losses,
-        n_images,
-    )
-
-
-# With alpha 2, p -0.2 and gamma 0.5, where a step's value is that of its best action:
-#     easy, second step: -2 * 0.1 = -0.2, and -0.4 for action 1; its value -0.2
-#     hard after 0: -2.0 and -0.2 - 1.0 = -1.2; its value -1.2
-#     hard after 1: -2.0 and -0.2 - 0.2 = -0.4; its value -0.4
-#     easy, first step: 0.5 * -0.2 = -0.1 and -0.2 - 0.1 = -0.3
-#     hard, first step: 0.5 * -1.2 = -0.6 and -0.2 + 0.5 * -0.4 = -0.4
-WORKED = {"alpha": 2.0, "p": -0.2, "gamma": 0.5}
-Q_SECOND = {
-    (False, 0): (-0.2, -0.4),
-    (False, 1): (-0.2, -0.4),
-    (True, 0): (-2.0, -1.2),
-    (True, 1): (-2.0, -0.4),
-}
-Q_FIRST = {False: (-0.1, -0.3), True: (-0.6, -0.4)}
-
-
-def quick(**options: Any) -> QLearning:
-    usual = {"steps": 400, "batch_size": 32, "q_learning_rate": 5e-3}
-    return QLearning(**{**usual, **options})
-
-
-def decision(n_actions: int = 2, features: Sequence[int] = (1, 1)) -> DecisionNetwork:
-    torch.manual_seed(0)
-    return DecisionNetwork(features, n_actions, encoding=16, hidden=24)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def learned_values(network: DecisionNetwork, problem: Problem, actions: Sequence[int]) -> Tensor:
@@ -453,136 +359,6 @@ def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
 def test_every_option_says_what_it_is() -> None:
     for name, field in QLearning.model_fields.items():
         assert field.description, name
-
-
-# The decisions of networks
-
-
-def runtime(kind: str = "conv", **options: Any) -> RuntimeNetwork:
-    return RuntimeNetwork(tiny.network(kind), **options)
-
-
-def teach(network: RuntimeNetwork, seed: int = 0, **options: Any) -> Learned:
-    options = {"steps": 30, "batch_size": 32, **options}
-    return learn_decisions(
-        network, tiny.splits(), QLearning(**options), seed=seed, device=CPU, precision="float32"
-    )
-
-
-def of_decision(network: RuntimeNetwork) -> dict[str, Tensor]:
-    return {name: t.clone() for name, t in network.state_dict().items() if "decision." in name}
-
-
-@pytest.mark.parametrize("steps", [30, 2])
-@pytest.mark.parametrize("kind", ["conv", "residual"])
-def test_only_the_decision_network_changes(kind: str, steps: int) -> None:
-    network = runtime(kind)
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    teach(network, steps=steps)
-    for name, tensor in network.state_dict().items():
-        if not name.startswith("decision."):
-            assert torch.equal(tensor, before[name]), name
-    for name in ("decision.encoders.0.weight", "decision.decoder.weight"):
-        assert not torch.equal(network.state_dict()[name], before[name])
-    assert all(parameter.grad is None for parameter in network.parameters())
-
-
-@pytest.mark.parametrize("steps", [30, 2])
-def test_the_same_seed_gives_the_same_weights_and_disturbs_no_one(steps: int) -> None:
-    networks = [runtime(), runtime(), runtime()]
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    for network, seed in zip(networks, (0, 0, 1), strict=True):
-        teach(network, seed, steps=steps)
-    assert torch.equal(torch.rand(3), expected)
-    one, same, other = map(of_decision, networks)
-    assert all(torch.equal(tensor, same[name]) for name, tensor in one.items())
-    assert not all(torch.equal(tensor, other[name]) for name, tensor in one.items())
-
-
-def test_modes_stay_as_they_were_and_nothing_is_dropped_meanwhile() -> None:
-    network = runtime()
-    network.train()
-    network.get_submodule("conv1").eval()
-    before = {name: module.training for name, module in network.named_modules()}
-    during: set[bool] = set()
-    dropout = next(module for module in network.modules() if isinstance(module, nn.Dropout))
-    dropout.register_forward_hook(lambda module, *_: during.add(module.training))
-    teach(network, steps=2)
-    assert during == {False}
-    assert {name: module.training for name, module in network.named_modules()} == before
-
-
-def test_passes_through_the_backbone_are_counted() -> None:
-    live = teach(runtime(), steps=2)
-    assert live.backbone_images == 96 + 2 * 32  # all examples, then two batches
-    tabulated = teach(runtime(), steps=30)
-    assert 96 < tabulated.backbone_images < 4 * 96
-
-
-def test_backbone_episodes_end_in_each_images_own_loss() -> None:
-    network, data = runtime().eval(), tiny.splits()
-    environment = BackboneEnvironment(network, data, generator(), CPU, "float32")
-    images = torch.tensor([4, 0, 7])
-    episodes = environment.start(images)
-    inputs = episodes._run._images
-    while episodes.observe() is not None:
-        episodes.act(torch.tensor([0, 3, 1]))
-    for image, action in enumerate((0, 3, 1)):
-        with torch.no_grad():
-            logits = network.masked(inputs[image : image + 1], torch.tensor([[action]]))
-        label = data.train.labels[images[image : image + 1]]
-        torch.testing.assert_close(episodes.losses[image], F.cross_entropy(logits, label))
-
-
-def test_backbone_episodes_are_augmented_anew_each_time() -> None:
-    network = runtime().eval()
-    environment = BackboneEnvironment(network, tiny.splits(), generator(), CPU, "float32")
-    first, second = (environment.start(torch.arange(20)).observe() for _ in range(2))
-    assert first is not None and second is not None
-    assert not torch.equal(first, second)
-
-
-@pytest.mark.parametrize("learner", ["td", "cost_to_go"])
-def test_what_is_learnt_is_worth_more_than_random_actions(learner: str) -> None:
-    reports: list[Mapping[str, float]] = []
-    learn_decisions(
-        runtime(),
-        tiny.splits(),
-        QLearning(steps=200, batch_size=64, p=-0.2, learner=learner),
-        seed=0,
-        device=CPU,
-        report=reports.append,
-        precision="float32",
-    )
-    assert reports[-1]["mean_return"] > reports[1]["mean_return"] + 0.1
-
-
-def test_the_cost_to_go_of_many_combinations_is_played_live(monkeypatch: Any) -> None:
-    """Every action of both decisions is played to its end, and so counted."""
-    monkeypatch.setattr("rnp.qlearning.MOST_COMBINATIONS", 15)
-    convs = [nn.Conv2d(2 if i == 0 else 4, 4, 3, padding=1) for i in range(3)]
-    backbone = nn.Sequential(*convs, nn.Flatten(), nn.Linear(4 * 64, 3))
-    network, data = RuntimeNetwork(backbone, groups=4), tiny.splits()
-    first, second, third, linear = 9 * 2 * 4 * 64, *2 * [9 * 4 * 4 * 64], 4 * 64 * 3
-    everything = first + second + third + linear
-    options = QLearning(learner="cost_to_go", steps=2, batch_size=32)
-    learned = learn_decisions(network, data, options, seed=0, device=CPU, precision="float32")
-    # What an action leaves out is first read by the next layer; that is where the episodes fork.
-    after_second, after_third = third + linear, linear
-    a_batch = 32 * (2 * everything - linear + 4 * after_second + 4 * after_third)
-    examples = 96 * everything
-    assert learned.backbone_images == pytest.approx((examples + 2 * a_batch) / everything)
-
-
-def test_a_group_s_price_is_what_it_adds_to_the_cost() -> None:
-    channels = (4, 6, 8)
-    backbone = build_backbone("conv", (2, 8, 8), 3, channels=channels, hidden=10)
-    got = PrefixCost.of_runtime(RuntimeNetwork(backbone), tiny.splits()).group_prices()
-    conv2, conv3 = 9 * 4 * 6 * 64, 9 * 6 * 8 * 64
-    added = torch.tensor([conv2 + conv3, conv3 + 8 * 16 * 10], dtype=torch.float32)
-    torch.testing.assert_close(got, added / added.mean())
 
 
 @pytest.mark.parametrize("learner", ["td", "cost_to_go"])

@@ -472,7 +472,25 @@ def test_ruined_trials_do_not_stretch_the_chart_but_are_counted(tmp_path: Path) 
     result = result_of(
         tmp_path, [*SMALL, trial("l1_filter", 0.1, 0.5), trial("magnitude", 0.1, 1.0)]
     )
-    assert below_chart(chart_data(result), "multiplications") == 3  # l1_filter's 0.6 is the third
+    records = chart_data(result)
+    assert below_chart(records, "multiplications") == 3  # l1_filter's 0.6 is the third
+    subtitle = picture_spec(result, records, "multiplications")["title"]["subtitle"]
+    assert subtitle.endswith(" Trials below the axis: 3.")
+
+
+def test_the_intervals_of_a_frontier_are_drawn_whole(tmp_path: Path) -> None:
+    few = [{**row, "validation_images": 200} for row in SMALL]
+    result = result_of(tmp_path, few)
+    records = chart_data(result)
+    chart = frontier_chart(result, records, "multiplications", "all", CSS, None).to_dict()
+    scales = [layer["encoding"]["y"].get("scale") for layer in chart["layer"]]
+    scale = next(scale for scale in scales if scale)
+    on_frontier = [record for record in records if record["on_multiplications"]]
+    lowest, highest = scale["domain"]
+    assert (
+        lowest < min(r["low"] for r in on_frontier) < max(r["high"] for r in on_frontier) < highest
+    )
+    assert not scale["nice"], "the axis ends where below_chart says"
 
 
 def test_the_picture_shows_every_methods_colour(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def frontier_chart(
             cells, with the one frontier over everything.
     """
     drawn = [record for record in records if cost in record and cell in (None, record["cell"])]
-    accuracies = alt.Scale(domain=_accuracies_shown(records, cost))
+    accuracies = alt.Scale(domain=_accuracies_shown(records, cost), nice=False)  # as counted
     x = alt.X(f"{cost}:Q", title=COSTS[cost], scale=_cost_scale(drawn, cost, cell))
     y = alt.Y("val_accuracy:Q", title="Validation accuracy", scale=accuracies)
     marks = method_marks(result.methods, palette)
@@ -217,7 +217,9 @@ def picture_spec(result: SweepResult, records: Sequence[Record], cost: str) -> d
     ]
     lines = "each method's frontier" if cells[0] else "the frontier over all settings"
     dashed = " Dashed: the dense network before fine-tuning." if cells[0] else ""
-    drawn = f"Lines: {lines}. Faint: trials that others beat.{dashed}"
+    below = below_chart(records, cost)
+    missing = f" Trials below the axis: {below}." if below else ""
+    drawn = f"Lines: {lines}. Faint: trials that others beat.{dashed}{missing}"
     title = alt.TitleParams(
         f"{result.sweep['name']}: validation accuracy against {_in_words(cost)}",
         subtitle=drawn if records else "No trial completed.",
@@ -253,12 +255,13 @@ def below_chart(records: Sequence[Record], cost: str) -> int:
 
 
 def _accuracies_shown(records: Sequence[Record], cost: str) -> tuple[float, float]:
-    """From the worst trial on any frontier to the best of all, with a margin.
+    """From the worst trial on any frontier to the best of all, their intervals and a margin.
 
     A trial that pruning ruined would otherwise squeeze all that matters into a strip.
     """
     marks = (f"on_{cost}", f"overall_{cost}")
-    shown = [r["val_accuracy"] for r in records if any(r.get(mark) for mark in marks)]
+    unbeaten = [record for record in records if any(record.get(mark) for mark in marks)]
+    shown = [r.get(end, r["val_accuracy"]) for r in unbeaten for end in ("low", "high")]
     dense = [r["dense_val_accuracy"] for r in records if "dense_val_accuracy" in r]
     if not shown:
         return 0.0, 1.0

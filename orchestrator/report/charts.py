@@ -193,7 +193,7 @@ def page_spec(
     chart = frontier_chart(result, records, cost, cell, CSS, legend=None).properties(
         width="container",
         height=340,
-        description=f"Validation accuracy against {_in_words(cost)}. "
+        description=f"Validation accuracy against {in_words(cost)}. "
         "The tables hold the same figures.",
     )
     spec = chart.add_params(CHOSEN).to_dict(validate=False)
@@ -221,7 +221,7 @@ def picture_spec(result: SweepResult, records: Sequence[Record], cost: str) -> d
     missing = f" Trials below the axis: {below}." if below else ""
     drawn = f"Lines: {lines}. Faint: trials that others beat.{dashed}{missing}"
     title = alt.TitleParams(
-        f"{result.sweep['name']}: validation accuracy against {_in_words(cost)}",
+        f"{result.sweep['name']}: validation accuracy against {in_words(cost)}",
         subtitle=drawn if records else "No trial completed.",
     )
     chart = alt.concat(*panels, columns=columns).properties(title=title).add_params(CHOSEN)
@@ -231,7 +231,7 @@ def picture_spec(result: SweepResult, records: Sequence[Record], cost: str) -> d
     return spec
 
 
-def _in_words(cost: str) -> str:
+def in_words(cost: str) -> str:
     """What an axis says of a cost, without its unit, to stand in a sentence."""
     words = COSTS[cost].partition(" (")[0].removesuffix(" per image")
     return words[0].lower() + words[1:]

@@ -28,7 +28,16 @@ import vl_convert
 from orchestrator.comparison import compare_methods, compare_pairs
 from orchestrator.confirmed import confirmed
 from orchestrator.frontier import best_within, frontier
-from orchestrator.report import facts, figures, findings, method_tables, per_image, trial_tables
+from orchestrator.repeated import all_repeated, repeated
+from orchestrator.report import (
+    facts,
+    figures,
+    findings,
+    means,
+    method_tables,
+    per_image,
+    trial_tables,
+)
 from orchestrator.report.answer import answer
 from orchestrator.report.at_half import HALF
 from orchestrator.report.channels import channels_table
@@ -37,14 +46,17 @@ from orchestrator.report.charts import (
     CSS,
     DARK,
     LIGHT,
+    MOST_CELLS_IN_PICTURE,
     Record,
     below_chart,
     chart_data,
+    in_words,
     method_marks,
     page_spec,
     picture_spec,
 )
 from orchestrator.report.sweep_result import SweepResult
+from orchestrator.report.table import extent
 from orchestrator.run_folder import digest
 from orchestrator.trials_table import write_atomically, write_table
 
@@ -69,12 +81,7 @@ def write_report(*folders: Path) -> Path:
     points = frontier(result.trials, result.objectives)
     shown = _shown(result, points, records, cost, folder)
     write_table(points, folder / "frontier.csv")
-    sure = confirmed(result.trials)
-    spec = (
-        picture_spec(result, records, cost)
-        if sure.empty
-        else figures.confirmed_picture_spec(result, sure)
-    )
+    spec = _picture(result, records, cost)
     drawn = vl_convert.vegalite_to_png(json.dumps(spec), scale=2)
     write_atomically(folder / "frontier.png", drawn)
     chart = {"name": shown["name"], "spec": _in_rows(spec), "scripts": _scripts()}
@@ -89,6 +96,34 @@ def write_report(*folders: Path) -> Path:
 def headline(folder: Path) -> str:
     """The report's first sentence, of one sweep; raises as `write_report`."""
     return answer(SweepResult.read(folder))[0]
+
+
+def _picture(result: SweepResult, records: Sequence[Record], cost: str) -> dict[str, Any]:
+    """What was confirmed; else means over seeds, where all is of several; else every trial."""
+    sure, means_of_seeds = confirmed(result.trials), repeated(result.trials)
+    if not sure.empty:
+        panels = {cell: means.confirmed_spec(result, sure, cell, LIGHT) for cell in result.cells}
+        return means.picture_spec(
+            result,
+            panels,
+            "test accuracy against multiplications",
+            "Filled: mean and deviation of fresh seeds. Hollow: the validation accuracy that the "
+            "search saw.",
+        )
+    few = len(result.cells) <= MOST_CELLS_IN_PICTURE
+    if few and cost in COSTS and all_repeated(result.trials, means_of_seeds):
+        panels = {
+            cell: means.repeated_spec(result, means_of_seeds, cell, cost, LIGHT)
+            for cell in result.cells
+        }
+        return means.picture_spec(
+            result,
+            panels,
+            f"validation accuracy against {in_words(cost)}",
+            f"Filled: mean and deviation of {extent(means_of_seeds['n'])} seeds; lines: what no "
+            "mean of the method beats. Hollow: their test accuracy.",
+        )
+    return picture_spec(result, records, cost)
 
 
 @functools.cache
@@ -122,7 +157,7 @@ def _shown(
     """What both templates show."""
     headline, more = answer(result)
     deciding = per_image.deciding_trials(result, points)
-    sure = confirmed(result.trials)
+    sure, of_seeds = confirmed(result.trials), repeated(result.trials)
     best = best_at_half(result)
     reached = figures.surfaces(result)
     comparison = compare_methods(result.trials, result.objectives)
@@ -155,8 +190,14 @@ def _shown(
         "spreads": list(per_image.spreads(result, deciding)),
         "confirmed": trial_tables.confirmed_table(result, sure),
         "confirmed_charts": _per_cell(
-            result, lambda cell: figures.confirmed_spec(result, sure, cell)
+            result, lambda cell: means.confirmed_spec(result, sure, cell)
         ),
+        "repeated": trial_tables.repeated_table(result, of_seeds),
+        "repeated_charts": _per_cell(
+            result, lambda cell: means.repeated_spec(result, of_seeds, cell, cost)
+        )
+        if cost in COSTS
+        else [],
         "attainment_charts": _per_cell(
             result, lambda cell: figures.attainment_spec(result, reached, cell)
         ),

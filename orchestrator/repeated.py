@@ -53,13 +53,15 @@ def repeated(trials: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS).sort_values(order, ignore_index=True)
 
 
-def all_repeated(trials: pd.DataFrame, points: pd.DataFrame) -> bool:
+def all_repeated(trials: pd.DataFrame, points: pd.DataFrame, cost: str) -> bool:
     """Whether means over seeds stand for every completed trial of the search.
 
     Args:
         points: of `repeated`.
+        cost: a column of theirs that all of them must have.
     """
-    return not points.empty and int(points["n"].sum()) == len(eligible(trials, TRADE))
+    known = points[points[cost].notna()]
+    return not known.empty and int(known["n"].sum()) == len(eligible(trials, TRADE))
 
 
 def _mean(column: pd.Series) -> float:

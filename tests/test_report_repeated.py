@@ -52,7 +52,7 @@ def test_a_mean_and_a_deviation_for_each_option_over_its_seeds(tmp_path: Path) -
 def test_what_one_seed_alone_completed_has_no_mean(tmp_path: Path) -> None:
     rows = [*SMALL, failed("vanilla", "OSError: x", seed=1), trial("vanilla", 0.8, 0.3, seed=1)]
     trials = result_of(tmp_path, rows).trials
-    assert repeated(trials).empty and not all_repeated(trials, repeated(trials))
+    assert repeated(trials).empty and not all_repeated(trials, repeated(trials), "multiplications")
 
 
 def test_settings_of_other_cells_options_and_confirmations_are_kept_apart(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_settings_of_other_cells_options_and_confirmations_are_kept_apart(tmp_pa
     assert dict(zip(points["trial_id"], points["n"], strict=True)) == {
         "vanilla-000": 2, "vanilla-004": 2, "vanilla-006": 3,
     }  # fmt: skip
-    assert not all_repeated(trials, points)
+    assert not all_repeated(trials, points, "multiplications")
 
 
 def test_an_option_that_one_seed_tried_twice_counts_once(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_an_option_that_one_seed_tried_twice_counts_once(tmp_path: Path) -> None
     trials = result_of(tmp_path, [*rows, {**rows[0], "val_accuracy": 0.2}]).trials
     points = repeated(trials)
     assert points.loc[0, "n"] == 3 and points.loc[0, "val_accuracy"] == pytest.approx(0.81)
-    assert not all_repeated(trials, points), "the second try is in no mean"
+    assert not all_repeated(trials, points, "multiplications"), "the second try is in no mean"
 
 
 def test_the_table_says_of_how_many_seeds_the_test_accuracy_is(tmp_path: Path) -> None:
@@ -122,6 +122,18 @@ def test_panels_share_a_scale_that_holds_every_interval(tmp_path: Path) -> None:
         for layer in panel["layer"]:
             low, high = layer["encoding"]["y"]["scale"]["domain"]
             assert low < min(v["low"] for v in values) < max(v["high"] for v in values) < high
+
+
+def test_a_cost_that_one_seed_lacks_has_no_mean_and_no_picture_of_means(tmp_path: Path) -> None:
+    rows = of_three_seeds()
+    rows[4]["latency_ms"] = None
+    result = result_of(tmp_path, rows, objectives=("latency_ms",))
+    points = repeated(result.trials)
+    assert list(points["latency_ms"].isna()) == [False, True, False]
+    assert all_repeated(result.trials, points, "multiplications")
+    assert not all_repeated(result.trials, points, "latency_ms")
+    write_report(tmp_path)
+    assert "trials that others beat" in (tmp_path / "frontier.html").read_text()
 
 
 def test_the_picture_is_of_means_where_they_stand_for_all_trials(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def _picture(result: SweepResult, records: Sequence[Record], cost: str) -> dict[
             "search saw.",
         )
     few = len(result.cells) <= MOST_CELLS_IN_PICTURE
-    if few and cost in COSTS and all_repeated(result.trials, means_of_seeds):
+    if few and cost in COSTS and all_repeated(result.trials, means_of_seeds, cost):
         panels = {
             cell: means.repeated_spec(result, means_of_seeds, cell, cost, LIGHT)
             for cell in result.cells

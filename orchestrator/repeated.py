@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
-from orchestrator.frontier import TRADE, as_share, eligible
+from orchestrator.frontier import DENSE_COST, TRADE, as_share, eligible
 
-COSTS = ("multiplications", "nonzero_multiplications", "parameters", "latency_ms")
+KNOWN_OF_ALL = ["train_accuracy", *DENSE_COST]
 COLUMNS = [
-    "trial_id", "cell", "method", "n", "val_accuracy", "val_deviation", "train_accuracy", "tested",
-    "test_accuracy", "test_deviation", "share", *COSTS,
+    "trial_id", "cell", "method", "n", "val_accuracy", "val_deviation", "tested", "test_accuracy",
+    "test_deviation", "share", *KNOWN_OF_ALL,
 ]  # fmt: skip
 
 
@@ -25,32 +23,24 @@ def repeated(trials: pd.DataFrame) -> pd.DataFrame:
     missing where tested is less than 2. What is not known of every seed is missing.
     """
     completed = eligible(trials, TRADE)
-    options = [name for name in map(str, completed.columns) if "." in name]
-    alike = completed.groupby(["cell", "method", *options], sort=False, dropna=False)
-    rows = []
-    for _, found in completed[alike["seed"].transform("nunique") > 1].groupby(
-        alike.ngroup(), sort=False
-    ):
-        seeds = found.drop_duplicates("seed")
-        first, tests = seeds.iloc[0], seeds["test_accuracy"].dropna()
-        rows.append(
-            {
-                "trial_id": first["trial_id"],
-                "cell": first["cell"],
-                "method": first["method"],
-                "n": len(seeds),
-                "val_accuracy": seeds["val_accuracy"].mean(),
-                "val_deviation": seeds["val_accuracy"].std(),
-                "train_accuracy": _mean(seeds["train_accuracy"]),
-                "tested": len(tests),
-                "test_accuracy": tests.mean(),
-                "test_deviation": tests.std(),
-                "share": as_share(seeds, "multiplications").mean(),
-                **{cost: _mean(seeds[cost]) for cost in COSTS},
-            }
-        )
-    order = ["cell", "method", "multiplications"]
-    return pd.DataFrame(rows, columns=COLUMNS).sort_values(order, ignore_index=True)
+    options = ["cell", "method", *(name for name in map(str, completed.columns) if "." in name)]
+    once = completed.drop_duplicates([*options, "seed"])
+    once = once.assign(share=as_share(once, "multiplications"), **once[KNOWN_OF_ALL].astype(float))
+    alike = once.groupby(options, sort=False, dropna=False)
+    points = alike.agg(
+        trial_id=("trial_id", "first"),
+        n=("seed", "size"),
+        val_accuracy=("val_accuracy", "mean"),
+        val_deviation=("val_accuracy", "std"),
+        tested=("test_accuracy", "count"),
+        test_accuracy=("test_accuracy", "mean"),
+        test_deviation=("test_accuracy", "std"),
+        share=("share", "mean"),
+    )
+    figures = alike[KNOWN_OF_ALL]
+    points[KNOWN_OF_ALL] = figures.mean().where(figures.count().eq(points["n"], axis=0))
+    points = points[points["n"] > 1].reset_index()
+    return points[COLUMNS].sort_values(["cell", "method", "multiplications"], ignore_index=True)
 
 
 def all_repeated(trials: pd.DataFrame, points: pd.DataFrame, cost: str) -> bool:
@@ -62,8 +52,3 @@ def all_repeated(trials: pd.DataFrame, points: pd.DataFrame, cost: str) -> bool:
     """
     known = points[points[cost].notna()]
     return not known.empty and int(known["n"].sum()) == len(eligible(trials, TRADE))
-
-
-def _mean(column: pd.Series) -> float:
-    known = column.astype(float)
-    return math.nan if known.isna().any() else float(known.mean())

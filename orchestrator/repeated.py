@@ -6,10 +6,10 @@ import pandas as pd
 
 from orchestrator.frontier import DENSE_COST, TRADE, as_share, eligible
 
-KNOWN_OF_ALL = ["train_accuracy", *DENSE_COST]
+KNOWN_OF_ALL = ["train_accuracy", "share", *DENSE_COST]
 COLUMNS = [
     "trial_id", "cell", "method", "n", "val_accuracy", "val_deviation", "tested", "test_accuracy",
-    "test_deviation", "share", *KNOWN_OF_ALL,
+    "test_deviation", *KNOWN_OF_ALL,
 ]  # fmt: skip
 
 
@@ -20,12 +20,14 @@ def repeated(trials: pd.DataFrame) -> pd.DataFrame:
     seeds; means over these of val_accuracy, train_accuracy, share (multiplications over the dense
     network's) and the costs; tested, the seeds whose networks met the test images, and the mean
     test_accuracy of these; val_deviation and test_deviation, sample standard deviations, the latter
-    missing where tested is less than 2. What is not known of every seed is missing.
+    missing where tested is less than 2. Another figure that a seed lacks is missing. Of several
+    tries of one seed the first counts; seeds whose trials failed or were stopped do not.
     """
     completed = eligible(trials, TRADE)
     options = ["cell", "method", *(name for name in map(str, completed.columns) if "." in name)]
     once = completed.drop_duplicates([*options, "seed"])
-    once = once.assign(share=as_share(once, "multiplications"), **once[KNOWN_OF_ALL].astype(float))
+    once = once.assign(share=as_share(once, "multiplications"))
+    once = once.assign(**once[KNOWN_OF_ALL].astype(float))
     alike = once.groupby(options, sort=False, dropna=False)
     points = alike.agg(
         trial_id=("trial_id", "first"),
@@ -35,7 +37,6 @@ def repeated(trials: pd.DataFrame) -> pd.DataFrame:
         tested=("test_accuracy", "count"),
         test_accuracy=("test_accuracy", "mean"),
         test_deviation=("test_accuracy", "std"),
-        share=("share", "mean"),
     )
     figures = alike[KNOWN_OF_ALL]
     points[KNOWN_OF_ALL] = figures.mean().where(figures.count().eq(points["n"], axis=0))
@@ -44,11 +45,11 @@ def repeated(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def all_repeated(trials: pd.DataFrame, points: pd.DataFrame, cost: str) -> bool:
-    """Whether means over seeds stand for every completed trial of the search.
+    """Whether means over seeds stand for every trial of the search, and none failed or was stopped.
 
     Args:
         points: of `repeated`.
         cost: a column of theirs that all of them must have.
     """
     known = points[points[cost].notna()]
-    return not known.empty and int(known["n"].sum()) == len(eligible(trials, TRADE))
+    return not known.empty and int(known["n"].sum()) == int((trials["phase"] == "search").sum())

@@ -124,6 +124,24 @@ def test_panels_share_a_scale_that_holds_every_interval(tmp_path: Path) -> None:
             assert low < min(v["low"] for v in values) < max(v["high"] for v in values) < high
 
 
+@pytest.mark.parametrize("status", ["failed", "stopped_early"])
+def test_means_of_the_seeds_that_are_left_make_no_picture(tmp_path: Path, status: str) -> None:
+    rows = of_three_seeds()
+    rows[1]["status"] = status
+    trials = result_of(tmp_path, rows).trials
+    points = repeated(trials)
+    assert list(points["n"]) == [2, 3, 3]
+    assert not all_repeated(trials, points, "multiplications")
+
+
+def test_what_a_seed_lacks_has_no_mean(tmp_path: Path) -> None:
+    rows = of_three_seeds()
+    rows[1] |= {"dense_multiplications": None, "train_accuracy": None}
+    points = repeated(result_of(tmp_path, rows).trials)
+    for name in ("share", "train_accuracy"):
+        assert list(points[name].isna()) == [True, False, False]
+
+
 def test_a_cost_that_one_seed_lacks_has_no_mean_and_no_picture_of_means(tmp_path: Path) -> None:
     rows = of_three_seeds()
     rows[4]["latency_ms"] = None

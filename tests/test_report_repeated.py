@@ -10,7 +10,7 @@ from PIL import Image
 
 from orchestrator.repeated import all_repeated, repeated
 from orchestrator.report.charts import LIGHT
-from orchestrator.report.means import picture_spec, repeated_spec
+from orchestrator.report.means import means_picture_spec, repeated_spec
 from orchestrator.report.page import write_report
 from orchestrator.report.trial_tables import repeated_table
 from tests.test_report import SMALL, failed, result_of, run_folder, trial
@@ -116,7 +116,7 @@ def test_panels_share_a_scale_that_holds_every_interval(tmp_path: Path) -> None:
     panels = {
         cell: repeated_spec(result, points, cell, "multiplications", LIGHT) for cell in result.cells
     }
-    picture = picture_spec(result, panels, "", "")
+    picture = means_picture_spec(result, panels, "", "")
     values = [value for panel in picture["concat"] for value in panel["data"]["values"]]
     for panel in picture["concat"]:
         for layer in panel["layer"]:

@@ -150,7 +150,7 @@ def frontier_chart(
             cells, with the one frontier over everything.
     """
     drawn = [record for record in records if cost in record and cell in (None, record["cell"])]
-    accuracies = alt.Scale(domain=_accuracies_shown(records, cost), nice=False)  # as counted
+    accuracies = alt.Scale(domain=_accuracies_shown(records, cost), nice=False)  # as below_chart
     x = alt.X(f"{cost}:Q", title=COSTS[cost], scale=_cost_scale(drawn, cost, cell))
     y = alt.Y("val_accuracy:Q", title="Validation accuracy", scale=accuracies)
     marks = method_marks(result.methods, palette)
@@ -206,8 +206,7 @@ def picture_spec(result: SweepResult, records: Sequence[Record], cost: str) -> d
     cells: list[str | None] = [*result.cells]
     if not 0 < len(cells) <= MOST_CELLS_IN_PICTURE:
         cells = [None]
-    columns = 1 if len(cells) == 1 else 2 if len(cells) in (2, 4) else 3
-    width, height = (760, 400) if columns == 1 else (330, 230)
+    columns, (width, height) = panels_laid_out(len(cells))
     legend = alt.Legend(title=None, orient="top", columns=6 if columns == 1 else 10)
     panels = [
         frontier_chart(result, records, cost, cell, LIGHT, legend).properties(
@@ -229,6 +228,12 @@ def picture_spec(result: SweepResult, records: Sequence[Record], cost: str) -> d
     spec |= {"config": config(LIGHT), "background": LIGHT.surface, "padding": 16}
     spec["datasets"] = {**spec.get("datasets", {}), "trials": list(records)}
     return spec
+
+
+def panels_laid_out(n: int) -> tuple[int, tuple[int, int]]:
+    """Columns of a picture of so many panels, and the width and height of each, in pixels."""
+    columns = 1 if n == 1 else 2 if n in (2, 4) else 3
+    return columns, (760, 400) if columns == 1 else (330, 230)
 
 
 def in_words(cost: str) -> str:

@@ -10,19 +10,27 @@ import pandas as pd
 
 from orchestrator.frontier import on_frontier_within
 from orchestrator.notation import accuracy, millions, percent
-from orchestrator.report.charts import COSTS, CSS, IN_MILLIONS, LIGHT, Palette, config
+from orchestrator.report.charts import (
+    COSTS,
+    CSS,
+    IN_MILLIONS,
+    LIGHT,
+    Palette,
+    config,
+    panels_laid_out,
+)
 from orchestrator.report.specification import Spec, faded, method_scales, spec_of, tooltip
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.uncertainty import mean_and_deviation
 
 DESCRIBED = {
-    "trial": "trial",
+    "trial": "its first trial",
     "method": "method",
     "settings": "settings",
-    "said": "accuracy, its mean",
-    "beside_said": "beside it",
+    "said": "filled",
+    "beside_said": "hollow",
     "work": "multiplications",
-    "command": "run it again",
+    "command": "run that again",
 }
 
 
@@ -40,7 +48,7 @@ def confirmed_spec(
         | _interval(point["test_accuracy"], point["test_deviation"])
         | {
             "cost": point["multiplications"] / 1e6,
-            "said": f"{accuracy(point['test_accuracy'])} ± {accuracy(point['test_deviation'])}, "
+            "said": f"{mean_and_deviation(point['test_accuracy'], point['test_deviation'])}, "
             f"n = {point['n']}, test images",
             "beside": point["search_val_accuracy"],
             "beside_said": f"{accuracy(point['search_val_accuracy'])}, the search's validation",
@@ -77,10 +85,20 @@ def repeated_spec(
         for (_, point), best in zip(own.iterrows(), unbeaten, strict=True)
     ]
     what = f"Validation accuracy, means over seeds, against {COSTS[cost].lower()}."
-    return _means_spec(result, values, cost, "Validation accuracy", what, palette)
+    chart = _means_spec(result, values, cost, "Validation accuracy", what, palette)
+    if chart is not None:
+        rule = chart["layer"][0]["encoding"]
+        steps = {"x": rule["x"], "y": {**rule["y"], "field": "mean"}, "color": rule["color"]}
+        line = {
+            "transform": [{"filter": "datum.unbeaten"}],
+            "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 1.5},
+            "encoding": {**steps, "opacity": faded(0.6)},
+        }
+        chart["layer"].insert(0, line)
+    return chart
 
 
-def picture_spec(
+def means_picture_spec(
     result: SweepResult, panels: Mapping[str, Spec | None], title: str, subtitle: str
 ) -> Spec:
     """The charts of all cells as a picture, a panel for each, with one scale of accuracies.
@@ -88,8 +106,7 @@ def picture_spec(
     Args:
         panels: cell -> its chart, of `confirmed_spec` or `repeated_spec` in plain colours.
     """
-    columns = 1 if len(panels) == 1 else 3 if len(panels) in (3, 5, 6) else 2
-    width, height = {1: (760, 400), 2: (380, 240), 3: (330, 230)}[columns]
+    columns, (width, height) = panels_laid_out(len(panels))
     legend = {"title": None, "orient": "top", "columns": 6 if columns == 1 else 10}
     charts = {cell: chart for cell, chart in panels.items() if chart is not None}
     scales = [chart["layer"][0]["encoding"]["y"]["scale"]["domain"] for chart in charts.values()]
@@ -115,13 +132,13 @@ def picture_spec(
 
 
 def _described(result: SweepResult, point: pd.Series) -> dict[str, Any]:
-    trials = result.trials[result.trials["trial_id"] == point["trial_id"]]
+    trial = result.by_id.loc[point["trial_id"]]
     return {
         "method": point["method"],
         "work": f"{millions(point['multiplications'])} ({percent(point['share'])} of dense)",
         "trial": point["trial_id"],
-        "settings": result.settings(trials.iloc[0]),
-        "command": result.command(trials.iloc[0]),
+        "settings": result.settings(trial),
+        "command": result.command(trial),
     }
 
 
@@ -169,11 +186,6 @@ def _means_spec(
     return spec_of(
         values,
         [
-            {
-                "transform": [{"filter": "datum.unbeaten"}],
-                "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 1.5},
-                "encoding": {"x": x, "y": y, "color": colour, "opacity": faded(0.6)},
-            },
             {
                 "mark": {"type": "rule", "strokeWidth": 2},
                 "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}}

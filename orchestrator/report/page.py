@@ -79,9 +79,10 @@ def write_report(*folders: Path) -> Path:
     records = chart_data(result)
     cost = main_cost(result)
     points = frontier(result.trials, result.objectives)
-    shown = _shown(result, points, records, cost, folder)
+    sure, of_seeds = confirmed(result.trials), repeated(result.trials)
+    shown = _shown(result, points, records, cost, sure, of_seeds)
     write_table(points, folder / "frontier.csv")
-    spec = _picture(result, records, cost)
+    spec = _picture(result, records, cost, sure, of_seeds)
     drawn = vl_convert.vegalite_to_png(json.dumps(spec), scale=2)
     write_atomically(folder / "frontier.png", drawn)
     chart = {"name": shown["name"], "spec": _in_rows(spec), "scripts": _scripts()}
@@ -98,12 +99,17 @@ def headline(folder: Path) -> str:
     return answer(SweepResult.read(folder))[0]
 
 
-def _picture(result: SweepResult, records: Sequence[Record], cost: str) -> dict[str, Any]:
+def _picture(
+    result: SweepResult,
+    records: Sequence[Record],
+    cost: str,
+    sure: pd.DataFrame,
+    of_seeds: pd.DataFrame,
+) -> dict[str, Any]:
     """What was confirmed; else means over seeds, where all is of several; else every trial."""
-    sure, means_of_seeds = confirmed(result.trials), repeated(result.trials)
     if not sure.empty:
         panels = {cell: means.confirmed_spec(result, sure, cell, LIGHT) for cell in result.cells}
-        return means.picture_spec(
+        return means.means_picture_spec(
             result,
             panels,
             "test accuracy against multiplications",
@@ -111,17 +117,16 @@ def _picture(result: SweepResult, records: Sequence[Record], cost: str) -> dict[
             "search saw.",
         )
     few = len(result.cells) <= MOST_CELLS_IN_PICTURE
-    if few and cost in COSTS and all_repeated(result.trials, means_of_seeds, cost):
+    if few and all_repeated(result.trials, of_seeds, cost):
         panels = {
-            cell: means.repeated_spec(result, means_of_seeds, cell, cost, LIGHT)
-            for cell in result.cells
+            cell: means.repeated_spec(result, of_seeds, cell, cost, LIGHT) for cell in result.cells
         }
-        return means.picture_spec(
+        return means.means_picture_spec(
             result,
             panels,
             f"validation accuracy against {in_words(cost)}",
-            f"Filled: mean and deviation of {extent(means_of_seeds['n'])} seeds; lines: what no "
-            "mean of the method beats. Hollow: their test accuracy.",
+            f"Filled: mean and deviation of {extent(of_seeds['n'])} seeds; lines: what no other "
+            "mean of the method beats. Hollow: test accuracy, where all seeds have it.",
         )
     return picture_spec(result, records, cost)
 
@@ -152,12 +157,12 @@ def _shown(
     points: pd.DataFrame,
     records: Sequence[Record],
     cost: str,
-    folder: Path,
+    sure: pd.DataFrame,
+    of_seeds: pd.DataFrame,
 ) -> dict[str, Any]:
     """What both templates show."""
     headline, more = answer(result)
     deciding = per_image.deciding_trials(result, points)
-    sure, of_seeds = confirmed(result.trials), repeated(result.trials)
     best = best_at_half(result)
     reached = figures.surfaces(result)
     comparison = compare_methods(result.trials, result.objectives)
@@ -195,9 +200,7 @@ def _shown(
         "repeated": trial_tables.repeated_table(result, of_seeds),
         "repeated_charts": _per_cell(
             result, lambda cell: means.repeated_spec(result, of_seeds, cell, cost)
-        )
-        if cost in COSTS
-        else [],
+        ),
         "attainment_charts": _per_cell(
             result, lambda cell: figures.attainment_spec(result, reached, cell)
         ),

@@ -9,6 +9,7 @@ from orchestrator.report.charts import CSS, LIGHT, Palette, config, method_marks
 from orchestrator.report.sweep_result import SweepResult
 
 Spec = dict[str, Any]
+FIGURES = {"gone", "accuracy", "sparsity", "epoch", "step", "from", "images"}  # in tooltips
 
 
 def spec_of(
@@ -54,12 +55,9 @@ def tooltip(fields: Mapping[str, str]) -> list[Spec]:
     """What is shown of a mark that is pointed at: the field, and its name for the reader."""
     return [
         {"field": field, "title": title}
-        | ({"type": "quantitative", "format": ".4~g"} if field in _FIGURES else {"type": "nominal"})
+        | ({"type": "quantitative", "format": ".4~g"} if field in FIGURES else {"type": "nominal"})
         for field, title in fields.items()
     ]
-
-
-_FIGURES = {"gone", "accuracy", "sparsity", "epoch", "step", "search", "from", "images"}
 
 
 def faded(opacity: float) -> Spec:

@@ -54,6 +54,11 @@ class SweepResult:
         return self.trials[self.trials["phase"] == "search"]
 
     @cached_property
+    def by_id(self) -> pd.DataFrame:
+        """All trials, found by their names."""
+        return self.trials.set_index("trial_id", drop=False)
+
+    @cached_property
     def methods(self) -> list[str]:
         """In the sweep file's order."""
         return list(dict.fromkeys([*self.sweep["methods"], *self.trials["method"]]))

@@ -41,12 +41,11 @@ def confirmed_table(result: SweepResult, points: pd.DataFrame) -> Table:
     Args:
         points: of `confirmed`.
     """
-    rows = result.trials.set_index("trial_id", drop=False)
     records = [
         {
             "cell": point["cell"] if len(result.cells) > 1 else "",
             "method": point["method"],
-            "settings": result.settings(rows.loc[point["trial_id"]]),
+            "settings": result.settings(result.by_id.loc[point["trial_id"]]),
             "test": mean_and_deviation(point["test_accuracy"], point["test_deviation"]),
             "n": str(point["n"]),
             "search's validation": accuracy(point["search_val_accuracy"]),
@@ -66,7 +65,6 @@ def repeated_table(result: SweepResult, points: pd.DataFrame) -> Table:
     Args:
         points: of `repeated`.
     """
-    rows = result.trials.set_index("trial_id", drop=False)
     order = {method: place for place, method in enumerate(result.methods)}
     by_method = sorted(
         (point for _, point in points.iterrows()),
@@ -76,7 +74,7 @@ def repeated_table(result: SweepResult, points: pd.DataFrame) -> Table:
         {
             "cell": point["cell"] if len(result.cells) > 1 else "",
             "method": point["method"],
-            "settings": result.settings(rows.loc[point["trial_id"]]),
+            "settings": result.settings(result.by_id.loc[point["trial_id"]]),
             "seeds": str(point["n"]),
             "validation": mean_and_deviation(point["val_accuracy"], point["val_deviation"]),
             "test": _of_those_tested(point),
@@ -85,6 +83,7 @@ def repeated_table(result: SweepResult, points: pd.DataFrame) -> Table:
             "of dense": percent(point["share"]),
             "not zero": millions(point["nonzero_multiplications"]),
             "parameters": millions(point["parameters"]),
+            "latency": milliseconds(point["latency_ms"]),
         }
         for point in by_method
     ]

@@ -22,10 +22,10 @@ from orchestrator.tracking import Tracker
 from orchestrator.trial import main as trial_main
 from orchestrator.trials_table import read_trials
 from testbed.data import load_splits
+from tests.report_rows import SMALL, result_of
 from tests.test_driver import PROJECT, write
 from tests.test_frontier import OBJECTIVES
 from tests.test_readme import blocks
-from tests.test_report import SMALL, result_of
 from tests.test_report_confirmed import CONFIRMED
 
 METHODS = """

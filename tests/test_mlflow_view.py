@@ -19,8 +19,8 @@ from orchestrator.report.sweep_result import SweepResult
 from orchestrator.tracking import Tracker
 from tests.browser import ask, needs_chromium
 from tests.live_page import LivePage, live_page
+from tests.report_rows import run_folder
 from tests.test_mlflow_server import mlflow_server
-from tests.test_report import run_folder
 from tests.test_report_confirmed import CONFIRMED
 
 AXES = """(() => {

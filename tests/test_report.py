@@ -1,251 +1,43 @@
 """The report says what trials.csv holds, on its own page, whatever happened in the sweep."""
 
-import io
-import json
 import math
 import re
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import altair as alt
 import numpy as np
 import pytest
-import yaml
-from PIL import Image
 from safetensors.numpy import save_file
 
 from orchestrator.comparison import compare_methods, compare_pairs
-from orchestrator.confirmed import confirmed
 from orchestrator.frontier import frontier
 from orchestrator.report.answer import answer
 from orchestrator.report.channels import channels_table
-from orchestrator.report.charts import (
-    CSS,
-    LIGHT,
-    below_chart,
-    chart_data,
-    frontier_chart,
-    picture_spec,
-)
-from orchestrator.report.facts import failures, key_figures
+from orchestrator.report.facts import failures
 from orchestrator.report.findings import cautions, remarks
 from orchestrator.report.method_tables import comparison_table, effort_table, pairs_table
 from orchestrator.report.page import main, write_report
 from orchestrator.report.per_image import class_costs, deciding_trials, spread_table
 from orchestrator.report.sweep_result import SweepResult
-from orchestrator.report.trial_tables import depth_table, frontier_table
+from orchestrator.report.trial_tables import frontier_table
 from orchestrator.trials_table import (
     COLUMNS,
-    TrialsTable,
     append_multiplications_per_class,
     read_trials,
     write_images,
 )
-
-METHODS = ("dense", "vanilla", "random_channels", "l1_filter", "magnitude")
-DENSE = 1e8
-
-
-def trial(method: str, val_accuracy: float, share: float, **columns: Any) -> dict[str, Any]:
-    """A row of trials.csv: a ten-class network, 100 M multiplications and 10 ms when dense."""
-    usual = {
-        "phase": "search",
-        "method": method,
-        "dataset": "digits",
-        "backbone": "conv",
-        "seed": 0,
-        "status": "completed",
-        "val_accuracy": val_accuracy,
-        "multiplications": share * DENSE,
-        "nonzero_multiplications": share * DENSE,
-        "dense_multiplications": DENSE,
-        "parameters": int(1e6 * share),
-        "dense_parameters": 1_000_000,
-        "latency_ms": 10 * share + 1,
-        "dense_latency_ms": 10.0,
-        "duration_s": 30.0,
-        "cell": "all",
-        "dense_val_accuracy": 0.9,
-        "classes": 10,
-        "validation_images": 10_000,
-        "fine_tuning_epochs": 5,
-        "epochs_spent": 5,
-        "started_at": "2026-11-21T10:00:00.000+00:00",
-        "device": "cpu",
-        "threads": 1,
-        "torch_version": "2.14.1",
-        f"{method}.keep_ratio": share,
-    }
-    return {**usual, **columns}
-
-
-def failed(method: str, error: str, **columns: Any) -> dict[str, Any]:
-    row = trial(method, 0, 0, status="failed", error=error, **columns)
-    unknown = ("val_accuracy", "multiplications", "nonzero_multiplications", "latency_ms")
-    return {**row, **dict.fromkeys(unknown)}
-
-
-SMALL = [  # one cell; at half the cost l1_filter is ahead of random_channels by two points
-    trial("dense", 0.9, 1.0),
-    trial("vanilla", 0.80, 0.25),
-    trial("vanilla", 0.85, 0.5),
-    trial("random_channels", 0.70, 0.2),
-    trial("random_channels", 0.86, 0.5),
-    trial("l1_filter", 0.75, 0.2),
-    trial("l1_filter", 0.88, 0.45),
-    trial("l1_filter", 0.60, 0.3),
-    trial("magnitude", 0.895, 1.0, nonzero_multiplications=0.3 * DENSE),
-]
-
-
-def run_folder(
-    path: Path,
-    rows: Sequence[dict[str, Any]],
-    methods: Sequence[str] = METHODS,
-    objectives: Sequence[str] = ("multiplications",),
-    name: str = "small",
-) -> Path:
-    path.mkdir(parents=True, exist_ok=True)
-    sweep = {
-        "name": name,
-        "data": {"name": "digits", "train_images": "all"},
-        "backbone": {"name": "conv", "depth": {"grid": [4, 8]}},
-        "training": {"epochs": 20, "distillation": None},
-        "fine_tuning": {"epochs": 5},
-        "methods": {method: {} for method in methods},
-        "seeds": [0],
-        "objectives": {"val_accuracy": "maximize", **dict.fromkeys(objectives, "minimize")},
-        "search": {"sampler": "tpe", "trials": 10, "seed": 0},
-    }
-    (path / "sweep.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
-    options = dict.fromkeys(column for row in rows for column in row if column not in COLUMNS)
-    table = TrialsTable(path / "trials.csv", [*COLUMNS, *options])
-    for number, row in enumerate(rows):
-        table.append({"trial_id": f"{row['method']}-{number:03}", **row})
-    return path
-
-
-def result_of(path: Path, rows: Sequence[dict[str, Any]], **sweep: Any) -> SweepResult:
-    return SweepResult.read(run_folder(path, rows, **sweep))
-
-
-def page_without_scripts(folder: Path) -> str:
-    page = (folder / "report.html").read_text()
-    return re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
-
-
-def drawn_trials(folder: Path) -> list[dict[str, Any]]:
-    """The records that the page's charts draw, from the page itself."""
-    line = re.search(r"^const trials = (.*);$", (folder / "report.html").read_text(), re.MULTILINE)
-    assert line is not None
-    records: list[dict[str, Any]] = json.loads(line[1])
-    return records
-
-
-# The answer
-
-
-def test_the_answer_names_the_best_method_at_half_the_cost(tmp_path: Path) -> None:
-    assert answer(result_of(tmp_path, SMALL)) == (
-        "l1_filter is the most accurate at half of the dense network's multiplications: "
-        "validation accuracy 0.880 against the dense network's 0.900 before fine-tuning.",
-        "That trial needs 45.0 M multiplications, 45 % of dense. "
-        "The control, random_channels, is 2.0 points behind.",
-    )
-
-
-def test_the_answer_says_what_cannot_be_told_apart(tmp_path: Path) -> None:
-    rows = [{**row, "validation_images": 400} for row in SMALL]
-    _, more = answer(result_of(tmp_path, rows))
-    assert "Too close to it for 400 validation images to tell apart: random_channels and" in more
-    assert "control" not in more
-
-
-def test_the_answer_says_when_the_control_is_not_beaten(tmp_path: Path) -> None:
-    rows = [*SMALL, trial("random_channels", 0.88, 0.4)]
-    headline, more = answer(result_of(tmp_path, rows))
-    assert headline.startswith("random_channels and l1_filter are the most accurate")
-    assert "That trial needs 40.0 M" in more
-    assert "no method is more accurate here" in more
-
-
-def test_the_answer_counts_cells_where_there_are_several(tmp_path: Path) -> None:
-    rows = [{**row, "cell": f"depth={depth}"} for row in SMALL for depth in (4, 8, 12)]
-    rows.append(trial("vanilla", 0.89, 0.5, cell="depth=8"))
-    headline, more = answer(result_of(tmp_path, rows))
-    assert headline.endswith("l1_filter in 2 and vanilla in 1 of 3 settings.")
-    assert more.startswith("The best of all is vanilla at depth=8 with 50.0 M multiplications")
-
-
-@pytest.mark.parametrize(
-    ("rows", "headline"),
-    [
-        ([], "No trial completed, so there is no frontier."),
-        ([failed("l1_filter", "OSError: x")], "No trial completed, so there is no frontier."),
-        (
-            [trial("l1_filter", 0.8, 0.6)],
-            "No trial needs half of the dense network's multiplications or less.",
-        ),
-    ],
+from tests.report_rows import (
+    METHODS,
+    SMALL,
+    drawn_trials,
+    failed,
+    folder_with_images,
+    page_without_scripts,
+    result_of,
+    run_folder,
+    trial,
 )
-def test_the_answer_says_when_there_is_none(
-    tmp_path: Path, rows: list[dict[str, Any]], headline: str
-) -> None:
-    assert answer(result_of(tmp_path, rows)) == (headline, "")
-
-
-SEEDS = [  # at half the cost l1_filter's mean is ahead; random_channels has the luckiest seed
-    *(trial("l1_filter", value, 0.4, seed=seed) for seed, value in enumerate((0.80, 0.82, 0.84))),
-    *(trial("l1_filter", 0.70, 0.2, seed=seed) for seed in range(3)),
-    *(trial("vanilla", value, 0.5, seed=seed) for seed, value in enumerate((0.70, 0.72, 0.74))),
-    *(trial("rnp", value, 0.3, seed=seed) for seed, value in enumerate((0.60, 0.90, 0.78))),
-    trial("magnitude", 0.95, 0.5, seed=1),
-    trial("magnitude", 0.95, 0.9, seed=2),
-]
-
-
-def test_of_several_seeds_the_answer_is_of_means_and_not_of_the_luckiest(tmp_path: Path) -> None:
-    headline, more = answer(result_of(tmp_path, SEEDS))
-    assert headline == (
-        "l1_filter is the most accurate at half of the dense network's multiplications: validation "
-        "accuracy 0.820 ± 0.020 (mean of 3 seeds) against the dense network's 0.900 ± 0.000 before "
-        "fine-tuning."
-    )
-    assert more == (
-        "Its trials need in the mean 40.0 M multiplications, 40 % of dense. Of each seed the most "
-        "accurate trial so cheap counts. Too close to it for 3 seeds and 10,000 validation images "
-        "to tell apart: rnp. So cheap in some seeds alone, and not compared here: magnitude."
-    )
-
-
-def test_of_several_seeds_the_tables_have_means_with_their_number(tmp_path: Path) -> None:
-    tested = [
-        {**row, "test_accuracy": row["val_accuracy"] - 0.01, "train_accuracy": 0.99}
-        for row in (*SEEDS, *(trial("dense", 0.9, 1.0, seed=seed) for seed in range(3)))
-    ]
-    result = result_of(tmp_path, tested)
-    assert "on test images these come to 0.810 ± 0.020" in answer(result)[1]
-    first = key_figures(result)[0]
-    assert (first.value, first.detail) == ("0.820", "l1_filter, 40.0 M, mean of 3 seeds")
-    table = depth_table(result, confirmed(result.trials))
-    records = [dict(zip(table.header, row, strict=True)) for row in table.rows]
-    rows = {record["method"]: record for record in records}
-    assert set(rows) == {"vanilla", "l1_filter", "rnp"}
-    assert rows["vanilla"]["accuracy after"] == "0.720 ± 0.020"
-    assert rows["vanilla"]["on test images"] == "0.710 ± 0.020"
-    assert rows["vanilla"]["on training images"] == "0.990 ± 0.000"
-    assert rows["vanilla"]["dense fine-tuned, on training images"] == "0.990 ± 0.000"
-    assert rows["vanilla"]["dense fine-tuned, on test images"] == "0.890 ± 0.000"
-    assert rows["vanilla"]["seeds"] == "3" and "trial" not in table.header
-
-
-def test_without_a_method_at_half_the_cost_in_every_seed_there_is_no_answer(tmp_path: Path) -> None:
-    rows = [row for row in SEEDS if row["method"] == "magnitude"]
-    headline = "No method comes to half of the dense network's multiplications in every seed."
-    assert answer(result_of(tmp_path, rows)) == (headline, "")
-
 
 # What to be careful about
 
@@ -422,101 +214,6 @@ def test_equal_errors_are_listed_together(tmp_path: Path) -> None:
     ]
 
 
-# Charts
-
-
-def test_charts_mark_the_same_frontier_as_the_table(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    rows = [
-        trial(method, accuracy, share, cell=cell)
-        for method in METHODS
-        for cell in ("depth=4", "depth=8")
-        for accuracy, share in rng.random((20, 2)).round(2)
-    ]
-    result = result_of(tmp_path, rows)
-    records = chart_data(result)
-    points = frontier(result.trials, result.objectives)
-    on, overall = "on_multiplications", "overall_multiplications"
-    assert {r["trial_id"] for r in records if r[on]} == set(points["trial_id"])
-    assert {r["trial_id"] for r in records if r[overall]} == set(
-        points.loc[points["on_overall_frontier"], "trial_id"]
-    )
-
-
-def test_charts_hold_completed_trials_with_what_was_measured(tmp_path: Path) -> None:
-    rows = [
-        *SMALL,
-        failed("l1_filter", "OSError: x"),
-        trial("l1_filter", 0.5, 0.5, latency_ms=None),
-    ]
-    records = chart_data(result_of(tmp_path, rows))
-    assert len(records) == len(SMALL) + 1
-    by_id = {record["trial_id"]: record for record in records}
-    assert by_id["l1_filter-006"]["multiplications"] == 45.0
-    assert "latency_ms" not in by_id["l1_filter-010"]
-    assert (
-        "on_latency_ms" not in by_id["l1_filter-010"] or not by_id["l1_filter-010"]["on_latency_ms"]
-    )
-    assert records[-1]["method"] == "dense"  # drawn last, on top
-
-
-@pytest.mark.parametrize("cell", ["all", None])
-@pytest.mark.parametrize("cost", ["multiplications", "latency_ms"])
-def test_charts_are_valid_vega_lite(tmp_path: Path, cost: str, cell: str | None) -> None:
-    result = result_of(tmp_path, SMALL)
-    chart = frontier_chart(result, chart_data(result), cost, cell, CSS, alt.Legend())
-    chart.to_dict(validate=True)
-
-
-def test_ruined_trials_do_not_stretch_the_chart_but_are_counted(tmp_path: Path) -> None:
-    result = result_of(
-        tmp_path, [*SMALL, trial("l1_filter", 0.1, 0.5), trial("magnitude", 0.1, 1.0)]
-    )
-    records = chart_data(result)
-    assert below_chart(records, "multiplications") == 3  # l1_filter's 0.6 is the third
-    subtitle = picture_spec(result, records, "multiplications")["title"]["subtitle"]
-    assert subtitle.endswith(" Trials below the axis: 3.")
-
-
-def test_the_intervals_of_a_frontier_are_drawn_whole(tmp_path: Path) -> None:
-    few = [{**row, "validation_images": 200} for row in SMALL]
-    result = result_of(tmp_path, few)
-    records = chart_data(result)
-    chart = frontier_chart(result, records, "multiplications", "all", CSS, None).to_dict()
-    scales = [layer["encoding"]["y"].get("scale") for layer in chart["layer"]]
-    scale = next(scale for scale in scales if scale)
-    on_frontier = [record for record in records if record["on_multiplications"]]
-    lowest, highest = scale["domain"]
-    assert (
-        lowest < min(r["low"] for r in on_frontier) < max(r["high"] for r in on_frontier) < highest
-    )
-    assert not scale["nice"], "the axis ends where below_chart says"
-
-
-def test_the_picture_shows_every_methods_colour(tmp_path: Path) -> None:
-    folder = run_folder(tmp_path, SMALL)
-    write_report(folder)
-    image = Image.open(io.BytesIO((folder / "frontier.png").read_bytes())).convert("RGB")
-    assert image.width > 1500
-    pixels = image.getcolors(image.width * image.height)
-    assert pixels is not None
-    colours = {bytes(colour).hex() for _, colour in pixels}  # type: ignore[arg-type]
-    assert {c[1:] for c in (LIGHT.ink, LIGHT.control, *LIGHT.methods[:3])} <= colours
-
-
-@pytest.mark.parametrize(
-    ("cost", "words"),
-    [
-        ("nonzero_multiplications", "non-zero multiplications"),
-        ("latency_ms", "latency of one image"),
-    ],
-)
-def test_the_pictures_title_names_the_cost_in_words(tmp_path: Path, cost: str, words: str) -> None:
-    result = result_of(tmp_path, SMALL)
-    title = picture_spec(result, chart_data(result), cost)["title"]["text"]
-    assert title.endswith(f": validation accuracy against {words}")
-
-
 # The files
 
 
@@ -565,27 +262,6 @@ def test_names_and_errors_cannot_write_into_the_page(tmp_path: Path) -> None:
     assert evil in {record["cell"] for record in drawn_trials(folder)}
     markdown = (folder / "report.md").read_text()
     assert r"OSError: \</script\>" in markdown
-
-
-def folder_with_images(path: Path, with_tests: bool = True) -> Path:
-    """rnp-000 is on the frontier and decides per image; so does rnp-001, which others beat."""
-    rows = [
-        trial("rnp", 0.88, 0.4, multiplications_p5=2e7, multiplications_p50=3e7, **{"rnp.p": -0.1}),
-        trial("rnp", 0.60, 0.5, **{"rnp.p": -0.2}),
-        trial("l1_filter", 0.8, 0.3),
-    ]
-    folder = run_folder(path, rows, methods=["rnp", "l1_filter"])
-    write_images(folder, "rnp-000", ["face", "None"], [True, False], [50_000_000, 30_000_000])
-    write_images(folder, "rnp-001", ["face", "None"], [True, True], [50_000_000, 50_000_000])
-    costs = {"face": {"conv1": 3e7, "conv2": 2e7}, "None": {"conv1": 3e7}}
-    for trial_id in ("rnp-000", "rnp-001", "l1_filter-002"):
-        file = folder / "multiplications_per_class.csv"
-        append_multiplications_per_class(file, trial_id, costs)
-    if with_tests:
-        file = folder / "test_multiplications_per_class.csv"
-        tested = {"face": {"conv1": 3e7, "conv2": 2.5e7}, "None": {"conv1": 3e7, "conv2": 1e6}}
-        append_multiplications_per_class(file, "rnp-000", tested)
-    return folder
 
 
 def test_what_single_images_cost_is_said_of_networks_on_a_frontier_that_decide_per_image(

@@ -20,8 +20,8 @@ from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.trial_tables import confirmed_table, depth_table
 from orchestrator.trial import main as trial_main
 from orchestrator.trials_table import read_trials
+from tests.report_rows import METHODS, SMALL, drawn_trials, failed, result_of, run_folder
 from tests.test_driver import SMALL as TINY_SWEEP
-from tests.test_report import METHODS, SMALL, drawn_trials, failed, result_of, run_folder
 
 Rows = list[dict[str, Any]]
 

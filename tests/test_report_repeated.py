@@ -13,7 +13,7 @@ from orchestrator.report.charts import LIGHT
 from orchestrator.report.means import means_picture_spec, repeated_spec
 from orchestrator.report.page import write_report
 from orchestrator.report.trial_tables import repeated_table
-from tests.test_report import SMALL, failed, result_of, run_folder, trial
+from tests.report_rows import SMALL, failed, result_of, run_folder, trial
 
 Rows = list[dict[str, Any]]
 ACCURACIES = {0.25: (0.80, 0.82, 0.81), 0.5: (0.85, 0.85, 0.88), 0.75: (0.86, 0.80, 0.83)}

@@ -8,8 +8,8 @@ from orchestrator.frontier import DENSE_COST, TRADE, as_share, eligible
 
 KNOWN_OF_ALL = ["train_accuracy", "share", *DENSE_COST]
 COLUMNS = [
-    "trial_id", "cell", "method", "n", "val_accuracy", "val_deviation", "tested", "test_accuracy",
-    "test_deviation", *KNOWN_OF_ALL,
+    "trial_id", "cell", "method", "n", "tried", "val_accuracy", "val_deviation", "tested",
+    "test_accuracy", "test_deviation", *KNOWN_OF_ALL,
 ]  # fmt: skip
 
 
@@ -17,11 +17,12 @@ def repeated(trials: pd.DataFrame) -> pd.DataFrame:
     """A row for each method's options in each cell that completed with several seeds.
 
     By cell, method and multiplications. Columns: trial_id (the first of them), cell, method; n, the
-    seeds; means over these of val_accuracy, train_accuracy, share (multiplications over the dense
-    network's) and the costs; tested, the seeds whose networks met the test images, and the mean
-    test_accuracy of these; val_deviation and test_deviation, sample standard deviations, the latter
-    missing where tested is less than 2. Another figure that a seed lacks is missing. Of several
-    tries of one seed the first counts; seeds whose trials failed or were stopped do not.
+    seeds, and tried, with those whose trials failed or were stopped; means over the n of
+    val_accuracy, train_accuracy, share (multiplications over the dense network's) and the costs;
+    tested, the seeds whose networks met the test images, and the mean test_accuracy of these;
+    val_deviation and test_deviation, sample standard deviations, the latter missing where tested is
+    less than 2. Another figure that a seed lacks is missing. Of several tries of one seed the first
+    counts.
     """
     completed = eligible(trials, TRADE)
     options = ["cell", "method", *(name for name in map(str, completed.columns) if "." in name)]
@@ -40,6 +41,8 @@ def repeated(trials: pd.DataFrame) -> pd.DataFrame:
     )
     figures = alike[KNOWN_OF_ALL]
     points[KNOWN_OF_ALL] = figures.mean().where(figures.count().eq(points["n"], axis=0))
+    searched = trials[trials["phase"] == "search"].drop_duplicates([*options, "seed"])
+    points["tried"] = searched.groupby(options, dropna=False).size()
     points = points[points["n"] > 1].reset_index()
     return points[COLUMNS].sort_values(["cell", "method", "multiplications"], ignore_index=True)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from orchestrator.repeated import all_repeated, repeated
 from orchestrator.report.charts import LIGHT
-from orchestrator.report.means import means_picture_spec, repeated_spec
+from orchestrator.report.means import below_charts, means_picture_spec, repeated_charts
 from orchestrator.report.page import write_report
 from orchestrator.report.trial_tables import repeated_table
 from tests.report_rows import SMALL, failed, result_of, run_folder, trial
@@ -95,8 +95,7 @@ def test_a_cells_chart_has_each_mean_with_its_deviation_and_the_best_of_them(
     tmp_path: Path,
 ) -> None:
     result = result_of(tmp_path, of_three_seeds())
-    chart = repeated_spec(result, repeated(result.trials), "all", "multiplications")
-    assert chart is not None
+    (chart,) = repeated_charts(result, repeated(result.trials), "multiplications").values()
     drawn = chart["data"]["values"]
     for value, accuracies in zip(drawn, ACCURACIES.values(), strict=True):
         mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
@@ -105,17 +104,14 @@ def test_a_cells_chart_has_each_mean_with_its_deviation_and_the_best_of_them(
         )
     assert [value["unbeaten"] for value in drawn] == [True, True, False]
     assert ["beside" in value for value in drawn] == [True, False, False], "all three seeds'"
-    assert repeated_spec(result, repeated(result.trials), "other", "multiplications") is None
 
 
 def test_panels_share_a_scale_that_holds_every_interval(tmp_path: Path) -> None:
     worse = [{**row, "val_accuracy": row["val_accuracy"] - 0.3} for row in of_three_seeds()]
     rows = [*of_three_seeds(), *({**row, "cell": "depth=8"} for row in worse)]
     result = result_of(tmp_path, rows)
-    points = repeated(result.trials)
-    panels = {
-        cell: repeated_spec(result, points, cell, "multiplications", LIGHT) for cell in result.cells
-    }
+    panels = repeated_charts(result, repeated(result.trials), "multiplications", LIGHT)
+    assert list(panels) == ["all", "depth=8"] and below_charts(panels) == 0
     picture = means_picture_spec(result, panels, "", "")
     values = [value for panel in picture["concat"] for value in panel["data"]["values"]]
     for panel in picture["concat"]:
@@ -124,14 +120,33 @@ def test_panels_share_a_scale_that_holds_every_interval(tmp_path: Path) -> None:
             assert low < min(v["low"] for v in values) < max(v["high"] for v in values) < high
 
 
+def test_a_ruined_option_does_not_stretch_the_chart_but_is_counted(tmp_path: Path) -> None:
+    ruined = [
+        {**row, "val_accuracy": 0.1, "vanilla.keep_ratio": 0.8, "multiplications": 9e7}
+        for row in of_three_seeds()[-3:]
+    ]
+    result = result_of(tmp_path, [*of_three_seeds(), *ruined])
+    charts = repeated_charts(result, repeated(result.trials), "multiplications")
+    assert below_charts(charts) == 1
+    chart = charts["all"]
+    low, _ = chart["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    drawn = chart["data"]["values"]
+    assert len(drawn) == 4 and 0.7 < low < min(v["low"] for v in drawn if v["unbeaten"])
+    assert all(layer["mark"].get("clip") for layer in chart["layer"][1:])
+    write_report(run_folder(tmp_path / "page", [*of_three_seeds(), *ruined]))
+    assert "Means below the axis: 1." in (tmp_path / "page" / "frontier.html").read_text()
+    assert "1 mean with a lower accuracy" in (tmp_path / "page" / "report.html").read_text()
+
+
 @pytest.mark.parametrize("status", ["failed", "stopped_early"])
 def test_means_of_the_seeds_that_are_left_make_no_picture(tmp_path: Path, status: str) -> None:
     rows = of_three_seeds()
     rows[1]["status"] = status
-    trials = result_of(tmp_path, rows).trials
-    points = repeated(trials)
-    assert list(points["n"]) == [2, 3, 3]
-    assert not all_repeated(trials, points, "multiplications")
+    result = result_of(tmp_path, rows)
+    points = repeated(result.trials)
+    assert list(points["n"]) == [2, 3, 3] and list(points["tried"]) == [3, 3, 3]
+    assert repeated_table(result, points).rows[0][2] == "2 of 3"
+    assert not all_repeated(result.trials, points, "multiplications")
 
 
 def test_what_a_seed_lacks_has_no_mean(tmp_path: Path) -> None:

@@ -34,15 +34,14 @@ DESCRIBED = {
 }
 
 
-def confirmed_spec(
-    result: SweepResult, points: pd.DataFrame, cell: str, palette: Palette = CSS
-) -> Spec | None:
-    """Test accuracy of a cell's confirmed points, mean and deviation, over the search's figures.
+def confirmed_charts(
+    result: SweepResult, points: pd.DataFrame, palette: Palette = CSS
+) -> dict[str, Spec]:
+    """Test accuracy of each cell's confirmed points, mean and deviation, and the search's figures.
 
     Args:
         points: of `confirmed`.
     """
-    own = points[points["cell"] == cell]
     values = [
         _described(result, point)
         | _interval(point["test_accuracy"], point["test_deviation"])
@@ -53,16 +52,16 @@ def confirmed_spec(
             "beside": point["search_val_accuracy"],
             "beside_said": f"{accuracy(point['search_val_accuracy'])}, the search's validation",
         }
-        for _, point in own.iterrows()
+        for _, point in points.iterrows()
     ]
     what = "Test accuracy of confirmed trials against multiplications."
-    return _means_spec(result, values, "multiplications", "Accuracy", what, palette)
+    return _charts(result, values, "multiplications", "Accuracy", what, palette)
 
 
-def repeated_spec(
-    result: SweepResult, points: pd.DataFrame, cell: str, cost: str, palette: Palette = CSS
-) -> Spec | None:
-    """Validation accuracy of a cell's options, mean and deviation over seeds, and test accuracy.
+def repeated_charts(
+    result: SweepResult, points: pd.DataFrame, cost: str, palette: Palette = CSS
+) -> dict[str, Spec]:
+    """Validation accuracy of each cell's options, mean and deviation over seeds; test accuracy.
 
     A step joins the means of a method that none of its other means beats.
 
@@ -70,8 +69,9 @@ def repeated_spec(
         points: of `repeated`.
         cost: a column of theirs.
     """
-    own = points[(points["cell"] == cell) & points[cost].notna()]
-    unbeaten = on_frontier_within(own, ["method"], {"val_accuracy": "maximize", cost: "minimize"})
+    known = points[points[cost].notna()]
+    pair = {"val_accuracy": "maximize", cost: "minimize"}
+    unbeaten = on_frontier_within(known, ["cell", "method"], pair)
     values = [
         _described(result, point)
         | _interval(point["val_accuracy"], point["val_deviation"])
@@ -82,11 +82,11 @@ def repeated_spec(
             f"n = {point['n']}, validation images",
         }
         | _tested(point)
-        for (_, point), best in zip(own.iterrows(), unbeaten, strict=True)
+        for (_, point), best in zip(known.iterrows(), unbeaten, strict=True)
     ]
     what = f"Validation accuracy, means over seeds, against {COSTS[cost].lower()}."
-    chart = _means_spec(result, values, cost, "Validation accuracy", what, palette)
-    if chart is not None:
+    charts = _charts(result, values, cost, "Validation accuracy", what, palette)
+    for chart in charts.values():
         rule = chart["layer"][0]["encoding"]
         steps = {"x": rule["x"], "y": {**rule["y"], "field": "mean"}, "color": rule["color"]}
         line = {
@@ -95,26 +95,31 @@ def repeated_spec(
             "encoding": {**steps, "opacity": faded(0.6)},
         }
         chart["layer"].insert(0, line)
-    return chart
+    return charts
+
+
+def below_charts(charts: Mapping[str, Spec]) -> int:
+    """How many means lie below the axes of these charts, of `repeated_charts`."""
+    return sum(
+        value["mean"] < chart["layer"][0]["encoding"]["y"]["scale"]["domain"][0]
+        for chart in charts.values()
+        for value in chart["data"]["values"]
+    )
 
 
 def means_picture_spec(
-    result: SweepResult, panels: Mapping[str, Spec | None], title: str, subtitle: str
+    result: SweepResult, charts: Mapping[str, Spec], title: str, subtitle: str
 ) -> Spec:
-    """The charts of all cells as a picture, a panel for each, with one scale of accuracies.
+    """The charts of all cells as a picture, a panel for each.
 
     Args:
-        panels: cell -> its chart, of `confirmed_spec` or `repeated_spec` in plain colours.
+        charts: of each cell, by `confirmed_charts` or `repeated_charts` in plain colours.
     """
-    columns, (width, height) = panels_laid_out(len(panels))
+    columns, (width, height) = panels_laid_out(len(charts))
     legend = {"title": None, "orient": "top", "columns": 6 if columns == 1 else 10}
-    charts = {cell: chart for cell, chart in panels.items() if chart is not None}
-    scales = [chart["layer"][0]["encoding"]["y"]["scale"]["domain"] for chart in charts.values()]
-    lows, highs = zip(*scales, strict=True)
     drawn = []
     for cell, chart in charts.items():
         for layer in chart["layer"]:
-            layer["encoding"]["y"]["scale"]["domain"] = [min(lows), max(highs)]
             for channel in {"color", "shape"} & layer["encoding"].keys():
                 layer["encoding"][channel]["legend"] = legend
         own = {name: chart[name] for name in ("data", "layer")}
@@ -134,6 +139,7 @@ def means_picture_spec(
 def _described(result: SweepResult, point: pd.Series) -> dict[str, Any]:
     trial = result.by_id.loc[point["trial_id"]]
     return {
+        "cell": point["cell"],
         "method": point["method"],
         "work": f"{millions(point['multiplications'])} ({percent(point['share'])} of dense)",
         "trial": point["trial_id"],
@@ -156,30 +162,43 @@ def _tested(point: pd.Series) -> dict[str, Any]:
     return {"beside": point["test_accuracy"], "beside_said": f"{said}, test images"}
 
 
-def _means_spec(
+def _charts(
     result: SweepResult,
     values: Sequence[Mapping[str, Any]],
     cost: str,
     accuracies: str,
     description: str,
     palette: Palette,
-) -> Spec | None:
-    """Means filled, with a deviation to either side, and hollow what stands beside them."""
-    if not values:
-        return None
-    shown = [value[name] for value in values for name in ("low", "high", "beside") if name in value]
-    margin = 0.06 * (max(shown) - min(shown)) or 0.02
-    x = {
-        "field": "cost",
-        "type": "quantitative",
-        "title": COSTS[cost],
-        "scale": {"domain": [0, 1.03 * max(value["cost"] for value in values)]},
-    }
+) -> dict[str, Spec]:
+    """A chart for each cell that has values, all with one axis of accuracies."""
+    by_cell = {cell: [v for v in values if v["cell"] == cell] for cell in result.cells}
     y = {
         "field": "mean",
         "type": "quantitative",
         "title": accuracies,
-        "scale": {"domain": [min(shown) - margin, max(shown) + margin], "nice": False},
+        "scale": {"domain": _accuracies_shown(values) if values else [], "nice": False},
+    }
+    return {
+        cell: _chart(result, own, y, COSTS[cost], description, palette)
+        for cell, own in by_cell.items()
+        if own
+    }
+
+
+def _chart(
+    result: SweepResult,
+    values: Sequence[Mapping[str, Any]],
+    y: Spec,
+    costs: str,
+    description: str,
+    palette: Palette,
+) -> Spec:
+    """Means filled, with a deviation to either side, and hollow what stands beside them."""
+    x = {
+        "field": "cost",
+        "type": "quantitative",
+        "title": costs,
+        "scale": {"domain": [0, 1.03 * max(value["cost"] for value in values)]},
     }
     colour, shape = method_scales(result, palette)
     told = tooltip(DESCRIBED)
@@ -187,19 +206,20 @@ def _means_spec(
         values,
         [
             {
-                "mark": {"type": "rule", "strokeWidth": 2},
+                "mark": {"type": "rule", "strokeWidth": 2, "clip": True},
                 "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}}
                 | {"color": colour, "opacity": faded(1)},
             },
             {
                 "transform": [{"filter": "isValid(datum.beside)"}],
-                "mark": {"type": "point", "size": 45, "filled": False, "strokeWidth": 1},
+                "mark": {"type": "point", "size": 45, "filled": False, "strokeWidth": 1}
+                | {"clip": True},
                 "encoding": {"x": x, "y": {**y, "field": "beside"}, "color": colour}
                 | {"shape": shape, "opacity": faded(0.45), "tooltip": told},
             },
             {
                 "mark": {"type": "point", "size": 90, "filled": True, "strokeWidth": 1}
-                | {"stroke": palette.surface},
+                | {"stroke": palette.surface, "clip": True},
                 "encoding": {"x": x, "y": y, "color": colour, "shape": shape}
                 | {"opacity": faded(1), "tooltip": told},
             },
@@ -207,3 +227,14 @@ def _means_spec(
         description,
         palette,
     )
+
+
+def _accuracies_shown(values: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The intervals of what no other mean of its method and cell beats, and a margin.
+
+    An option that pruning ruined would otherwise squeeze all that matters into a strip.
+    """
+    unbeaten = [value for value in values if value.get("unbeaten", True)]
+    ends = [value[end] for value in unbeaten for end in ("low", "high", "beside") if end in value]
+    margin = 0.06 * (max(ends) - min(ends)) or 0.02
+    return [min(ends) - margin, max(ends) + margin]

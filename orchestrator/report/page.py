@@ -108,25 +108,24 @@ def _picture(
 ) -> dict[str, Any]:
     """What was confirmed; else means over seeds, where all is of several; else every trial."""
     if not sure.empty:
-        panels = {cell: means.confirmed_spec(result, sure, cell, LIGHT) for cell in result.cells}
         return means.means_picture_spec(
             result,
-            panels,
+            means.confirmed_charts(result, sure, LIGHT),
             "test accuracy against multiplications",
             "Filled: mean and deviation of fresh seeds. Hollow: the validation accuracy that the "
             "search saw.",
         )
     few = len(result.cells) <= MOST_CELLS_IN_PICTURE
     if few and all_repeated(result.trials, of_seeds, cost):
-        panels = {
-            cell: means.repeated_spec(result, of_seeds, cell, cost, LIGHT) for cell in result.cells
-        }
+        panels = means.repeated_charts(result, of_seeds, cost, LIGHT)
+        below = means.below_charts(panels)
+        missing = f" Means below the axis: {below}." if below else ""
         return means.means_picture_spec(
             result,
             panels,
             f"validation accuracy against {in_words(cost)}",
             f"Filled: mean and deviation of {extent(of_seeds['n'])} seeds; lines: what no other "
-            "mean of the method beats. Hollow: test accuracy, where all seeds have it.",
+            f"mean of the method beats. Hollow: test accuracy, where all seeds have it.{missing}",
         )
     return picture_spec(result, records, cost)
 
@@ -166,6 +165,7 @@ def _shown(
     best = best_at_half(result)
     reached = figures.surfaces(result)
     comparison = compare_methods(result.trials, result.objectives)
+    of_seeds_charts = means.repeated_charts(result, of_seeds, cost)
     cells: list[str | None] = [*result.cells] or [None]
     charts = {
         name: [(cell, page_spec(result, records, name, cell)) for cell in cells]
@@ -194,13 +194,10 @@ def _shown(
         "class_costs": list(per_image.class_costs(result, deciding)),
         "spreads": list(per_image.spreads(result, deciding)),
         "confirmed": trial_tables.confirmed_table(result, sure),
-        "confirmed_charts": _per_cell(
-            result, lambda cell: means.confirmed_spec(result, sure, cell)
-        ),
+        "confirmed_charts": list(means.confirmed_charts(result, sure).items()),
         "repeated": trial_tables.repeated_table(result, of_seeds),
-        "repeated_charts": _per_cell(
-            result, lambda cell: means.repeated_spec(result, of_seeds, cell, cost)
-        ),
+        "repeated_charts": list(of_seeds_charts.items()),
+        "below_means": means.below_charts(of_seeds_charts),
         "attainment_charts": _per_cell(
             result, lambda cell: figures.attainment_spec(result, reached, cell)
         ),

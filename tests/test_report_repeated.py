@@ -112,6 +112,9 @@ def test_panels_share_a_scale_that_holds_every_interval(tmp_path: Path) -> None:
     result = result_of(tmp_path, rows)
     panels = repeated_charts(result, repeated(result.trials), "multiplications", LIGHT)
     assert list(panels) == ["all", "depth=8"] and below_charts(panels) == 0
+    alone = {"depth=8": panels["depth=8"]}
+    assert means_picture_spec(result, alone, "", "")["concat"][0]["title"] == "depth=8"
+    assert not repeated_charts(result, repeated(result.trials).iloc[:0], "multiplications")
     picture = means_picture_spec(result, panels, "", "")
     values = [value for panel in picture["concat"] for value in panel["data"]["values"]]
     for panel in picture["concat"]:
@@ -125,15 +128,18 @@ def test_a_ruined_option_does_not_stretch_the_chart_but_is_counted(tmp_path: Pat
         {**row, "val_accuracy": 0.1, "vanilla.keep_ratio": 0.8, "multiplications": 9e7}
         for row in of_three_seeds()[-3:]
     ]
-    result = result_of(tmp_path, [*of_three_seeds(), *ruined])
+    rows = of_three_seeds()
+    rows[6]["val_accuracy"], rows[7]["val_accuracy"] = 0.96, 0.70  # beaten, and far apart
+    result = result_of(tmp_path, [*rows, *ruined])
     charts = repeated_charts(result, repeated(result.trials), "multiplications")
     assert below_charts(charts) == 1
     chart = charts["all"]
     low, _ = chart["layer"][0]["encoding"]["y"]["scale"]["domain"]
     drawn = chart["data"]["values"]
-    assert len(drawn) == 4 and 0.7 < low < min(v["low"] for v in drawn if v["unbeaten"])
+    assert len(drawn) == 4 and drawn[3]["mean"] < 0.6 < low
     assert all(layer["mark"].get("clip") for layer in chart["layer"][1:])
-    write_report(run_folder(tmp_path / "page", [*of_three_seeds(), *ruined]))
+    assert not drawn[2]["unbeaten"] and low < drawn[2]["low"], "the bars of what is shown are whole"
+    write_report(run_folder(tmp_path / "page", [*rows, *ruined]))
     assert "Means below the axis: 1." in (tmp_path / "page" / "frontier.html").read_text()
     assert "1 mean with a lower accuracy" in (tmp_path / "page" / "report.html").read_text()
 

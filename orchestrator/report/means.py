@@ -39,6 +39,8 @@ def confirmed_charts(
 ) -> dict[str, Spec]:
     """Test accuracy of each cell's confirmed points, mean and deviation, and the search's figures.
 
+    A cell without any has no chart.
+
     Args:
         points: of `confirmed`.
     """
@@ -63,7 +65,8 @@ def repeated_charts(
 ) -> dict[str, Spec]:
     """Validation accuracy of each cell's options, mean and deviation over seeds; test accuracy.
 
-    A step joins the means of a method that none of its other means beats.
+    A step joins the means of a method that none of its other means beats. A cell that no options
+    repeat in has no chart.
 
     Args:
         points: of `repeated`.
@@ -123,7 +126,7 @@ def means_picture_spec(
             for channel in {"color", "shape"} & layer["encoding"].keys():
                 layer["encoding"][channel]["legend"] = legend
         own = {name: chart[name] for name in ("data", "layer")}
-        named = {} if columns == 1 else {"title": cell}
+        named = {"title": cell} if len(result.cells) > 1 else {}
         drawn.append({**own, **named, "width": width, "height": height})
     return {
         "title": {"text": f"{result.sweep['name']}: {title}", "subtitle": subtitle},
@@ -170,7 +173,11 @@ def _charts(
     description: str,
     palette: Palette,
 ) -> dict[str, Spec]:
-    """A chart for each cell that has values, all with one axis of accuracies."""
+    """A chart for each cell that has values, all with one axis of accuracies.
+
+    Args:
+        accuracies: the title of that axis.
+    """
     by_cell = {cell: [v for v in values if v["cell"] == cell] for cell in result.cells}
     y = {
         "field": "mean",
@@ -230,11 +237,12 @@ def _chart(
 
 
 def _accuracies_shown(values: Sequence[Mapping[str, Any]]) -> list[float]:
-    """The intervals of what no other mean of its method and cell beats, and a margin.
+    """What no other mean of its method and cell beats, and all means above the least of these.
 
-    An option that pruning ruined would otherwise squeeze all that matters into a strip.
+    Another option that pruning ruined would squeeze all that matters into a strip.
     """
-    unbeaten = [value for value in values if value.get("unbeaten", True)]
-    ends = [value[end] for value in unbeaten for end in ("low", "high", "beside") if end in value]
+    least = min(value["low"] for value in values if value.get("unbeaten", True))
+    shown = [value for value in values if value["mean"] >= least]
+    ends = [value[end] for value in shown for end in ("low", "high", "beside") if end in value]
     margin = 0.06 * (max(ends) - min(ends)) or 0.02
     return [min(ends) - margin, max(ends) + margin]

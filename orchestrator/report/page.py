@@ -181,6 +181,7 @@ def _shown(
         "cautions": findings.cautions(result),
         "remarks": findings.remarks(result),
         "cost": cost,
+        "several_cells": len(result.cells) > 1,
         "marks": method_marks(result.methods, CSS),
         "charts": charts,
         "overall_chart": page_spec(result, records, cost, None) if len(cells) > 1 else None,

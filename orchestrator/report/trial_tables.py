@@ -75,7 +75,7 @@ def repeated_table(result: SweepResult, points: pd.DataFrame) -> Table:
             "cell": point["cell"] if len(result.cells) > 1 else "",
             "method": point["method"],
             "settings": result.settings(result.by_id.loc[point["trial_id"]]),
-            "seeds": _of(point["n"], point["tried"]),
+            "seeds": _out_of(point["n"], point["tried"]),
             "validation": mean_and_deviation(point["val_accuracy"], point["val_deviation"]),
             "test": _of_those_tested(point),
             "on training images": accuracy(point["train_accuracy"]),
@@ -90,7 +90,7 @@ def repeated_table(result: SweepResult, points: pd.DataFrame) -> Table:
     return Table.of(records, words=("cell", "method", "settings"))
 
 
-def _of(n: int, all_of_them: int) -> str:
+def _out_of(n: int, all_of_them: int) -> str:
     """3, or 2 of 3."""
     return str(n) if n == all_of_them else f"{n} of {all_of_them}"
 
@@ -99,7 +99,7 @@ def _of_those_tested(point: pd.Series) -> str:
     """0.797 ± 0.003, and of how many where not all seeds' networks met the test images."""
     said = mean_and_deviation(point["test_accuracy"], point["test_deviation"])
     some = 0 < point["tested"] < point["n"]
-    return f"{said} ({_of(point['tested'], point['n'])})" if some else said
+    return f"{said} ({_out_of(point['tested'], point['n'])})" if some else said
 
 
 def depth_table(result: SweepResult, points: pd.DataFrame) -> Table:

@@ -74,12 +74,13 @@ def test_a_fair_sweep_with_several_seeds_gets_no_caution_but_the_noise(tmp_path:
 
 
 def test_unequal_tries_failures_and_machines_are_said(tmp_path: Path) -> None:
-    rows = [*SMALL, failed("magnitude", "OSError: x"), trial("magnitude", 0.8, 1.0, device="cuda")]
+    elsewhere = trial("magnitude", 0.8, 1.0, device="cuda", threads=2)
+    rows = [*SMALL, failed("magnitude", "OSError: x"), elsewhere]
     said = "\n".join(cautions(result_of(tmp_path, rows)))
     assert "1 of 11 trials failed" in said
     assert "dense 1, vanilla 2, random_channels 2, l1_filter 3 and magnitude 3" in said
     assert "One seed" in said
-    assert "cpu, 1 threads and cuda, 1 threads" in said
+    assert "cpu, 1 thread and cuda, 2 threads" in said
 
 
 def test_zeros_that_stay_in_place_are_not_sold_as_savings(tmp_path: Path) -> None:

@@ -56,7 +56,10 @@ def cautions(result: SweepResult) -> list[str]:
         found.append(noise)
     machines = result.searched[["device", "threads"]].dropna().drop_duplicates()
     if len(machines) > 1:
-        kinds = listed(f"{device}, {threads} threads" for device, threads in machines.to_numpy())
+        kinds = listed(
+            f"{device}, {threads} thread" + "s" * (threads != 1)
+            for device, threads in machines.to_numpy()
+        )
         found.append(f"Latencies were measured on different machines: {kinds}.")
     return found
 

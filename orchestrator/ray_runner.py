@@ -38,9 +38,10 @@ Phase = Callable[[], Job | Later | None]
 
 MOST_RESTARTS = 3
 """Of one job. A job that kills its worker each time must end too."""
-MOST_FAILED_STARTS = 4
-"""Of workers in a row, where none runs."""
-FAILED_START_PAUSE_S = 2.0
+MOST_FAILED_STARTS = 5
+"""Of workers in a row, where none is up."""
+FAILED_START_PAUSE_S = 1.0
+"""Twice as long after each failed start in a row, up to the most of them."""
 
 LOOK_EVERY_S = 0.5  # for a signal, and for places that have come
 
@@ -234,16 +235,20 @@ class _Workers:
     def may_grow(self) -> bool:
         """Whether a job that comes now would need, and could have, one worker more."""
         all_are_busy = not (self._idle or self._asked or self._starting)
-        return all_are_busy and len(self._busy) < self._places.number()
+        return all_are_busy and self._may_start and len(self._busy) < self._places.number()
 
     def start_expected(self) -> None:
         """Starts as many as there are to be; also in place of those that were lost."""
-        if time.monotonic() < self._not_before:
+        if not self._may_start:
             return
         there = sum(map(len, (self._starting, self._asked, self._idle, self._busy)))
         while there < min(self._expected, self._places.number()):
             self.start()
             there += 1
+
+    @property
+    def _may_start(self) -> bool:
+        return time.monotonic() >= self._not_before
 
     def start(self) -> None:
         worker = self._actor.remote(*self._arguments)
@@ -282,9 +287,11 @@ class _Workers:
             now = time.monotonic()
             if now >= self._not_before:  # those of one lost node are one failure
                 self._failed_starts += 1
-                self._not_before = now + FAILED_START_PAUSE_S
-            others = (self._starting, self._asked, self._idle, self._busy)
-            if self._failed_starts >= MOST_FAILED_STARTS and not any(others):
+                doublings = min(self._failed_starts, MOST_FAILED_STARTS)
+                self._not_before = now + FAILED_START_PAUSE_S * 2**doublings
+            # One that still starts is no sign of hope: it may be the next to fail.
+            none_is_up = not (self._asked or self._idle or self._busy)
+            if self._failed_starts >= MOST_FAILED_STARTS and none_is_up:
                 last = str(error).strip().splitlines()[-1]
                 raise NoWorkerError(f"No worker process can start: {last}") from error
         else:
@@ -308,6 +315,7 @@ class _Workers:
             # If its node is gone, idle ones of that node would each cost a job one of its starts.
             self._asked |= {idle.is_up.remote(): idle for idle in self._idle}
             self._idle.clear()
+            self._failed_starts = 0  # it had started: others of its kind can
             text = f"The worker process died: killed, out of memory, or crashed.\n{error}"
             return task, News(ended=True, error=text, blameless=True)
         if news.ended:

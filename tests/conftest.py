@@ -6,6 +6,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+# Ray gives its workers the lowest priority but a few: beside another busy test they would start
+# minutes late. Here they are what is waited for.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:

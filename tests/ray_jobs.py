@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+from orchestrator.ray_worker import Work
 from testbed.training import Report
 
 Job = tuple[Any, ...]
@@ -41,14 +42,19 @@ def sleep(seconds: float, number: int = 0) -> Spell:
     return os.getpid(), began, time.time()
 
 
-def see_gpus(folder: str, number: int) -> tuple[str | None, Spell]:
+def meet(folder: str, number: int) -> Spell:
     """Waits until the job beside it has begun: 0 and 1, 2 and 3, ... run side by side."""
     began = time.time()
     Path(folder, str(number)).touch()
-    while not Path(folder, str(number ^ 1)).exists() and time.time() < began + 120:
+    while not Path(folder, str(number ^ 1)).exists() and time.time() < began + 300:
         time.sleep(0.05)
+    return os.getpid(), began, time.time()
+
+
+def see_gpus(folder: str, number: int) -> tuple[str | None, Spell]:
+    process, began, _ = meet(folder, number)
     time.sleep(0.5)
-    return os.environ.get("CUDA_VISIBLE_DEVICES"), (os.getpid(), began, time.time())
+    return os.environ.get("CUDA_VISIBLE_DEVICES"), (process, began, time.time())
 
 
 def count(report: Report, n: int, period_s: float) -> None:
@@ -71,11 +77,25 @@ def kill() -> None:
 
 def kill_the_first(folder: str) -> int:
     """Kills its process, but for the second time."""
+    return stay_the_first(folder, seconds=0)
+
+
+def stay_the_first(folder: str, seconds: float) -> int:
+    """Stays for so long and then kills its process, but for the second time."""
     first = Path(folder) / "first"
     if not first.exists():
         first.write_text(str(os.getpid()))
+        time.sleep(seconds)
         kill()
     return os.getpid()
+
+
+def load(seconds: float, succeeds: bool) -> Work:
+    """What a worker does first, for so long; without success where its node lacks a module, say."""
+    time.sleep(seconds)
+    if not succeeds:
+        __import__("no_such_module_on_the_node")
+    return do
 
 
 def lose_an_object() -> None:

@@ -82,7 +82,7 @@ def run(
     return heard
 
 
-def until(done: Callable[[], bool], job: Callable[[int], Job], seconds: float = 60) -> Phase:
+def until(done: Callable[[], bool], job: Callable[[int], Job], seconds: float = 300) -> Phase:
     """Gives job after job until it is done, or the time is over."""
     given = 0
     give_up = time.time() + seconds
@@ -134,11 +134,11 @@ def test_a_job_whose_worker_is_killed_starts_again_in_another(
 
 
 def test_idle_workers_that_were_lost_cost_a_job_one_start_together(
-    two_workers: None, monkeypatch: pytest.MonkeyPatch
+    two_workers: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(ray_runner, "MOST_RESTARTS", 1)
     heard = Heard()
-    first: list[Job] = [("sleep", 1.0, number) for number in range(2)]
+    first: list[Job] = [("meet", str(tmp_path), number) for number in range(2)]
 
     def after_both_are_killed() -> Phase:
         waiting: list[Job] = [("give", 1)]
@@ -159,26 +159,60 @@ def test_idle_workers_that_were_lost_cost_a_job_one_start_together(
     assert heard.restarted == [("give", 1)]
 
 
-class Unloadable:
-    """Work that no other process can load, as on a node that lacks the user's module."""
+class Loaded:
+    """Work that each worker loads in its own way: for so many seconds, and with success or not."""
+
+    def __init__(self, *ways: tuple[float, bool], on_start: Callable[[int], None] = lambda _: None):
+        """The last way is that of all that come later. `on_start` gets the worker's number."""
+        self._ways = ways
+        self._on_start = on_start
+        self._started = 0
 
     def __call__(self, *_: Any) -> None: ...
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return __import__, ("no_such_module_on_the_node",)
+        way = self._ways[min(self._started, len(self._ways) - 1)]
+        self._started += 1
+        self._on_start(self._started)
+        return ray_jobs.load, way
 
 
-def test_workers_that_cannot_start_are_said(
+def test_workers_that_cannot_start_are_said_though_others_are_starting(
     two_workers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_runner, "FAILED_START_PAUSE_S", 0.1)
+    """Two by turns: always one is starting when the other fails."""
+    monkeypatch.setattr(ray_runner, "MOST_FAILED_STARTS", 3)
+    monkeypatch.setattr(ray_runner, "FAILED_START_PAUSE_S", 0.01)
     heard = Heard()
     with (
         connected(None),
         pytest.raises(NoWorkerError, match=r"No worker process can start: .*no_such_module"),
     ):
-        run_jobs([phase(("give", 1))], Unloadable(), heard.listener(), Resources())
+        work = Loaded((0, False), (4, False), (8, False))
+        run_jobs([phase(("give", 1))], work, heard.listener(), Resources())
     assert heard.started == []
+
+
+def test_workers_that_cannot_start_do_not_count_once_another_was_up(
+    two_workers: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is lost after the most failed starts, and one fails before the next one is up."""
+    monkeypatch.setattr(ray_runner, "MOST_FAILED_STARTS", 2)
+    monkeypatch.setattr(ray_runner, "FAILED_START_PAUSE_S", 0.01)
+    heard = Heard()
+    job = ("stay_the_first", str(tmp_path), 600)
+
+    def kill_the_first(started: int) -> None:
+        if started == 4:
+            os.kill(int((tmp_path / "first").read_text()), signal.SIGKILL)
+
+    up, fails, late = (0, True), (0, False), (4, True)
+    with connected(None):
+        work = Loaded(up, (4, False), fails, late, fails, up, on_start=kill_the_first)
+        assert run_jobs([phase(job)], work, heard.listener(), Resources())
+
+    assert heard.restarted == [job]
+    assert set(heard.ended) == {job}
 
 
 def test_a_worker_that_ray_killed_for_its_memory_gets_no_job_again(

@@ -61,7 +61,7 @@ def end(job, result):
     process, total, growth = result
     read.setdefault(process, (total == n_bytes, growth / n_bytes))
 
-give_up = time.time() + 120
+give_up = time.time() + 300
 ask = lambda: None if len(read) == 2 or time.time() > give_up else ("read", time.time())
 nothing = lambda *_: None
 with connected(sys.argv[1]):

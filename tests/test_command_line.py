@@ -135,7 +135,7 @@ def test_a_file_that_cannot_be_read_is_refused_without_importing_torch() -> None
         "import sys; from orchestrator.sweep import main; status = main(['my.yaml']); "
         "sys.exit(status + 40 * any(name in sys.modules for name in ('torch', 'ray', 'optuna')))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("my.yaml:1: not valid YAML: ")
 
@@ -146,7 +146,7 @@ def test_the_command_refuses_without_a_traceback() -> None:
         [sys.executable, "-m", "orchestrator.sweep", "my.yaml"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(

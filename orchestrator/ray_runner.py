@@ -38,10 +38,9 @@ Phase = Callable[[], Job | Later | None]
 
 MOST_RESTARTS = 3
 """Of one job. A job that kills its worker each time must end too."""
-MOST_FAILED_STARTS = 5
+MOST_FAILED_STARTS = 4
 """Of workers in a row, where none is up."""
-FAILED_START_PAUSE_S = 1.0
-"""Twice as long after each failed start in a row, up to the most of them."""
+FAILED_START_PAUSE_S = 2.0
 
 LOOK_EVERY_S = 0.5  # for a signal, and for places that have come
 
@@ -217,6 +216,7 @@ class _Workers:
         self._idle: list[Any] = []
         self._busy: dict[ObjectRef, tuple[Any, _Task]] = {}
         self._failed_starts = 0
+        self._hopes: set[ObjectRef] = set()  # that were starting at the first failed start
         self._not_before = 0.0  # on the monotonic clock, the next start
 
     def __enter__(self) -> "_Workers":
@@ -263,10 +263,10 @@ class _Workers:
         """What is new of the jobs, after a moment at most.
 
         Raises:
-            NoWorkerError: if there is no worker, and none can start.
+            NoWorkerError: if there is no worker, and one after another cannot start.
         """
         waited_for = [*self._starting, *self._asked, *self._busy]
-        if not waited_for:  # every node with a place for one is away
+        if not waited_for:  # every node with a place for one is away, or the last start failed
             time.sleep(LOOK_EVERY_S)
             return []
         ray.wait(waited_for, timeout=LOOK_EVERY_S)
@@ -287,11 +287,13 @@ class _Workers:
             now = time.monotonic()
             if now >= self._not_before:  # those of one lost node are one failure
                 self._failed_starts += 1
-                doublings = min(self._failed_starts, MOST_FAILED_STARTS)
-                self._not_before = now + FAILED_START_PAUSE_S * 2**doublings
-            # One that still starts is no sign of hope: it may be the next to fail.
+                self._not_before = now + FAILED_START_PAUSE_S
+                if self._failed_starts == 1:
+                    self._hopes = {*self._starting}
+            # Of those that came later one is always starting when another fails: they are no hope.
+            hopes = self._hopes & self._starting.keys()
             none_is_up = not (self._asked or self._idle or self._busy)
-            if self._failed_starts >= MOST_FAILED_STARTS and none_is_up:
+            if self._failed_starts >= MOST_FAILED_STARTS and none_is_up and not hopes:
                 last = str(error).strip().splitlines()[-1]
                 raise NoWorkerError(f"No worker process can start: {last}") from error
         else:

@@ -90,9 +90,10 @@ def stay_the_first(folder: str, seconds: float) -> int:
     return os.getpid()
 
 
-def load(seconds: float, succeeds: bool) -> Work:
-    """What a worker does first, for so long; without success where its node lacks a module, say."""
-    time.sleep(seconds)
+def load(waited_for: Path, succeeds: bool) -> Work:
+    """What a worker does first; without success where its node lacks a module, say."""
+    while not waited_for.exists():
+        time.sleep(0.05)
     if not succeeds:
         __import__("no_such_module_on_the_node")
     return do

@@ -160,57 +160,83 @@ def test_idle_workers_that_were_lost_cost_a_job_one_start_together(
 
 
 class Loaded:
-    """Work that each worker loads in its own way: for so many seconds, and with success or not."""
+    """Work that each worker loads in its own way, the first one in the first way and so on.
 
-    def __init__(self, *ways: tuple[float, bool], on_start: Callable[[int], None] = lambda _: None):
-        """The last way is that of all that come later. `on_start` gets the worker's number."""
-        self._ways = ways
+    A way is a file of the folder to wait for, and whether the worker can load the work then. The
+    start of worker 3 makes a file "3".
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *ways: tuple[str, bool],
+        on_start: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._folder = folder
+        self._ways = iter(ways)
         self._on_start = on_start
         self._started = 0
 
     def __call__(self, *_: Any) -> None: ...
 
     def __reduce__(self) -> tuple[Any, ...]:
-        way = self._ways[min(self._started, len(self._ways) - 1)]
         self._started += 1
-        self._on_start(self._started)
-        return ray_jobs.load, way
+        name = str(self._started)
+        (self._folder / name).touch()
+        self._on_start(name)
+        file, succeeds = next(self._ways)
+        return ray_jobs.load, (self._folder / file, succeeds)
 
 
-def test_workers_that_cannot_start_are_said_though_others_are_starting(
-    two_workers: None, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def failed_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two are the most, and each counts."""
+    monkeypatch.setattr(ray_runner, "MOST_FAILED_STARTS", 2)
+    monkeypatch.setattr(ray_runner, "FAILED_START_PAUSE_S", 0.0)
+
+
+def test_workers_that_cannot_start_are_said_though_another_is_starting(
+    two_workers: None, failed_starts: None, tmp_path: Path
 ) -> None:
-    """Two by turns: always one is starting when the other fails."""
-    monkeypatch.setattr(ray_runner, "MOST_FAILED_STARTS", 3)
-    monkeypatch.setattr(ray_runner, "FAILED_START_PAUSE_S", 0.01)
+    """By turns: when one fails, the next one has started."""
     heard = Heard()
+    work = Loaded(tmp_path, *((str(number + 1), False) for number in range(1, 20)))
     with (
         connected(None),
         pytest.raises(NoWorkerError, match=r"No worker process can start: .*no_such_module"),
     ):
-        work = Loaded((0, False), (4, False), (8, False))
         run_jobs([phase(("give", 1))], work, heard.listener(), Resources())
     assert heard.started == []
 
 
-def test_workers_that_cannot_start_do_not_count_once_another_was_up(
-    two_workers: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_workers_that_cannot_start_end_nothing_while_an_older_one_starts(
+    two_workers: None, failed_starts: None, tmp_path: Path
 ) -> None:
-    """It is lost after the most failed starts, and one fails before the next one is up."""
-    monkeypatch.setattr(ray_runner, "MOST_FAILED_STARTS", 2)
-    monkeypatch.setattr(ray_runner, "FAILED_START_PAUSE_S", 0.01)
+    heard = Heard()
+    fails = ("1", False)
+    work = Loaded(tmp_path, ("5", True), fails, fails, fails, ("1", True))
+    with connected(None):
+        assert run_jobs([phase(("give", 1))], work, heard.listener(), Resources())
+    assert heard.ended == {("give", 1): 1}
+
+
+def test_workers_that_cannot_start_are_counted_anew_when_one_is_lost_that_was_up(
+    two_workers: None, failed_starts: None, tmp_path: Path
+) -> None:
     heard = Heard()
     job = ("stay_the_first", str(tmp_path), 600)
 
-    def kill_the_first(started: int) -> None:
-        if started == 4:
+    def kill_the_first(started: str) -> None:
+        if started == "4":
             os.kill(int((tmp_path / "first").read_text()), signal.SIGKILL)
 
-    up, fails, late = (0, True), (0, False), (4, True)
+    up, fails, fails_when_one_is_up = ("1", True), ("1", False), ("first", False)
+    late = ("6", True)
+    work = Loaded(
+        tmp_path, up, fails_when_one_is_up, fails, late, fails, up, on_start=kill_the_first
+    )
     with connected(None):
-        work = Loaded(up, (4, False), fails, late, fails, up, on_start=kill_the_first)
         assert run_jobs([phase(job)], work, heard.listener(), Resources())
-
     assert heard.restarted == [job]
     assert set(heard.ended) == {job}
 

@@ -1,12 +1,12 @@
 """The static and reinforcement-learning methods that Runtime Neural Pruning is compared with."""
 
+from baselines.channels.l1_filter import L1Filter
+from baselines.channels.policy_gradient import PolicyGradient
+from baselines.channels.random_channels import RandomChannels
+from baselines.channels.thinet import ThiNet
+from baselines.channels.vanilla import Vanilla
 from baselines.dense import Dense
-from baselines.l1_filter import L1Filter
-from baselines.magnitude import Magnitude
-from baselines.policy_gradient import PolicyGradient
-from baselines.random_channels import RandomChannels
-from baselines.thinet import ThiNet
-from baselines.vanilla import Vanilla
+from baselines.weights.magnitude import Magnitude
 
 __all__ = [
     "Dense",

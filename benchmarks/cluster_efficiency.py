@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 from benchmarks.side_by_side import Goal, Result, arguments, show
-from orchestrator.trials_table import read_trials
+from orchestrator.run_folder.trials_table import read_trials
 
 N_TRIALS, N_PROCESSES, ROUNDS = 12, 2, 3
 # All keep the same channels, so that halves of them are equal.

@@ -23,8 +23,8 @@ import pandas as pd
 
 from benchmarks.recorded_curves import CURVES, SWEEP_FILE, record
 from benchmarks.side_by_side import Goal, Result, arguments, show
-from orchestrator.early_stopping import Rungs, StoppedEarlyError
-from orchestrator.frontier import hypervolume
+from orchestrator.analysis.pareto import hypervolume
+from orchestrator.search.rungs import Rungs, StoppedEarlyError
 from orchestrator.sweep_file import EarlyStopping, Sweep, load_sweep
 
 AT_A_TIME = 4

@@ -14,10 +14,10 @@ import pandas as pd
 import torch
 from optuna.storages import InMemoryStorage
 
-from orchestrator.jobs import Workplace, obtain_dense
-from orchestrator.plan import Trial, dense_network, studies
-from orchestrator.registry import method_class
-from orchestrator.search import Proposer
+from orchestrator.jobs.work import Workplace, obtain_dense
+from orchestrator.methods import method_class
+from orchestrator.plan.studies import Trial, dense_network, studies
+from orchestrator.search.proposer import Proposer
 from orchestrator.sweep_file import Resources, load_sweep
 from testbed.cost import count_multiplications
 from testbed.data import DataOptions, Splits, load_splits, normalise

@@ -15,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python benchmarks/...`
 
-from baselines.reward_evaluation import WholeNetwork, evaluation_of_masks
+from baselines.channels.reward_evaluation import WholeNetwork, evaluation_of_masks
 from benchmarks.networks import SHAPE, backbone
 from benchmarks.side_by_side import Goal, Result, Work, arguments, measure, show
 from testbed.augmentation import Augmentation

@@ -23,10 +23,10 @@ import pandas as pd
 from optuna.storages import InMemoryStorage
 
 from benchmarks.side_by_side import Goal, Result, arguments, show
-from orchestrator.frontier import hypervolume
-from orchestrator.jobs import TrialResult, Workplace, do_job, splits_key
-from orchestrator.plan import Study, Trial, dense_networks, studies
-from orchestrator.search import Proposer
+from orchestrator.analysis.pareto import hypervolume
+from orchestrator.jobs.work import TrialResult, Workplace, do_job, splits_key
+from orchestrator.plan.studies import Study, Trial, dense_networks, studies
+from orchestrator.search.proposer import Proposer
 from orchestrator.sweep_file import Search, Sweep, load_sweep
 from testbed.data import load_splits
 
@@ -123,8 +123,8 @@ def compare(samplers: Sequence[str] = SAMPLERS) -> Result:
 
 def record() -> None:
     """Runs the trials of the grid, on all cores, and keeps what came out."""
-    from orchestrator.ray_connection import connected
-    from orchestrator.ray_runner import Listener, Phase, run_jobs
+    from orchestrator.tuning.connection import connected
+    from orchestrator.tuning.ray_runner import Listener, Phase, run_jobs
 
     sweep = load_sweep(SWEEP_FILE)
     [study] = studies(sweep)

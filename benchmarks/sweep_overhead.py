@@ -31,17 +31,17 @@ import ray
 from rich.console import Console
 
 from benchmarks.side_by_side import Goal, Result, arguments, show
-from orchestrator.jobs import TrialResult, known_columns
-from orchestrator.plan import Trial, studies
-from orchestrator.progress import Progress
-from orchestrator.ray_connection import connected
-from orchestrator.ray_runner import Listener, run_jobs
-from orchestrator.ray_worker import Work
-from orchestrator.record import Record
-from orchestrator.search import Proposer
-from orchestrator.study_storage import open_journal
+from orchestrator.console.progress import Progress
+from orchestrator.driver.record import Record
+from orchestrator.jobs.work import TrialResult, known_columns
+from orchestrator.plan.studies import Trial, studies
+from orchestrator.search.proposer import Proposer
+from orchestrator.search.study_storage import open_journal
 from orchestrator.sweep_file import load_sweep
-from orchestrator.tracking import Tracker
+from orchestrator.tracking.tracker import Tracker
+from orchestrator.tuning.connection import connected
+from orchestrator.tuning.ray_runner import Listener, run_jobs
+from orchestrator.tuning.ray_worker import Work
 from testbed.training import Report
 
 SWEEP_FILE = Path(__file__).parent / "surfaces" / "digits_l1.yaml"

@@ -27,8 +27,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python benchmarks/...`
 
-from baselines.contributions import gram_matrix
-from baselines.thinet import greedy_choice
+from baselines.channels.contributions import gram_matrix
+from baselines.channels.thinet import greedy_choice
 from benchmarks.side_by_side import Goal, Result, Speed, arguments, show
 from testbed.machine import set_threads
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from orchestrator.ray_worker import Work
+from orchestrator.tuning.ray_worker import Work
 from testbed.training import Report
 
 Job = tuple[Any, ...]

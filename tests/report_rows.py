@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from orchestrator.report.sweep_result import SweepResult
-from orchestrator.trials_table import (
+from orchestrator.run_folder.trials_table import (
     COLUMNS,
     TrialsTable,
     append_multiplications_per_class,

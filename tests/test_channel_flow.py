@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
-from baselines.channel_graph import prunable_convs
+from baselines.channels.channel_graph import prunable_convs
 from rnp.channel_flow import channel_flow
 from testbed.backbones import build_backbone
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch_pruning.dependency import index_mapping
 
-from baselines.channel_graph import inputs_by_channel, prunable_convs, prunable_layers
-from baselines.channel_removal import n_removed, remove_channels
-from baselines.keep_ratio import channels_to_remove
+from baselines.channels.channel_graph import inputs_by_channel, prunable_convs, prunable_layers
+from baselines.channels.channel_removal import n_removed, remove_channels
+from baselines.channels.keep_ratio import channels_to_remove
 from testbed.backbones import BACKBONES, build_backbone
 from testbed.cost import count_multiplications
 

@@ -7,8 +7,8 @@ import pytest
 import tiny
 import torch
 
-from baselines.channel_removal import remove_channels
-from baselines.l1_filter import L1Filter
+from baselines.channels.channel_removal import remove_channels
+from baselines.channels.l1_filter import L1Filter
 from testbed.checkpoint import Checkpoint
 from testbed.method import Run
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from orchestrator.choose import main
-from orchestrator.outbox import Outbox
-from orchestrator.past_trial import past_trial
-from orchestrator.plan import plain_trials
-from orchestrator.shipped import Limits, choose
+from orchestrator.commands.choose import main
+from orchestrator.commands.trial import main as trial_main
+from orchestrator.deploy.selection import Limits, choose
+from orchestrator.plan.studies import plain_trials
+from orchestrator.run_folder.reader import past_trial
+from orchestrator.run_folder.trials_table import read_trials
 from orchestrator.sweep_file import load_sweep
-from orchestrator.tracking import Tracker
-from orchestrator.trial import main as trial_main
-from orchestrator.trials_table import read_trials
+from orchestrator.tracking.outbox import Outbox
+from orchestrator.tracking.tracker import Tracker
 from testbed.data import load_splits
 from tests.report_rows import SMALL, result_of
 from tests.test_driver import PROJECT, write
@@ -117,7 +117,7 @@ import json, sys
 import onnxruntime, torch.export  # what they unpickle of their own is none of a run folder's
 unpickled = []
 sys.addaudithook(lambda event, args: event == "pickle.find_class" and unpickled.append(args))
-from orchestrator.choose import _export, SweepResult, choose, Limits, _parser
+from orchestrator.commands.choose import _export, SweepResult, choose, Limits, _parser
 args = _parser().parse_args(sys.argv[2:])
 result = SweepResult.read(args.folder)
 trials = result.trials[result.trials["method"] == sys.argv[1]]
@@ -170,7 +170,7 @@ def test_every_format_gives_the_networks_logits_and_nothing_is_unpickled(
 
 
 def test_a_format_that_gives_other_logits_is_refused() -> None:
-    from orchestrator.export import _check
+    from orchestrator.deploy.export import _check
 
     expected = np.zeros((2, 3), dtype=np.float32)
     _check("model.onnx", lambda _: expected + 1e-4, torch.zeros(2, 1), expected)

@@ -13,7 +13,7 @@ import pytest
 from ray_cluster import PROJECT, Cluster, cluster
 from safetensors.torch import load_file
 
-from orchestrator.trials_table import read_trials
+from orchestrator.run_folder.trials_table import read_trials
 
 SWEEP = """
 data: {name: digits, train_images: 300, validation_share: 0.3}
@@ -47,8 +47,8 @@ def sweep(found: Cluster, folder: Path, **environment: str) -> subprocess.Popen[
 
 READ = """
 import json, sys, time, torch, ray_jobs
-from orchestrator.ray_connection import connected
-from orchestrator.ray_runner import Listener, run_jobs
+from orchestrator.tuning.connection import connected
+from orchestrator.tuning.ray_runner import Listener, run_jobs
 from orchestrator.sweep_file import Resources
 
 n_bytes = 64 * 2**20

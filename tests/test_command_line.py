@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sweep_files import SWEEP, mutated
 
-from orchestrator import sweep
-from orchestrator.sweep import main
+from orchestrator.commands import sweep
+from orchestrator.commands.sweep import main
 
 TINY = SWEEP.replace("digits", "tiny.npz")
 ONE_CELL = ("--set", "backbone.depth=4", "--set", "backbone.dropout=0.0")

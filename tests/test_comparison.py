@@ -8,7 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orchestrator.comparison import attainment, best_at, compare_methods, compare_pairs, interval
+from orchestrator.analysis.comparison import (
+    attainment,
+    best_at,
+    compare_methods,
+    compare_pairs,
+    interval,
+)
 from tests.test_frontier import OBJECTIVES, staircase_area, trials
 
 BUDGETS = ["val_accuracy_at_25", "val_accuracy_at_50", "val_accuracy_at_75"]

@@ -7,9 +7,9 @@ import optuna
 import pytest
 from optuna.storages import InMemoryStorage
 
-from orchestrator.plan import Trial, dense_networks, networks_of, plain_trials, studies
-from orchestrator.samplers import n_tries
-from orchestrator.search import Proposer
+from orchestrator.plan.studies import Trial, dense_networks, networks_of, plain_trials, studies
+from orchestrator.search.proposer import Proposer
+from orchestrator.search.samplers import n_tries
 from orchestrator.sweep_file import Sweep, SweepFileError, load_sweep
 
 SECTIONS = """

@@ -6,12 +6,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from orchestrator.dry_run import describe
-from orchestrator.frontier import to_be_tested
-from orchestrator.plan import Trial, confirmations, dense_networks, plain_trials
+from orchestrator.analysis.pareto import to_be_tested
+from orchestrator.commands.trial import main
+from orchestrator.plan.dry_run import describe
+from orchestrator.plan.studies import Trial, confirmations, dense_networks, plain_trials
+from orchestrator.run_folder.trials_table import read_trials
 from orchestrator.sweep_file import load_sweep
-from orchestrator.trial import main
-from orchestrator.trials_table import read_trials
 from testbed.data import DataOptions, load_test_images
 from tests.test_driver import write
 from tests.test_frontier import OBJECTIVES, trials

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from orchestrator import zero_copy
+from orchestrator.tuning import zero_copy
 from testbed.data import (
     Augmentation,
     DataOptions,

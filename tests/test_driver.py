@@ -14,14 +14,15 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from orchestrator import driver, final_evaluation, record
-from orchestrator.plan import plain_trials
-from orchestrator.progress import Progress
-from orchestrator.study_storage import open_journal
-from orchestrator.sweep import main as sweep_main
+from orchestrator.commands.sweep import main as sweep_main
+from orchestrator.commands.trial import main as trial_main
+from orchestrator.console.progress import Progress
+from orchestrator.driver import driver, record
+from orchestrator.jobs import final_test as final_evaluation
+from orchestrator.plan.studies import plain_trials
+from orchestrator.run_folder.trials_table import read_trials
+from orchestrator.search.study_storage import open_journal
 from orchestrator.sweep_file import load_sweep
-from orchestrator.trial import main as trial_main
-from orchestrator.trials_table import read_trials
 from testbed.data import DataOptions, Images, load_test_images
 
 PROJECT = Path(__file__).parents[1]

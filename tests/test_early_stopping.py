@@ -11,13 +11,13 @@ import tiny
 import torch
 from numpy.typing import NDArray
 
-from baselines.l1_filter import L1Filter
-from baselines.vanilla import Vanilla
+from baselines.channels.l1_filter import L1Filter
+from baselines.channels.vanilla import Vanilla
 from benchmarks import early_stopping
-from orchestrator.early_stopping import Rungs, StoppedEarlyError, n_before, spread
-from orchestrator.sweep import main as sweep_main
+from orchestrator.commands.sweep import main as sweep_main
+from orchestrator.run_folder.trials_table import read_trials
+from orchestrator.search.rungs import Rungs, StoppedEarlyError, n_before, spread
 from orchestrator.sweep_file import EarlyStopping, load_sweep
-from orchestrator.trials_table import read_trials
 from rnp.static_prefix import StaticPrefix
 from testbed.cost import count_multiplications
 from testbed.method import Judge

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orchestrator.frontier import (
+from orchestrator.analysis.pareto import (
     best_within,
     eligible,
     frontier,
@@ -17,7 +17,7 @@ from orchestrator.frontier import (
     non_dominated,
     to_be_tested,
 )
-from orchestrator.trials_table import COLUMNS
+from orchestrator.run_folder.trials_table import COLUMNS
 
 OBJECTIVES = {"val_accuracy": "maximize", "multiplications": "minimize"}
 THREE = {**OBJECTIVES, "latency_ms": "minimize"}

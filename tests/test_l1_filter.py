@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from baselines import L1Filter
-from baselines.rounds import epochs_per_round
+from baselines.channels.rounds import epochs_per_round
 from testbed.cost import count_multiplications
 
 

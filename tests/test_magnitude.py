@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from baselines import Magnitude
-from baselines.magnitude import small_weights
+from baselines.weights.magnitude import small_weights
 from testbed.cost import count_multiplications, sparsity
 
 

@@ -19,8 +19,8 @@ import testbed.data
 import testbed.method
 import testbed.training
 import testbed.training_checkpoint
-from baselines.vanilla import draw_anew
-from orchestrator.registry import METHODS, method_class
+from baselines.channels.vanilla import draw_anew
+from orchestrator.methods import METHODS, method_class
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications
 from testbed.method import ChecksNetwork, Run, load_pruned

@@ -18,8 +18,8 @@ from urllib.request import urlopen
 import pytest
 from mlflow import MlflowClient
 
-from orchestrator.sweep import main
-from orchestrator.trials_table import read_trials
+from orchestrator.commands.sweep import main
+from orchestrator.run_folder.trials_table import read_trials
 
 SWEEP = """
 data: {name: digits, train_images: 300, validation_share: 0.3}

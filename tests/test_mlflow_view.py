@@ -11,12 +11,12 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image, ImageColor
 
-from orchestrator.comparison import compare_methods
-from orchestrator.mlflow_view import TAG, view_to_write
+from orchestrator.analysis.comparison import compare_methods
 from orchestrator.report import write_report
 from orchestrator.report.charts import LIGHT, method_marks
 from orchestrator.report.sweep_result import SweepResult
-from orchestrator.tracking import Tracker
+from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.view import TAG, view_to_write
 from tests.browser import ask, needs_chromium
 from tests.live_page import LivePage, live_page
 from tests.report_rows import run_folder

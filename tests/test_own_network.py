@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.sweep import main as sweep_main
-from orchestrator.trial import main as trial_main
-from orchestrator.trials_table import read_trials
+from orchestrator.commands.sweep import main as sweep_main
+from orchestrator.commands.trial import main as trial_main
+from orchestrator.run_folder.trials_table import read_trials
 from sweeps.own_network import network, shapes
 
 PROJECT = Path(__file__).parents[1]

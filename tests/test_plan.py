@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sweep_files import SWEEP
 
-from orchestrator.plan import (
+from orchestrator.plan.studies import (
     DenseNetwork,
     Trial,
     dense_network,
@@ -16,8 +16,8 @@ from orchestrator.plan import (
     studies,
 )
 from orchestrator.sweep_file import SHARED, Sweep, load_sweep
-from orchestrator.sweep_file.option_values import Range
-from orchestrator.sweep_file.section_checks import n_trials
+from orchestrator.sweep_file.grids_and_ranges import Range
+from orchestrator.sweep_file.sections import n_trials
 
 TEACHER = "distillation={teacher: {depth: 8}}"
 ONE_CELL = ("backbone.depth=4", "backbone.dropout=0.0")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sweep_files import SWEEP
 
-from orchestrator.plan_changes import changes
+from orchestrator.plan.resume import changes
 from orchestrator.sweep_file import Sweep, load_sweep
 
 

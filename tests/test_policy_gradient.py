@@ -14,10 +14,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-import baselines.policy_gradient
+import baselines.channels.policy_gradient
 from baselines import PolicyGradient
-from baselines.channel_removal import remove_channels
-from baselines.policy_gradient import (
+from baselines.channels.channel_removal import remove_channels
+from baselines.channels.policy_gradient import (
     Agent,
     Remembered,
     advantages,
@@ -26,9 +26,9 @@ from baselines.policy_gradient import (
     reinforce_loss,
     rewards,
 )
-from baselines.reward_evaluation import CutNetwork, WholeNetwork, evaluation_of_masks
-from orchestrator.jobs import Workplace, obtain_dense, run_trial
-from orchestrator.plan import Trial, dense_network
+from baselines.channels.reward_evaluation import CutNetwork, WholeNetwork, evaluation_of_masks
+from orchestrator.jobs.work import Workplace, obtain_dense, run_trial
+from orchestrator.plan.studies import Trial, dense_network
 from orchestrator.sweep_file import Resources
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications
@@ -208,7 +208,9 @@ MASKED = [
 def test_masks_are_judged_as_the_smaller_networks_themselves(
     kind: str, layer: str, way: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(baselines.reward_evaluation, "BATCH_SIZE", 40)  # several, the last smaller
+    monkeypatch.setattr(
+        baselines.channels.reward_evaluation, "BATCH_SIZE", 40
+    )  # several, the last smaller
     network: Any = made(kind)
     data = tiny.splits(n_validation=100)
     n_channels = len(network.get_parameter(f"{layer}.weight"))
@@ -301,13 +303,13 @@ def test_only_reward_images_decide_and_only_held_back_ones_are_reported(
     rewarding, held_back = divided(data, method.reward_share)
     spoilt = torch.randint_like(held_back.validation.pixels, 256)
     seen: list[set[bytes]] = []
-    real = baselines.policy_gradient.evaluation_of_masks
+    real = baselines.channels.policy_gradient.evaluation_of_masks
 
     def spy(network: nn.Module, name: str, images: Images, *others: Any, **options: Any) -> Any:
         seen.append(pixels_of(images))
         return real(network, name, images, *others, **options)
 
-    monkeypatch.setattr(baselines.policy_gradient, "evaluation_of_masks", spy)
+    monkeypatch.setattr(baselines.channels.policy_gradient, "evaluation_of_masks", spy)
     reports: list[Mapping[str, float]] = []
     network = method.prune(tiny.trained(), data, tiny.run(3, reports=reports))
     assert seen == [pixels_of(rewarding)] * 2
@@ -333,7 +335,7 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(
 ) -> None:
     method = PolicyGradient(steps=15, drop_bound=10)
     whole = method.prune(tiny.trained(), tiny.splits(), tiny.run(3))
-    real_learn, learnt = baselines.policy_gradient.learn, []
+    real_learn, learnt = baselines.channels.policy_gradient.learn, []
 
     def stop(*arguments: Any) -> Any:
         if len(learnt) == stopped_in_layer - 1:
@@ -344,7 +346,7 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(
     first, second = tiny.run(3), tiny.run(3)
     first.folder = second.folder = tmp_path
     with monkeypatch.context() as patch:
-        patch.setattr(baselines.policy_gradient, "learn", stop)
+        patch.setattr(baselines.channels.policy_gradient, "learn", stop)
         if stopped_in_layer < 3:
             with pytest.raises(StoppedError):
                 method.prune(tiny.trained(), tiny.splits(), first)
@@ -356,7 +358,7 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(
         learnt.append(real_learn(*arguments))
         return learnt[-1]
 
-    monkeypatch.setattr(baselines.policy_gradient, "learn", count)
+    monkeypatch.setattr(baselines.channels.policy_gradient, "learn", count)
     network = method.prune(tiny.trained(), tiny.splits(), second)
     assert len(learnt) == 3 - stopped_in_layer, "layers that were done are not learnt again"
     assert network.conv1.out_channels < 6  # so that the checkpoint's network is a smaller one
@@ -392,7 +394,7 @@ def test_passes_for_rewards_are_counted(monkeypatch: pytest.MonkeyPatch) -> None
 
         return evaluate_and_count
 
-    monkeypatch.setattr(baselines.policy_gradient, "evaluation_of_masks", counting)
+    monkeypatch.setattr(baselines.channels.policy_gradient, "evaluation_of_masks", counting)
     reports: list[Mapping[str, float]] = []
     run = tiny.run(2, reports=reports)
     PolicyGradient(steps=5).prune(tiny.trained(), tiny.splits(), run)
@@ -432,7 +434,7 @@ def test_one_layer_alone_is_pruned_where_one_is_asked_for() -> None:
 @pytest.fixture
 def every_channel_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        baselines.policy_gradient,
+        baselines.channels.policy_gradient,
         "evaluation_of_masks",
         lambda *_, **__: lambda masks: masks.double().mean(dim=1).tolist(),
     )

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.live_display import Standing, display
-from orchestrator.notation import duration, millions, milliseconds, percent
-from orchestrator.progress import Progress
+from orchestrator.console.live_display import Standing, display
+from orchestrator.console.progress import Progress
+from orchestrator.formatting import duration, millions, milliseconds, percent
 
 
 def console(terminal: bool) -> Console:

@@ -19,12 +19,13 @@ import ray_jobs
 import torch
 from ray_jobs import Job
 
-from orchestrator import ray_connection, ray_runner
-from orchestrator.ray_connection import connected
-from orchestrator.ray_runner import Listener, NoWorkerError, Phase, check_resources, run_jobs
-from orchestrator.ray_worker import News
-from orchestrator.schedule import LATER, Later
+from orchestrator.driver.schedule import LATER, Later
 from orchestrator.sweep_file import Resources
+from orchestrator.tuning import connection as ray_connection
+from orchestrator.tuning import ray_runner
+from orchestrator.tuning.connection import connected
+from orchestrator.tuning.ray_runner import Listener, NoWorkerError, Phase, check_resources, run_jobs
+from orchestrator.tuning.ray_worker import News
 
 
 @pytest.fixture(scope="module")
@@ -404,8 +405,8 @@ def test_as_many_jobs_run_at_a_time_as_there_is_memory_for(two_workers: None) ->
 
 ONE_GPU = """
 import json, ray, ray_jobs, sys
-from orchestrator.ray_connection import connected
-from orchestrator.ray_runner import Listener, run_jobs
+from orchestrator.tuning.connection import connected
+from orchestrator.tuning.ray_runner import Listener, run_jobs
 from orchestrator.sweep_file import Resources
 
 seen = []
@@ -459,8 +460,8 @@ def test_settings_of_the_user_stand_and_ours_go_again(
 
 SWEEP = """
 import sys, time
-from orchestrator.ray_connection import connected
-from orchestrator.ray_runner import Listener, run_jobs
+from orchestrator.tuning.connection import connected
+from orchestrator.tuning.ray_runner import Listener, run_jobs
 from orchestrator.sweep_file import Resources
 import my_package.work
 

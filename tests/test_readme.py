@@ -89,13 +89,13 @@ def test_the_example_sweep_is_right(tmp_path: Path) -> None:
 def test_the_example_method_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     imports = (
         "from pydantic import BaseModel, ConfigDict, Field\nfrom torch import nn\n"
-        "from baselines.channel_graph import prunable_convs\n"
-        "from baselines.channel_removal import example_images, remove_channels\n"
+        "from baselines.channels.channel_graph import prunable_convs\n"
+        "from baselines.channels.channel_removal import example_images, remove_channels\n"
         "from testbed.data import Splits\nfrom testbed.method import Run\n"
     )
     (tmp_path / "my_method.py").write_text(imports + blocks("python")[3])
     monkeypatch.syspath_prepend(tmp_path)
-    from orchestrator.registry import method_class
+    from orchestrator.methods import method_class
     from tests import tiny
 
     method = method_class("my_method:FirstChannels")(keep=1)

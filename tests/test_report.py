@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from orchestrator.comparison import compare_methods, compare_pairs
-from orchestrator.frontier import frontier
+from orchestrator.analysis.comparison import compare_methods, compare_pairs
+from orchestrator.analysis.pareto import frontier
 from orchestrator.report.answer import answer
 from orchestrator.report.channels import channels_table
 from orchestrator.report.facts import failures
@@ -21,7 +21,7 @@ from orchestrator.report.page import main, write_report
 from orchestrator.report.per_image import class_costs, deciding_trials, spread_table
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.trial_tables import frontier_table
-from orchestrator.trials_table import (
+from orchestrator.run_folder.trials_table import (
     COLUMNS,
     append_multiplications_per_class,
     read_trials,

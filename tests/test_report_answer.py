@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.confirmed import confirmed
+from orchestrator.analysis.confirmed import confirmed
 from orchestrator.report.answer import answer
 from orchestrator.report.facts import key_figures
 from orchestrator.report.trial_tables import depth_table

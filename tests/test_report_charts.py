@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.frontier import frontier
+from orchestrator.analysis.pareto import frontier
 from orchestrator.report.charts import (
     CSS,
     LIGHT,

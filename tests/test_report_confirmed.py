@@ -11,15 +11,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from orchestrator.confirmed import confirmed
-from orchestrator.frontier import frontier
+from orchestrator.analysis.confirmed import confirmed
+from orchestrator.analysis.pareto import frontier
+from orchestrator.commands.trial import main as trial_main
 from orchestrator.report.answer import answer
 from orchestrator.report.findings import cautions
 from orchestrator.report.page import main, write_report
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.trial_tables import confirmed_table, depth_table
-from orchestrator.trial import main as trial_main
-from orchestrator.trials_table import read_trials
+from orchestrator.run_folder.trials_table import read_trials
 from tests.report_rows import METHODS, SMALL, drawn_trials, failed, result_of, run_folder
 from tests.test_driver import SMALL as TINY_SWEEP
 

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.report.charts import DARK, LIGHT
 from orchestrator.report.page import write_report
-from orchestrator.trial_files import write_reports
+from orchestrator.run_folder.trial_files import write_reports
 from tests.browser import ask, needs_chromium
 from tests.report_rows import folder_with_images, run_folder
 from tests.test_report_confirmed import CONFIRMED

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from orchestrator.repeated import all_repeated, repeated
+from orchestrator.analysis.seed_means import all_repeated, repeated
 from orchestrator.report.charts import LIGHT
 from orchestrator.report.means import below_charts, means_picture_spec, repeated_charts
 from orchestrator.report.page import write_report

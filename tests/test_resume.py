@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from test_driver import METHODS, SMALL, arguments, write
 
-from orchestrator.run_folder import only_driver, sweep_id
-from orchestrator.sweep import main as sweep_main
+from orchestrator.commands.sweep import main as sweep_main
+from orchestrator.commands.trial import main as trial_main
+from orchestrator.run_folder.folder import only_driver, sweep_id
+from orchestrator.run_folder.trials_table import read_trials
 from orchestrator.sweep_file import SweepFileError
-from orchestrator.trial import main as trial_main
-from orchestrator.trials_table import read_trials
 
 PROJECT = Path(__file__).parents[1]
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from orchestrator.plan import DenseNetwork, Trial, networks_of
-from orchestrator.schedule import MOST_WAITING, Later, Schedule
+from orchestrator.driver.schedule import MOST_WAITING, Later, Schedule
+from orchestrator.plan.studies import DenseNetwork, Trial, networks_of
 from testbed.data import DataOptions
 from testbed.training import Distillation, Training
 

@@ -13,12 +13,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from benchmarks import sampler_hypervolume
-from orchestrator.plan import Study, Trial
-from orchestrator.samplers import grid_sizes, make_sampler, n_tries
-from orchestrator.search import Proposer
-from orchestrator.study_storage import open_journal
+from orchestrator.plan.studies import Study, Trial
+from orchestrator.search.proposer import Proposer
+from orchestrator.search.samplers import grid_sizes, make_sampler, n_tries
+from orchestrator.search.study_storage import open_journal
 from orchestrator.sweep_file import Search
-from orchestrator.sweep_file.option_values import Range
+from orchestrator.sweep_file.grids_and_ranges import Range
 
 OBJECTIVES = {"val_accuracy": "maximize", "multiplications": "minimize"}
 KEEP = "methods.l1_filter.keep_ratio"

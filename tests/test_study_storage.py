@@ -11,11 +11,11 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 from test_search import OBJECTIVES, ask_all, row, study
 
-from orchestrator.plan import Trial
-from orchestrator.search import Proposer
-from orchestrator.study_storage import open_database, open_journal
+from orchestrator.plan.studies import Trial
+from orchestrator.search.proposer import Proposer
+from orchestrator.search.study_storage import open_database, open_journal
 from orchestrator.sweep_file import Search
-from orchestrator.sweep_file.option_values import Range
+from orchestrator.sweep_file.grids_and_ranges import Range
 
 
 def proposer(

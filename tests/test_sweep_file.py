@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from sweep_files import SWEEP
 
-from orchestrator.registry import METHODS
+from orchestrator.methods import METHODS
 from orchestrator.sweep_file import Resources, Search, Sweep, SweepFileError, load_sweep
-from orchestrator.sweep_file.option_values import Grid, Range
-from orchestrator.sweep_file.section_checks import MOST_TRIALS
+from orchestrator.sweep_file.grids_and_ranges import Grid, Range
+from orchestrator.sweep_file.sections import MOST_TRIALS
 
 SWEEPS = Path(__file__).parent.parent / "sweeps"
 MINIMAL = """\
@@ -177,7 +177,7 @@ serch: {}
 
 
 def _known_methods() -> str:
-    from orchestrator.registry import METHODS
+    from orchestrator.methods import METHODS
 
     return ", ".join(sorted(METHODS))
 

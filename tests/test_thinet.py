@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from baselines import ThiNet
-from baselines.channel_removal import remove_channels
-from baselines.contributions import gram_matrix, sampled_contributions
-from baselines.thinet import greedy_choice, least_squares_scales
+from baselines.channels.channel_removal import remove_channels
+from baselines.channels.contributions import gram_matrix, sampled_contributions
+from baselines.channels.thinet import greedy_choice, least_squares_scales
 from testbed.data import Splits, normalise
 from testbed.method import Run
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from optuna.storages import InMemoryStorage
 
-from orchestrator.dry_run import describe
-from orchestrator.plan import studies
-from orchestrator.samplers import n_tries
-from orchestrator.search import Proposer
+from orchestrator.commands.trial import main as trial_main
+from orchestrator.plan.dry_run import describe
+from orchestrator.plan.studies import studies
+from orchestrator.run_folder.trials_table import read_trials
+from orchestrator.search.proposer import Proposer
+from orchestrator.search.samplers import n_tries
+from orchestrator.search.time_budget import TimeBudget, spent
 from orchestrator.sweep_file import Search, Sweep, SweepFileError, load_sweep
-from orchestrator.time_budget import TimeBudget, spent
-from orchestrator.trial import main as trial_main
-from orchestrator.trials_table import read_trials
 
 SWEEP = """
 data: {name: digits, train_images: 300, validation_share: 0.3}

@@ -17,12 +17,12 @@ from urllib.request import url2pathname
 import pandas as pd
 import pytest
 
-from orchestrator import tracking
-from orchestrator.mlflow_experiment import Experiment
-from orchestrator.outbox import Outbox
-from orchestrator.run_folder import sweep_id
-from orchestrator.tracking import Tracker
-from orchestrator.trials_table import TrialsTable, table_columns
+from orchestrator.run_folder.folder import sweep_id
+from orchestrator.run_folder.trials_table import TrialsTable, table_columns
+from orchestrator.tracking import tracker as tracking
+from orchestrator.tracking.experiment import Experiment
+from orchestrator.tracking.outbox import Outbox
+from orchestrator.tracking.tracker import Tracker
 
 # What MLflow 3.17 does with SQLAlchemy 2.1; pytest makes warnings errors, a user never sees it.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy i
 FIRST_SWEEP = """
 import sys
 from pathlib import Path
-from orchestrator.tracking import Tracker
+from orchestrator.tracking.tracker import Tracker
 with Tracker("first", Path(sys.argv[1]), print) as tracker:
     tracker.close(patience_s=500)  # the tables take seconds, and more on a machine at work
 """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.trial_files import (
+from orchestrator.run_folder.trial_files import (
     SHOWN,
     extremes,
     read_extremes,

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from pydantic import BaseModel
 
-from orchestrator.trials_table import (
+from orchestrator.run_folder.trials_table import (
     COLUMNS,
     TrialsTable,
     append_multiplications_per_class,

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from tiny import splits
 
-from orchestrator.zero_copy import pack, unpack
+from orchestrator.tuning.zero_copy import pack, unpack
 
 
 def test_what_is_unpacked_equals_what_was_packed() -> None:

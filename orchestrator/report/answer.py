@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from orchestrator.confirmed import by_seed, confirmed
-from orchestrator.frontier import best_within
-from orchestrator.notation import listed, millions, percent
-from orchestrator.report.at_half import HALF, AtHalf, at_half, in_some_seeds
+from orchestrator.analysis.at_budget import HALF, AtHalf, at_half, in_some_seeds
+from orchestrator.analysis.confirmed import by_seed, confirmed
+from orchestrator.analysis.pareto import best_within
+from orchestrator.analysis.uncertainty import error_over_seeds, mean_and_deviation, standard_error
+from orchestrator.formatting import listed, millions, percent
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.table import extent
-from orchestrator.report.uncertainty import error_over_seeds, mean_and_deviation, standard_error
 
 
 def answer(result: SweepResult) -> tuple[str, str]:

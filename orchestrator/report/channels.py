@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from safetensors import safe_open
 
-from orchestrator.notation import percent
+from orchestrator.formatting import percent
 from orchestrator.report.per_image import IMAGES, mean_layers
 from orchestrator.report.sweep_result import SweepResult, natural
 from orchestrator.report.table import Table

@@ -15,10 +15,10 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from orchestrator.frontier import DENSE_COST, eligible, on_frontier_within
-from orchestrator.notation import accuracy, millions, milliseconds, percent
+from orchestrator.analysis.pareto import DENSE_COST, eligible, on_frontier_within
+from orchestrator.analysis.uncertainty import standard_error
+from orchestrator.formatting import accuracy, millions, milliseconds, percent
 from orchestrator.report.sweep_result import SweepResult
-from orchestrator.report.uncertainty import standard_error
 
 COSTS = {
     "multiplications": "Multiplications per image (millions)",

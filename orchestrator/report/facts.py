@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.notation import accuracy, duration, millions
-from orchestrator.report.at_half import at_half
+from orchestrator.analysis.at_budget import at_half
+from orchestrator.formatting import accuracy, duration, millions
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.table import extent, number
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from orchestrator.comparison import attainment
+from orchestrator.analysis.comparison import attainment
 from orchestrator.report.charts import CSS
 from orchestrator.report.specification import Spec, axis, faded, method_scales, spec_of, tooltip
 from orchestrator.report.sweep_result import SweepResult
-from orchestrator.trial_files import read_reports
+from orchestrator.run_folder.trial_files import read_reports
 
 BINS = 30
 

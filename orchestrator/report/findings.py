@@ -10,12 +10,12 @@ from collections import Counter
 
 import pandas as pd
 
-from orchestrator.notation import accuracy, listed, percent
-from orchestrator.report.at_half import HALF
+from orchestrator.analysis.at_budget import HALF
+from orchestrator.analysis.uncertainty import standard_error
+from orchestrator.formatting import accuracy, listed, percent
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.table import extent
-from orchestrator.report.uncertainty import standard_error
-from orchestrator.time_budget import spent
+from orchestrator.search.time_budget import spent
 
 CONTROLS = {
     "dense": "the network that everything is measured against",

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.frontier import on_frontier_within
-from orchestrator.notation import accuracy, millions, percent
+from orchestrator.analysis.pareto import on_frontier_within
+from orchestrator.analysis.uncertainty import mean_and_deviation
+from orchestrator.formatting import accuracy, millions, percent
 from orchestrator.report.charts import (
     COSTS,
     CSS,
@@ -21,7 +22,6 @@ from orchestrator.report.charts import (
 )
 from orchestrator.report.specification import Spec, faded, method_scales, spec_of, tooltip
 from orchestrator.report.sweep_result import SweepResult
-from orchestrator.report.uncertainty import mean_and_deviation
 
 DESCRIBED = {
     "trial": "its first trial",

@@ -6,8 +6,8 @@ import math
 
 import pandas as pd
 
-from orchestrator.frontier import BUDGETS
-from orchestrator.notation import MISSING, accuracy, duration, percent
+from orchestrator.analysis.pareto import BUDGETS
+from orchestrator.formatting import MISSING, accuracy, duration, percent
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.table import Table, extent, number
 

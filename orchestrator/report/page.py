@@ -25,10 +25,11 @@ import jinja2
 import pandas as pd
 import vl_convert
 
-from orchestrator.comparison import compare_methods, compare_pairs
-from orchestrator.confirmed import confirmed
-from orchestrator.frontier import best_within, frontier
-from orchestrator.repeated import all_repeated, repeated
+from orchestrator.analysis.at_budget import HALF
+from orchestrator.analysis.comparison import compare_methods, compare_pairs
+from orchestrator.analysis.confirmed import confirmed
+from orchestrator.analysis.pareto import best_within, frontier
+from orchestrator.analysis.seed_means import all_repeated, repeated
 from orchestrator.report import (
     facts,
     figures,
@@ -39,7 +40,6 @@ from orchestrator.report import (
     trial_tables,
 )
 from orchestrator.report.answer import answer
-from orchestrator.report.at_half import HALF
 from orchestrator.report.channels import channels_table
 from orchestrator.report.charts import (
     COSTS,
@@ -57,8 +57,8 @@ from orchestrator.report.charts import (
 )
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.table import extent
-from orchestrator.run_folder import digest
-from orchestrator.trials_table import write_atomically, write_table
+from orchestrator.run_folder.folder import digest
+from orchestrator.run_folder.trials_table import write_atomically, write_table
 
 ALWAYS_DRAWN = ("multiplications", "nonzero_multiplications", "latency_ms")
 

@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from orchestrator.notation import millions, percent
+from orchestrator.formatting import millions, percent
 from orchestrator.report.figures import spread_spec
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.table import Table
-from orchestrator.trial_files import extremes, read_extremes
+from orchestrator.run_folder.trial_files import extremes, read_extremes
 
 IMAGES = "images/{}.csv"
 PER_CLASS = "multiplications_per_class.csv"

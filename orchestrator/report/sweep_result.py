@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from orchestrator.past_trial import FIXED_COLUMNS
-from orchestrator.trials_table import read_trials
+from orchestrator.run_folder.reader import FIXED_COLUMNS
+from orchestrator.run_folder.trials_table import read_trials
 
 SHARED = ("data", "backbone", "training", "fine_tuning")
 OUT_OF = "run_folder"  # the column that says which folder a row is of, where there are several

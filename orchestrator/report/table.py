@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.notation import MISSING
+from orchestrator.formatting import MISSING
 
 
 @dataclass(frozen=True)

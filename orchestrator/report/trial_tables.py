@@ -6,12 +6,12 @@ import math
 
 import pandas as pd
 
-from orchestrator.frontier import best_within
-from orchestrator.notation import accuracy, millions, milliseconds, percent
-from orchestrator.report.at_half import AtHalf, at_half
+from orchestrator.analysis.at_budget import AtHalf, at_half
+from orchestrator.analysis.pareto import best_within
+from orchestrator.analysis.uncertainty import mean_and_deviation
+from orchestrator.formatting import accuracy, millions, milliseconds, percent
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.table import Table, number
-from orchestrator.report.uncertainty import mean_and_deviation
 
 
 def frontier_table(result: SweepResult, points: pd.DataFrame) -> Table:

@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.sweep_file.located_yaml import Key
-from orchestrator.sweep_file.option_values import (
+from orchestrator.sweep_file.grids_and_ranges import (
     ABSENT,
     METHOD,
     Condition,
@@ -26,6 +25,7 @@ from orchestrator.sweep_file.option_values import (
     variables,
 )
 from orchestrator.sweep_file.schema import SHARED
+from orchestrator.sweep_file.yaml_reader import Key
 from testbed.names import unknown
 
 Sections = Mapping[str, Any]  # the shared sections and `methods`, grids and ranges in their places

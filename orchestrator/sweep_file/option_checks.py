@@ -12,9 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.sweep_file.located_yaml import Key
-from orchestrator.sweep_file.option_messages import problems_in_our_words, show
-from orchestrator.sweep_file.option_values import (
+from orchestrator.sweep_file.grids_and_ranges import (
     ABSENT,
     Condition,
     Grid,
@@ -23,6 +21,8 @@ from orchestrator.sweep_file.option_values import (
     fill,
     variables,
 )
+from orchestrator.sweep_file.messages import problems_in_our_words, show
+from orchestrator.sweep_file.yaml_reader import Key
 
 Problem = tuple[Key, str]
 # Gives options with their defaults filled in, or raises OptionsError.

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
-from orchestrator.notation import without_password
-from orchestrator.sweep_file.located_yaml import Document, dump_yaml, read_document, read_override
+from orchestrator.formatting import without_password
+from orchestrator.sweep_file.grids_and_ranges import as_written, variables
 from orchestrator.sweep_file.option_checks import OptionsError, check_model
-from orchestrator.sweep_file.option_values import as_written, variables
+from orchestrator.sweep_file.yaml_reader import Document, dump_yaml, read_document, read_override
 
 SHARED = ("data", "backbone", "training", "fine_tuning")  # the sections that all methods share
 # What else lies in the output folder.
@@ -278,7 +278,7 @@ def _check(document: Document, path: Path, data_root: Path | None) -> Sweep | No
         for key, message in error.problems:
             document.add_problem(key, message)
     # Imports torch, for the options' models: two seconds that a file which cannot be read saves.
-    from orchestrator.sweep_file.section_checks import resolve_sections
+    from orchestrator.sweep_file.sections import resolve_sections
 
     document.data.setdefault("fine_tuning", {})
     sections = resolve_sections(document, n_seeds, tries, data_root)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from orchestrator.trials_table import read_trials
+from orchestrator.run_folder.trials_table import read_trials
 
 PROJECT = Path(__file__).parents[2]
 WHOLE = os.environ.get("FAULTS") == "whole"

@@ -13,10 +13,10 @@ import pytest
 from disturbed import WHOLE, DisturbedSweep, assert_whole, figures
 from optuna.storages import InMemoryStorage
 
-from orchestrator.plan import studies
-from orchestrator.search import Proposer
+from orchestrator.commands.trial import main as trial_main
+from orchestrator.plan.studies import studies
+from orchestrator.search.proposer import Proposer
 from orchestrator.sweep_file import load_sweep
-from orchestrator.trial import main as trial_main
 
 KILLS_OF_DRIVERS = 20 if WHOLE else 1
 KILLS_OF_WORKERS = 10 if WHOLE else 1

@@ -9,7 +9,7 @@ import pytest
 from disturbed import PROJECT, WHOLE
 from sweep_files import SWEEP, mutated
 
-from orchestrator.sweep import main
+from orchestrator.commands.sweep import main
 
 TINY = SWEEP.replace("digits", "tiny.npz")
 IN_ONE_PROCESS = range(1000, 1500 if WHOLE else 1025)

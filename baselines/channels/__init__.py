@@ -1,0 +1,1 @@
+"""Methods that remove channels for good, so that every image costs less."""

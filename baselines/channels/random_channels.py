@@ -1,0 +1,63 @@
+"""Random channels: the control that every method which chooses its channels has to beat.
+
+Removes channels drawn at random from every prunable conv of the trained network, all at once, then
+fine-tunes. Source: Mittal, Bhardwaj, Khapra, Ravindran 2018, "Recovering from random pruning".
+
+Where we differ: every prunable conv is thinned by one keep ratio, as by the other channel methods.
+
+Its output is a smaller network: it runs fewer multiplications.
+"""
+
+import copy
+import hashlib
+
+import torch
+from pydantic import BaseModel, ConfigDict, model_validator
+from torch import nn
+
+from baselines.channels.channel_removal import example_images, remove_channels
+from baselines.channels.keep_ratio import (
+    KeepMultiplications,
+    KeepRatio,
+    channels_to_remove,
+    one_of_both,
+)
+from testbed.data import Splits
+from testbed.method import Run
+
+
+class RandomChannels(BaseModel):
+    """One of both options; a keep ratio of 0.5 where neither is given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    keep_ratio: KeepRatio | None = None
+    keep_multiplications: KeepMultiplications | None = None
+
+    _one_of_both = model_validator(mode="before")(one_of_both)
+
+    def check_network(self, dense: nn.Module, data: Splits) -> None:
+        """See `ChecksNetwork`."""
+        example = example_images(data, torch.device("cpu"))
+        channels_to_remove(dense, example, self.keep_ratio, self.keep_multiplications)
+
+    def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
+        """A smaller copy of `model`, fine-tuned; the seed draws what goes (see `PruningMethod`)."""
+        network = copy.deepcopy(model).to(run.device)
+        example = example_images(data, run.device)
+        _, counts = channels_to_remove(network, example, self.keep_ratio, self.keep_multiplications)
+        channels = {name: len(network.get_parameter(f"{name}.weight")) for name in counts}
+        generator = torch.Generator().manual_seed(self._seed(run.seed))
+        removed = {
+            name: torch.randperm(channels[name], generator=generator)[:n].tolist()
+            for name, n in counts.items()
+        }
+        network = remove_channels(network, example, removed)
+        run.fine_tune(network, data)
+        return network
+
+    def _seed(self, seed: int) -> int:
+        """Of the options too: with the trial's seed alone, each ratio would keep part of what the
+        next higher one keeps, and all tries of a search be one lucky or unlucky draw."""
+        digest = hashlib.sha256(f"{seed} {self.model_dump_json()}".encode()).digest()
+        return int.from_bytes(digest[:7])

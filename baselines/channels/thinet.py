@@ -1,0 +1,266 @@
+"""ThiNet: Luo, Wu, Lin 2017, "ThiNet: A filter level pruning method for deep neural network
+compression", ICCV, arXiv 1707.06342; seed report 002.
+
+Removes channels layer by layer, from low to high, after the training. The next layer decides what
+goes: the channels whose summed contribution to sampled outputs of it is smallest, chosen greedily.
+Those that stay are scaled by least squares to make up for the others, the scales go into the next
+layer's weights, and the network is fine-tuned a little before the next layer is looked at.
+
+Where we differ: the greedy choice is made on the Gram matrix of the contributions, in float64,
+which gives the picks of the paper's loop over the samples thousands of times faster. Images are
+drawn from all classes together, not ten of each. Where several layers read a channel, their errors
+are summed for the choice, and each layer gets scales of its own; the paper's chains have one. In
+`rounds` (seed report 002, which says no more of them) what is kept shrinks by the same factor each
+time, as for `l1_filter`. The report prunes linear layers too: an option.
+
+Its `val_accuracy_before_finetuning` is that with the first layer pruned, before the fine-tuning
+that follows it: a network with all layers pruned and none fine-tuned never exists.
+
+Its output is a smaller network: it runs fewer multiplications.
+"""
+
+import copy
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from torch import Tensor, nn
+
+from baselines.channels.channel_graph import inputs_by_channel, prunable_layers
+from baselines.channels.channel_removal import example_images, n_removed, remove_channels
+from baselines.channels.contributions import Gram, sampled_gram_matrices
+from baselines.channels.keep_ratio import (
+    KeepMultiplications,
+    KeepRatio,
+    channels_to_remove,
+    one_of_both,
+)
+from baselines.channels.rounds import Rounds, epochs_per_round
+from testbed.checkpoint import Checkpoint
+from testbed.data import Splits
+from testbed.method import Run
+
+# Of the terms that make up a candidate's value: two that differ by less differ by rounding alone.
+ROUNDING = 1e-12
+# Of the largest eigenvalue of a Gram matrix: directions below are noise of float32 activations.
+NOISE = 1e-10
+
+
+class ThiNet(BaseModel):
+    """One of both amounts, a keep ratio of 0.5 where neither is given; reached after all rounds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    keep_ratio: KeepRatio | None = None
+    keep_multiplications: KeepMultiplications | None = None
+    rounds: Rounds = 1
+    images: int = Field(
+        default=1000,
+        ge=1,
+        description="Training images sampled for a layer; all if there are less.",
+    )
+    positions: int = Field(
+        default=10, ge=1, description="Outputs of the next layer sampled per image; the paper's 10."
+    )
+    epochs_per_layer: int | None = Field(
+        default=None,
+        ge=0,
+        description="Fine-tuning epochs after each layer; the last of a round also gets what is "
+        "left. Null: half of a round's are spread over the layers before its last.",
+    )
+    linear_layers: bool = Field(default=False, description="Thin linear layers by the ratio too.")
+
+    _one_of_both = model_validator(mode="before")(one_of_both)
+
+    @field_validator("epochs_per_layer")
+    @classmethod
+    def _affordable(cls, epochs_per_layer: int | None, info: ValidationInfo) -> int | None:
+        """Refuses what not even one layer could get when a sweep file is checked."""
+        if info.context and "fine_tuning" in info.context and "rounds" in info.data:
+            epochs = info.context["fine_tuning"].epochs
+            _epochs_after_layers(info.data["rounds"], 1, epochs, epochs_per_layer)
+        return epochs_per_layer
+
+    def check_network(self, dense: nn.Module, data: Splits) -> None:
+        """See `ChecksNetwork`."""
+        example = example_images(data, torch.device("cpu"))
+        self._channels_to_remove(dense, example)
+        self._check_readers(dense, example, len(data.train))
+
+    def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
+        """A smaller copy of `model`, fine-tuned after each layer (see `PruningMethod`).
+
+        Goes on after the last complete layer, if the run's folder holds a checkpoint.
+        """
+        network = copy.deepcopy(model).to(run.device)
+        example = example_images(data, run.device)
+        keep_ratio, counts = self._channels_to_remove(network, example)
+        channels = {name: len(network.get_parameter(f"{name}.weight")) for name in counts}
+        epochs = _epochs_after_layers(
+            self.rounds, len(channels), run.fine_tuning.epochs, self.epochs_per_layer
+        )
+        self._check_readers(network, example, len(data.train))
+        checkpoint = Checkpoint(self, model, data, run)
+        completed = checkpoint.load(network)
+        for step, (number, name) in enumerate(product(range(1, self.rounds + 1), channels)):
+            if step <= completed:
+                continue
+            ratio = keep_ratio ** (number / self.rounds)
+            to_keep = channels[name] - n_removed(ratio, channels[name])
+            network = self._thinned(network, name, to_keep, data, run, step)
+            run.fine_tune(network, data, epochs[step])
+            run.report({"round": number, f"channels_kept.{name}": to_keep / channels[name]})
+            checkpoint.save(step, network)
+        return network
+
+    def _channels_to_remove(
+        self, network: nn.Module, example: Tensor
+    ) -> tuple[float, dict[str, int]]:
+        return channels_to_remove(
+            network,
+            example,
+            self.keep_ratio,
+            self.keep_multiplications,
+            linear_layers=self.linear_layers,
+        )
+
+    def _thinned(
+        self, network: nn.Module, name: str, to_keep: int, data: Splits, run: Run, step: int
+    ) -> nn.Module:
+        """`network` with `to_keep` channels of a layer, its readers' weights scaled; uses it up."""
+        surplus = len(network.get_parameter(f"{name}.weight")) - to_keep
+        if not surplus:
+            return network
+        example = example_images(data, run.device)
+        readers = {
+            reader: torch.tensor(inputs, device=run.device)
+            for reader, inputs in inputs_by_channel(network, example, name).items()
+        }
+        grams = sampled_gram_matrices(
+            network,
+            readers,
+            data,
+            images=self.images,
+            positions=self.positions,
+            generator=torch.Generator().manual_seed(1000 * run.seed + step),
+            device=run.device,
+            precision=run.fine_tuning.precision,
+        )
+        total = sum(grams.values(), np.zeros(()))
+        if not np.isfinite(total).all():
+            raise ValueError(
+                f"What layer {name!r} puts out is not finite: the network has diverged. Expected a "
+                "trained one; train with a lower learning_rate."
+            )
+        removed = greedy_choice(total, surplus)
+        for reader, inputs in readers.items():
+            scales = torch.from_numpy(least_squares_scales(grams[reader], removed))
+            _scale_inputs(network.get_parameter(f"{reader}.weight"), inputs, scales)
+        return remove_channels(network, example, {name: removed})
+
+    def _check_readers(self, network: nn.Module, example: Tensor, n_train: int) -> None:
+        """Refuses layers whose readers cannot be sampled, or too little for least squares."""
+        images = min(self.images, n_train)
+        prunable = prunable_layers(network, example, linear=self.linear_layers)
+        for name, layer in prunable.items():
+            for reader in map(network.get_submodule, layer.readers):
+                if not isinstance(reader, (nn.Conv2d, nn.Linear)):
+                    raise ValueError(
+                        f"Cannot choose channels of {name!r} by what the next layer makes of them: "
+                        f"expected a Conv2d or Linear, got a {type(reader).__name__}."
+                    )
+                # A map of one pixel has no more outputs than filters; of larger ones there are.
+                positions = min(self.positions, len(reader.weight))
+                if images * positions < layer.channels:
+                    raise ValueError(
+                        f"Expected at least as many samples as {name!r} has channels, "
+                        f"{layer.channels}; got {images} images x {positions} positions. Ask for "
+                        "more images or positions."
+                    )
+
+
+def greedy_choice(gram: Gram, n: int) -> list[int]:
+    """The channels that go, in the order in which they were chosen; ties go to the lowest index.
+
+    Each step adds the channel that leaves the sum over samples of the squared sum of the chosen
+    channels' contributions smallest; with the Gram matrix a step is O(channels).
+
+    Args:
+        gram: of the contributions.
+        n: how many channels go.
+
+    Source: Luo et al. 2017, algorithm 1 and equation 6.
+    """
+    own = gram.diagonal().copy()  # infinite for those that were chosen
+    crossed = np.zeros_like(own)  # twice the products with those that were chosen, summed
+    sizes = np.abs(own)  # what was summed up so far, whatever the sign
+    chosen: list[int] = []
+    for _ in range(n):
+        added = own + crossed
+        slack = ROUNDING * sizes
+        lowest = added.argmin()
+        tied = added - slack <= added[lowest] + slack[lowest]
+        pick = int(tied.argmax())  # the first of them
+        chosen.append(pick)
+        row = 2 * gram[pick]
+        crossed += row
+        sizes += np.abs(row)
+        own[pick] = np.inf
+    return chosen
+
+
+def least_squares_scales(gram: Gram, removed: list[int]) -> NDArray[np.float64]:
+    """A factor for each channel, (channels,): those that stay make up for the removed ones.
+
+    Minimises the summed squared difference between the output of all channels and the scaled output
+    of those that stay. Where the samples leave a choice, the factors are nearest to 1; those of
+    removed channels are 1.
+
+    Source: Luo et al. 2017, equation 7.
+    """
+    kept = np.setdiff1d(np.arange(len(gram)), removed)
+    scales = np.ones(len(gram))
+    missing = gram[kept][:, removed].sum(axis=1)
+    inverse = np.linalg.pinv(gram[kept][:, kept], rcond=NOISE, hermitian=True)
+    scales[kept] += inverse @ missing
+    return scales
+
+
+@torch.no_grad()
+def _scale_inputs(weight: Tensor, inputs: Tensor, scales: Tensor) -> None:
+    """Scales the weights of a conv's or linear layer's inputs in place, a factor per channel.
+
+    Args:
+        inputs: (channels, k) int64, the inputs that come from each channel.
+    """
+    factors = torch.ones(weight.shape[1], dtype=weight.dtype, device=weight.device)
+    factors[inputs] = scales.to(factors)[:, None]
+    weight *= factors.reshape(-1, *[1] * (weight.dim() - 2))
+
+
+def _epochs_after_layers(
+    rounds: int, layers: int, epochs: int, epochs_per_layer: int | None
+) -> list[int]:
+    """The epochs that follow each layer of each round; a round's last layer gets what is left.
+
+    Raises:
+        ValueError: if a round would get none, or its layers ask for more than it has.
+    """
+    found = []
+    for n_epochs in epochs_per_round(rounds, epochs):
+        if epochs_per_layer is None:
+            ends = [n_epochs // 2 * k // (layers - 1) for k in range(layers)] if layers > 1 else [0]
+            between = np.diff(ends).tolist()
+        else:
+            between = [epochs_per_layer] * (layers - 1)
+        left = n_epochs - sum(between)
+        if left < (epochs_per_layer or 0):
+            raise ValueError(
+                f"epochs_per_layer {epochs_per_layer}, for {layers} layers, is more than a round "
+                f"has: {n_epochs} of fine_tuning.epochs {epochs}. Ask for at most "
+                f"{n_epochs // layers}, for fewer rounds or for more epochs."
+            )
+        found += [*between, left]
+    return found

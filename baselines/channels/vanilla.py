@@ -1,0 +1,89 @@
+"""Static vanilla: the same network, thin from the start (seed report 000; cf. Liu et al. 2019,
+"Rethinking the value of network pruning").
+
+Every prunable conv has fewer channels before any training; the thin network is drawn anew and
+trained from scratch. It tells what the trained weights that other methods inherit are worth.
+
+Where we differ from the report: it gets the epochs that the others get in total, the dense
+network's and the fine-tuning's, in one schedule, or the comparison would not be fair. New weights
+come from each module's `reset_parameters`, as in our backbones, not from the code that built it.
+
+Its output is a smaller network: it runs fewer multiplications.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, model_validator
+from torch import nn
+
+from baselines.channels.channel_removal import example_images, remove_channels
+from baselines.channels.keep_ratio import (
+    KeepMultiplications,
+    KeepRatio,
+    channels_to_remove,
+    one_of_both,
+)
+from testbed.data import Splits
+from testbed.method import Run
+
+
+class Vanilla(BaseModel):
+    """One of both options; a keep ratio of 0.5 where neither is given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    keep_ratio: KeepRatio | None = None
+    keep_multiplications: KeepMultiplications | None = None
+
+    _one_of_both = model_validator(mode="before")(one_of_both)
+
+    def check_network(self, dense: nn.Module, data: Splits) -> None:
+        """See `ChecksNetwork`."""
+        example = example_images(data, torch.device("cpu"))
+        channels_to_remove(dense, example, self.keep_ratio, self.keep_multiplications)
+
+    def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
+        """A thin network of `model`'s kind, trained from scratch (see `PruningMethod`).
+
+        Raises:
+            ValueError: if a module owns parameters and cannot draw them again; names it.
+        """
+        # On the CPU, so that the seed draws the same weights whichever device is trained on.
+        cpu = torch.device("cpu")
+        network = copy.deepcopy(model).to(cpu)
+        example = example_images(data, cpu)
+        _, counts = channels_to_remove(network, example, self.keep_ratio, self.keep_multiplications)
+        # Which channels go does not matter: those that stay are drawn anew.
+        network = remove_channels(network, example, {name: range(n) for name, n in counts.items()})
+        draw_anew(network, run.seed)
+        network.to(run.device)
+        run.train_from_scratch(network, data)
+        return network
+
+
+def draw_anew(network: nn.Module, seed: int) -> None:
+    """Draws all parameters of a network on the CPU from `seed`, and resets its batch norms.
+
+    A module's own `reset_parameters` comes after its children's, so that it has the last word.
+
+    Raises:
+        ValueError: if a module owns parameters but has no `reset_parameters`.
+    """
+    fixed = [
+        name or type(network).__name__
+        for name, module in network.named_modules()
+        if not hasattr(module, "reset_parameters") and any(True for _ in module.parameters(False))
+    ]
+    if fixed:
+        raise ValueError(
+            f"Cannot draw new weights for {', '.join(fixed)}: expected a method "
+            "`reset_parameters()` on every module that owns parameters. Add one."
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        modules: list[Any] = list(network.modules())
+        for module in reversed(modules):
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()

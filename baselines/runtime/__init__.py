@@ -1,0 +1,1 @@
+"""Methods that decide image by image what to compute."""

@@ -1,0 +1,1 @@
+"""Methods that change single weights: zeros in place of values."""

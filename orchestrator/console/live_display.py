@@ -1,0 +1,247 @@
+"""What the terminal shows of a sweep that runs, fitted to its width and height.
+
+First how far it has come and how long it will take, then what every place for a job does, then each
+method's frontier so far. Where there are too few lines the rows that are left out are counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.formatting import accuracy, duration, percent
+
+Point = tuple[float, float]
+"""Multiplications as a share of the dense network's, and validation accuracy."""
+
+
+@dataclass
+class Running:
+    """A job that runs."""
+
+    name: str
+    since: float = field(default_factory=lambda: monotonic())
+    said: dict[str, float] = field(default_factory=dict)
+    """What it last reported."""
+
+
+@dataclass
+class Standing:
+    """How a sweep stands: what the display shows."""
+
+    title: str = ""
+    total: float = math.inf
+    """The jobs of this part of the sweep; infinite if their number is not known."""
+    since: float = field(default_factory=lambda: monotonic())
+    ended: Counter[str] = field(default_factory=Counter)
+    """Status -> jobs of this part."""
+    took_s: list[float] = field(default_factory=list)
+    """Of the jobs of this part that have ended."""
+    places: list[Running | None] = field(default_factory=list)
+    """A job for every place that has ever had one: a core, or more where a job asks for more."""
+    tries: Counter[str] = field(default_factory=Counter)
+    """Method -> completed trials."""
+    frontiers: dict[str, list[Point]] = field(default_factory=dict)
+    """Method -> the points that none of its others beats, the cheapest first."""
+
+    @property
+    def running(self) -> list[Running]:
+        return [job for job in self.places if job is not None]
+
+    def begin_part(self, title: str, total: float) -> None:
+        """A new part of the sweep begins."""
+        self.title, self.total, self.since = title, total, monotonic()
+        self.ended.clear()
+        self.took_s.clear()
+
+    def start(self, name: str) -> None:
+        """A job has started, in the first place that is free; again, if it had been lost there."""
+        self.stop(name)
+        free = [number for number, job in enumerate(self.places) if job is None]
+        if not free:
+            free = [len(self.places)]
+            self.places.append(None)
+        self.places[free[0]] = Running(name)
+
+    def stop(self, name: str) -> float | None:
+        """A job runs no more; returns how long it did, None if it did not."""
+        for number, job in enumerate(self.places):
+            if job is not None and job.name == name:
+                self.places[number] = None
+                return monotonic() - job.since
+        return None
+
+    def hear(self, name: str, said: Mapping[str, float]) -> None:
+        """What a job says of itself; ignored unless it runs."""
+        for job in self.running:
+            if job.name == name:
+                job.said.update(said)
+
+    def end(self, name: str, status: str) -> None:
+        """A job of this part has ended."""
+        took = self.stop(name)
+        self.ended[status] += 1
+        if took is not None:
+            self.took_s.append(took)
+
+    def add_point(self, method: str, point: Point) -> None:
+        """A trial of the search has completed."""
+        self.tries[method] += 1
+        own = self.frontiers.setdefault(method, [])
+        if all(map(math.isfinite, point)) and not any(_beats(other, point) for other in own):
+            own[:] = sorted([other for other in own if not _beats(point, other)] + [point])
+
+    def seconds_left(self) -> float:
+        """Until this part ends, if its other jobs take as long as those that ended did; else NaN.
+
+        Dense networks that trials wait for are not in it.
+        """
+        if not self.took_s or not self.places or self.total == math.inf:
+            return math.nan
+        mean = sum(self.took_s) / len(self.took_s)
+        work = mean * (self.total - self.ended.total())
+        done = sum(min(monotonic() - job.since, mean) for job in self.running)
+        return max(work - done, 0.0) / len(self.places)
+
+
+def in_a_line(standing: Standing) -> str:
+    """3 of 40 done · 2 running · 12 min so far · ... · a-job: epoch 3  val 0.412"""
+    said = [f"{job.name}: {_figures(job.said) or 'begun'}" for job in standing.running]
+    return " · ".join([*_counts(standing), *_times(standing), *said])
+
+
+def _beats(one: Point, other: Point) -> bool:
+    """Equals count as beaten too: one of them is enough here."""
+    return one[0] <= other[0] and one[1] >= other[1]
+
+
+def display(standing: Standing, width: int, height: int) -> RenderableType:
+    """The display, of at most `height` lines."""
+    head = _head(standing)
+    room = max(height - len(head), 0)
+    jobs, methods = len(standing.places), len(standing.frontiers)
+    # A title for each table. Both get what they need, or at least their half of what there is.
+    for_jobs = min(jobs + 1 if jobs else 0, max(room // 2, room - (methods + 1 if methods else 0)))
+    rest = room - for_jobs
+    return Group(*head[:height], *_jobs(standing, for_jobs), *_frontiers(standing, rest, width))
+
+
+def _head(standing: Standing) -> list[RenderableType]:
+    title = [f"[bold]{escape(standing.title)}[/]"] if standing.title else []
+    failed = f"{standing.ended['failed']} failed"
+    counts = [f"[red]{text}[/]" if text == failed else text for text in _counts(standing)]
+    # Padded by nothing, since a bar alone does not end its line.
+    bar = ProgressBar(
+        total=max(standing.total, 1), completed=standing.ended.total(), complete_style="cyan"
+    )
+    known = standing.total < math.inf
+    return [
+        _line(title + counts),
+        *([Padding(bar, 0)] if known else []),
+        _line(_times(standing)),
+    ]
+
+
+def _counts(standing: Standing) -> list[str]:
+    """How the jobs of this part ended."""
+    done, known = standing.ended.total(), standing.total < math.inf
+    failed, stopped = standing.ended["failed"], standing.ended["stopped_early"]
+    return [
+        f"{done} of {standing.total} done" if known else f"{done} done",
+        *([f"{failed} failed"] if failed else []),
+        *([f"{stopped} stopped early"] if stopped else []),
+    ]
+
+
+def _times(standing: Standing) -> list[str]:
+    """What runs, for how long this part has, and for how long it will."""
+    left = standing.seconds_left()
+    times = [f"{len(standing.running)} running", f"{duration(monotonic() - standing.since)} so far"]
+    if standing.ended.total() < standing.total < math.inf:
+        known = f"about {duration(left)} left of this part"
+        times.append(known if math.isfinite(left) else "time left not known yet")
+    return times
+
+
+def _line(words: Sequence[str]) -> Text:
+    line = Text.from_markup(" · ".join(words))
+    line.no_wrap, line.overflow = True, "ellipsis"
+    return line
+
+
+def _jobs(standing: Standing, room: int) -> list[RenderableType]:
+    """What each place does, and for how long."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=True)
+    table.add_column("", justify="right", style="dim", no_wrap=True)
+    table.add_column("running now", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("last said", no_wrap=True, overflow="ellipsis")
+    table.add_column("for", justify="right", no_wrap=True)
+    rows = []
+    for number, job in enumerate(standing.places, start=1):
+        if job is None:
+            rows.append((str(number), "[dim]idle[/]", "", ""))
+        else:
+            lasted = duration(monotonic() - job.since)
+            rows.append((str(number), escape(job.name), _figures(job.said), lasted))
+    return _fitted(table, rows, room)
+
+
+def _frontiers(standing: Standing, room: int, width: int) -> list[RenderableType]:
+    """Each method's frontier: accuracies, and at which share of the dense network's cost."""
+    names = max((len(method) for method in standing.frontiers), default=0)
+    names = min(max(names, len("frontier so far")), width // 3)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column(
+        "frontier so far", min_width=names, max_width=names, no_wrap=True, overflow="ellipsis"
+    )
+    table.add_column("trials", justify="right", no_wrap=True, min_width=len("trials"))
+    table.add_column("val_accuracy at share of the dense cost", no_wrap=True, overflow="ellipsis")
+    most = max((width - names - len("  trials  ")) // POINT_WIDTH, 1)
+    rows = [
+        (escape(method), str(standing.tries[method]), _points(points, most))
+        for method, points in standing.frontiers.items()
+    ]
+    return _fitted(table, rows, room)
+
+
+POINT_WIDTH = len("0.912 at 100 %   ")
+
+
+def _points(points: Sequence[Point], most: int) -> str:
+    """0.741 at 12 %   0.912 at 55 %; of many the cheapest, the dearest and some between."""
+    if len(points) > most:
+        steps = [round(i * (len(points) - 1) / max(most - 1, 1)) for i in range(most)]
+        points = [points[step] for step in steps] if most > 1 else [points[-1]]
+    said = [f"{accuracy(value)} [dim]at {percent(share):>5}[/]" for share, value in points]
+    return "   ".join(said)
+
+
+def _fitted(
+    table: Table, rows: Sequence[tuple[str, str, str] | tuple[str, str, str, str]], room: int
+) -> list[RenderableType]:
+    """The table with as many rows as fit below its title, and how many do not."""
+    if not rows or room < 2:
+        return []
+    shown = len(rows) if len(rows) < room else room - 2
+    for row in rows[:shown]:
+        table.add_row(*row)
+    hidden = len(rows) - shown
+    more: list[RenderableType] = [Text(f"and {hidden} more", "dim")] if hidden else []
+    return [table, *more] if shown else more
+
+
+def _figures(said: dict[str, float]) -> str:
+    """round 1  epoch 3  val 0.412"""
+    steps = [f"{name} {said[name]:g}" for name in ("round", "epoch") if name in said]
+    reached = [f"val {accuracy(said['val_accuracy'])}"] if "val_accuracy" in said else []
+    return "  ".join(steps + reached)

@@ -1,0 +1,36 @@
+"""The methods that a sweep file can name: one line each."""
+
+from typing import Any
+
+from testbed.names import import_object, unknown
+
+METHODS = {
+    "dense": "baselines.dense:Dense",
+    "vanilla": "baselines.channels.vanilla:Vanilla",
+    "random_channels": "baselines.channels.random_channels:RandomChannels",
+    "l1_filter": "baselines.channels.l1_filter:L1Filter",
+    "thinet": "baselines.channels.thinet:ThiNet",
+    "magnitude": "baselines.weights.magnitude:Magnitude",
+    "policy_gradient": "baselines.channels.policy_gradient:PolicyGradient",
+    "static_prefix": "rnp.static_prefix:StaticPrefix",
+    "rnp": "rnp.runtime_neural_pruning:RNP",
+}
+
+
+def method_class(name: str) -> Any:
+    """The class of a method's options, imported when it is asked for.
+
+    Args:
+        name: a key of `METHODS`, or `package.module:Class` for a method of your own.
+
+    Raises:
+        ValueError: if the name is not known, or is not that of a pydantic model with `prune`.
+    """
+    if ":" not in name and name not in METHODS:
+        raise ValueError(unknown("method", name, METHODS) + " Or package.module:Class.")
+    found = import_object(METHODS.get(name, name))
+    if not all(hasattr(found, attribute) for attribute in ("prune", "model_validate")):
+        raise ValueError(
+            f"Expected a pydantic model with a method `prune` at {name}, got {found!r}."
+        )
+    return found

@@ -1,0 +1,142 @@
+"""What a sweep would do, as text: its dense networks, its trials, their number and their epochs."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from orchestrator.plan.studies import DenseNetwork, Study, dense_networks, studies
+from orchestrator.sweep_file import Sweep
+from orchestrator.sweep_file.grids_and_ranges import ABSENT, Range, plain_text, variables
+
+MOST_LINES = 200  # of studies, and of dense networks
+
+
+def describe(sweep: Sweep) -> str:
+    """The dense networks and trials of a sweep, one line each, and the totals."""
+    planned = [replace(study, n_trials=_n_tries(study, sweep)) for study in studies(sweep)]
+    networks = dense_networks(sweep)
+    dense_epochs = sum(network.training.epochs for network in networks)
+    trial_epochs = sum(study.n_trials * _most_epochs(study) for study in planned)
+    objectives = ", ".join(f"{name} ({way})" for name, way in sweep.objectives.items())
+    lines = [
+        f"{sweep.name}: {objectives}; sampler {sweep.search.sampler}.",
+        "",
+        "Dense networks, trained first unless they are kept from before:",
+        *_cut(_dense_lines(networks)),
+    ]
+    if not networks:
+        lines.append(
+            "  none that is known before the trials; each is trained when a trial needs it"
+        )
+    lines += [
+        "",
+        "Trials:",
+        *_cut(_study_lines(planned)),
+        "",
+        f"{_trials(planned)} in "
+        f"{_count(len(planned), 'study', 'studies')}, {_count(len(networks), 'dense network')}. "
+        f"Epochs: {dense_epochs:,} for dense networks{_at_most(trial_epochs)}.",
+        *([f"No trial starts after {sweep.search.hours:g} hours."] if sweep.search.hours else []),
+    ]
+    if sweep.confirm:
+        lines.append(
+            "Then every point on a method's frontier is run again with the fresh seeds "
+            f"{', '.join(map(str, sweep.fresh_seeds))}."
+        )
+    return "\n".join(lines)
+
+
+def _trials(planned: Sequence[Study]) -> str:
+    total = sum(study.n_trials for study in planned)
+    return "As many trials as the hours allow" if total == math.inf else _count(total, "trial")
+
+
+def _at_most(epochs: float) -> str:
+    return "" if epochs == math.inf else f", at most {epochs:,} for trials"
+
+
+def _n_tries(study: Study, sweep: Sweep) -> float:
+    if sweep.search.sampler != "grid" or study.n_trials == 1:
+        return study.n_trials
+    from orchestrator.search.samplers import n_tries  # imports Optuna, which only this needs here
+
+    return n_tries(study, sweep.search)
+
+
+def _most_epochs(study: Study) -> int:
+    """The epochs that one trial may train for, at the upper end of what is searched."""
+    training, fine_tuning = study.options["training"], study.options["fine_tuning"]
+    epochs = _largest({**training, **fine_tuning}["epochs"])
+    dense = {name: study.options[name] for name in ("backbone", "training")}
+    trains_dense = any(True for _ in variables(dense))
+    # `vanilla` trains from scratch for as long as dense training and fine-tuning take together.
+    return epochs + _largest(training["epochs"]) * (trains_dense + (study.method == "vanilla"))
+
+
+def _largest(value: Any) -> int:
+    if not isinstance(value, Range):
+        return int(value)
+    return max(int(one) for one in value.values if one is not ABSENT)
+
+
+def _dense_lines(networks: Sequence[DenseNetwork]) -> Iterator[str]:
+    """A line for each network: what distinguishes it from the others, and its epochs."""
+    flat = [_flat(network) for network in networks]
+    varied = [
+        name
+        for name in dict.fromkeys(name for options in flat for name in options)
+        if len({options[name] for options in flat if name in options}) > 1
+    ]
+    for network, options in zip(networks, flat, strict=True):
+        said = [f"{name}={options[name]}" for name in varied if name in options]
+        epochs = _count(network.training.epochs, "epoch")
+        yield f"  {' '.join([network.backbone, *said])}: {epochs}, seed {network.seed}"
+
+
+def _flat(network: DenseNetwork) -> dict[str, str]:
+    """A network's options as text, by dotted path; those of the backbone by their names alone."""
+    distillation = network.training.distillation
+    options = {
+        **network.backbone_options,
+        "teacher": distillation and distillation.teacher,
+        **{f"data.{name}": value for name, value in network.data},
+        **{f"training.{name}": value for name, value in network.training},
+        **{f"distillation.{name}": value for name, value in distillation or ()},
+    }
+    del options["training.distillation"]
+    return {name: plain_text(value) for name, value in options.items()}
+
+
+def _study_lines(planned: Sequence[Study]) -> Iterator[str]:
+    width = max(len(_trial_ids(study)) for study in planned[:MOST_LINES])
+    for study in planned:
+        ranges = [
+            f"{path.removeprefix(f'methods.{study.method}.')}: {found}"
+            for path, found in study.ranges.items()
+        ]
+        known = ranges and study.n_trials < math.inf
+        tries = [_count(study.n_trials, "try", "tries")] if known else []
+        yield f"  {_trial_ids(study):<{width}}  {', '.join(tries + ranges)}".rstrip()
+
+
+def _trial_ids(study: Study) -> str:
+    first = f"{study.name}-000"
+    if study.n_trials == math.inf:
+        return f"{first} and on"
+    return first if study.n_trials == 1 else f"{first} to -{study.n_trials - 1:03d}"
+
+
+def _cut(lines: Iterator[str]) -> Iterator[str]:
+    left = 0
+    for number, line in enumerate(lines):
+        if number < MOST_LINES:
+            yield line
+        else:
+            left += 1
+    if left:
+        yield f"  ... and {left:,} more"
+
+
+def _count(number: float, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -1,0 +1,121 @@
+"""A sweep's run folder: who may write to it, which sweep may go on in it, how it is begun."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from orchestrator.plan.resume import changes
+from orchestrator.run_folder.atomic_files import write_atomically
+from orchestrator.sweep_file import Sweep, SweepFileError, load_sweep
+
+SWEEP_FILE, SWEEP_ID = "sweep.yaml", "sweep_id"
+REPORT = ("frontier.csv", "frontier.png", "frontier.html", "report.md", "report.html")
+TWO_WAYS_ON = (
+    "Give this sweep another name with --set name=..., or start afresh with --fresh, which moves "
+    "the old folder aside and deletes nothing."
+)
+
+
+@contextmanager
+def only_driver(folder: Path) -> Iterator[None]:
+    """Keeps every other driver out of a run folder, which need not exist yet.
+
+    The kernel lets the next one in however this process ends.
+
+    Raises:
+        SweepFileError: if another driver is in it; names its host and process.
+    """
+    path = folder.parent / f".{folder.name}.driver.lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise SweepFileError(
+                [
+                    f"{folder} is being written by {file.read().strip() or 'another process'}. "
+                    "Wait for its end, stop it (what it has done stays, and this command goes on), "
+                    "or give this sweep another name with --set name=..."
+                ]
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def check_goes_on(folder: Path, sweep: Sweep) -> None:
+    """Checks that a sweep may go on in a folder that is there.
+
+    Raises:
+        SweepFileError: if the folder is of another sweep, or of none.
+    """
+    try:
+        before = load_sweep(folder / SWEEP_FILE)
+    except SweepFileError as error:
+        reason = "it has no sweep.yaml"
+        if (folder / SWEEP_FILE).exists():
+            reason = f"its sweep.yaml cannot be read: {error}"
+        problem = f"{folder} is there, and cannot be gone on with: {reason}."
+        raise SweepFileError([problem, TWO_WAYS_ON]) from error
+    if found := changes(before, sweep):
+        problem = f"{folder} was begun by a sweep file that has changed since:"
+        raise SweepFileError([problem, *(f"  {text}" for text in found), TWO_WAYS_ON])
+
+
+def begin(folder: Path, sweep: Sweep) -> None:
+    """Makes a run folder, there whole or not at all."""
+    unfinished = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a driver that was killed right here
+    unfinished.mkdir(parents=True)
+    write_atomically(unfinished / SWEEP_FILE, sweep.dump().encode())
+    write_atomically(unfinished / SWEEP_ID, uuid.uuid4().hex.encode())
+    unfinished.rename(folder)
+
+
+def go_on(folder: Path, sweep: Sweep) -> None:
+    """Notes what the sweep is from now on: it may have more trials than before."""
+    path, text = folder / SWEEP_FILE, sweep.dump().encode()
+    if path.read_bytes() != text:
+        write_atomically(path, text)
+
+
+def digest(folder: Path) -> str:
+    """Tells the trials and the sweep file as they are now from all others."""
+    sha = hashlib.sha256()
+    for name in (SWEEP_FILE, "trials.csv"):
+        sha.update((folder / name).read_bytes())
+    return sha.hexdigest()
+
+
+def report_is_current(folder: Path) -> bool:
+    """Whether the report is whole, and of the trials and the sweep file as they are now."""
+    if not all((folder / name).exists() for name in (*REPORT, "trials.csv")):
+        return False
+    return digest(folder) in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def sweep_id(folder: Path) -> str:
+    """What tells a folder's sweep from others of its name, in MLflow and in a database."""
+    path = folder / SWEEP_ID
+    if not path.exists():  # the folder is older than sweeps that go on
+        write_atomically(path, uuid.uuid4().hex.encode())
+    return path.read_text()
+
+
+def move_aside(folder: Path) -> Path:
+    """Gives a run folder another name, and returns that."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    aside, number = folder.with_name(f"{folder.name}.{stamp}"), 1
+    while aside.exists():
+        number += 1
+        aside = folder.with_name(f"{folder.name}.{stamp}-{number}")
+    folder.rename(aside)
+    return aside

@@ -1,0 +1,76 @@
+"""What a trial leaves in the run folder beside its row and its network.
+
+`reports/TRIAL_ID.jsonl` has what it reported, a line each: epochs, rounds, layers.
+`images/TRIAL_ID.png` has, of a network that decides per image, the validation images that it spent
+least on and, below, those it spent most on; what each one cost is in `images/TRIAL_ID.csv`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from orchestrator.run_folder.trials_table import write_atomically
+
+SHOWN = 10  # cheapest images, and as many dearest
+
+
+def write_reports(path: Path, reports: Sequence[Mapping[str, float]]) -> None:
+    """Writes what a trial reported, in order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, "".join(json.dumps(dict(each)) + "\n" for each in reports).encode())
+
+
+def read_reports(path: Path) -> list[dict[str, float]]:
+    """What a trial reported; nothing where it left no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def extremes(multiplications: Sequence[float]) -> tuple[list[int], list[int]]:
+    """The places of the cheapest images, the cheapest first, and of the dearest, the dearest first.
+
+    Of equals the first come first.
+    """
+    costs = np.asarray(multiplications)
+    cheapest, dearest = np.argsort(costs, kind="stable"), np.argsort(-costs, kind="stable")
+    return cheapest[:SHOWN].tolist(), dearest[:SHOWN].tolist()
+
+
+def write_extremes(path: Path, pixels: Tensor, multiplications: Sequence[float]) -> None:
+    """Writes the cheapest and the dearest images as one picture of two rows.
+
+    Args:
+        pixels: (n, channels, height, width) uint8, of one channel or three; others are not drawn.
+    """
+    if pixels.shape[1] not in (1, 3):
+        return
+    rows = [
+        np.concatenate([pixels[place].permute(1, 2, 0).cpu().numpy() for place in places], axis=1)
+        for places in extremes(multiplications)
+    ]
+    picture = np.concatenate(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture.squeeze()).save(path, format="PNG")
+
+
+def read_extremes(path: Path, n: int) -> tuple[list[Image.Image], list[Image.Image]]:
+    """The cheapest and the dearest images of a picture that `write_extremes` wrote.
+
+    Args:
+        n: how many images the network was measured on.
+    """
+    with Image.open(path) as picture:
+        picture.load()
+    columns, height = min(n, SHOWN), picture.height // 2
+    width = picture.width // columns
+
+    def row(top: int) -> list[Image.Image]:
+        boxes = [(i * width, top, (i + 1) * width, top + height) for i in range(columns)]
+        return [picture.crop(box) for box in boxes]
+
+    return row(0), row(height)

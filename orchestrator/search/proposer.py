@@ -1,0 +1,300 @@
+"""Optuna proposes: a study for every study of the plan, asked for trials and told of their rows.
+
+Studies are worked in the plan's order, but the next trial is asked of the first study that has none
+running: a sampler that learns then knows all its study's results when it proposes, as long as there
+are as many studies as there are cores.
+"""
+
+import math
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from orchestrator.plan.studies import Study, Trial
+from orchestrator.run_folder.trials_table import cell_text, is_missing, option_column
+from orchestrator.search.samplers import ByNumber, make_sampler, n_tries
+from orchestrator.sweep_file import Search
+from orchestrator.sweep_file.grids_and_ranges import Range
+
+
+class Proposer:
+    """Proposes the trials of all studies, and learns from their rows."""
+
+    def __init__(
+        self,
+        studies: Sequence[Study],
+        objectives: Mapping[str, str],
+        search: Search,
+        storage: BaseStorage,
+        rows: Mapping[str, Mapping[str, Any]] | None = None,
+        prefix: str = "",
+    ) -> None:
+        """
+        Args:
+            studies: in the order in which they are worked.
+            objectives: column of the row -> "maximize" or "minimize".
+            search: which sampler, and the seed that every study's own is made of.
+            storage: keeps what was proposed and told; see `study_storage`. What it holds already
+                is gone on with.
+            rows: trial_id -> row of the trials that have ended already. Others that were proposed
+                are the first to be proposed again, as they were.
+            prefix: of the studies' names in a storage that sweeps share.
+
+        Raises:
+            ValueError: if a row's trial is not in the storage and cannot be told to it.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study and trial
+        self._studies = {
+            study.name: _Asked(study, objectives, search, storage, prefix) for study in studies
+        }
+        kept = set(optuna.get_all_study_names(storage))
+        ended: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)  # by study
+        for trial_id, row in (rows or {}).items():
+            ended[row["study"]][trial_id] = row
+        for name, asked in self._studies.items():
+            if prefix + name in kept or name in ended:
+                asked.take_up(ended[name])
+        self._waiting = [asked for asked in self._studies.values() if asked.left]
+        self._running: dict[str, _Asked] = {}
+
+    @property
+    def left(self) -> float:
+        """How many trials are still to be asked for."""
+        return sum(asked.left for asked in self._waiting)
+
+    def ask(self, new: bool = True) -> Trial | None:
+        """The next trial, or None where no study has any left.
+
+        Args:
+            new: false for those alone that were proposed before, and not run to their ends.
+        """
+        waiting = self._waiting if new else [asked for asked in self._waiting if asked.stopped]
+        if not waiting:
+            return None
+        fewest = min(waiting, key=lambda asked: (len(asked.running), asked.turn))
+        trial = fewest.ask()
+        self._running[trial.trial_id] = fewest
+        if fewest.left == 0:
+            self._waiting.remove(fewest)
+        return trial
+
+    def tell(self, trial_id: str, row: Mapping[str, Any]) -> None:
+        """How a trial ended.
+
+        One that was stopped early is told as pruned, without values: its figures there are not what
+        it would have come to. A row that is not completed otherwise, or lacks a finite value for an
+        objective, is told as failed, so that no trial is left running for ever.
+        """
+        self._running.pop(trial_id).tell(trial_id, row)
+
+    def trial(self, trial_id: str) -> Trial:
+        """A trial that was proposed before this driver took the sweep up."""
+        return self._studies[trial_id.rpartition("-")[0]].trial(trial_id)
+
+
+@dataclass(frozen=True)
+class _Proposed:
+    """A trial that Optuna knows."""
+
+    number: int
+    """Optuna's. It counts what is no try of its own too: see `_Asked.tell`."""
+    state: TrialState
+    params: Mapping[str, Any]
+
+
+class _Asked:
+    """One study: what it still may propose, and its trials that are running."""
+
+    def __init__(
+        self,
+        study: Study,
+        objectives: Mapping[str, str],
+        search: Search,
+        storage: BaseStorage,
+        prefix: str,
+    ) -> None:
+        self.running: dict[str, _Proposed] = {}
+        self._proposed: dict[str, _Proposed] = {}
+        self.stopped: deque[str] = deque()  # ids of trials proposed, but not run to their ends
+        self._n_tries = n_tries(study, search)
+        self.turn = 0  # where the hours may end before the trials, no study is worked before others
+        self._study = study
+        self._objectives = objectives
+        self._search = search
+        self._storage = storage
+        self._name = prefix + study.name
+        self._optuna: optuna.Study | None = None  # made with its first trial
+
+    @property
+    def left(self) -> float:
+        """How many trials it still gives."""
+        return len(self.stopped) + max(0, self._n_tries - len(self._proposed))
+
+    def take_up(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
+        """Brings the study and the rows of its trials together, and goes on from there.
+
+        A driver that is killed leaves a trial without a row, or a row that was not told. A machine
+        that fails may leave a row of a trial that the study has forgotten.
+        """
+        opened = self._open()
+        for frozen in opened.get_trials(deepcopy=False):
+            trial_id = frozen.user_attrs.get("trial_id")
+            if trial_id is not None:  # a failed trial's later success takes its place
+                self._proposed[trial_id] = _Proposed(frozen.number, frozen.state, frozen.params)
+            elif frozen.state is TrialState.RUNNING:
+                opened.tell(frozen.number, state=TrialState.FAIL)  # killed while it was proposed
+        for trial_id, row in rows.items():
+            if trial_id not in self._proposed:
+                params = self._study.values(partial(_value_in_row, row))
+                self._add(trial_id, row, params)
+            elif self._proposed[trial_id].state is TrialState.RUNNING:
+                self.running[trial_id] = self._proposed[trial_id]
+                self.tell(trial_id, row)
+        self.stopped.extend(sorted(self._proposed.keys() - rows.keys()))
+
+    def ask(self) -> Trial:
+        if self.stopped:
+            trial_id = self.stopped.popleft()
+            self.running[trial_id] = self._proposed[trial_id]
+            return self.trial(trial_id)
+        opened = self._open()
+        number = self._next_number()
+        if isinstance(opened.sampler, ByNumber):
+            opened.sampler.number = number
+        asked = opened.ask()
+        values = self._study.values(partial(_suggest, asked))
+        trial = self._study.trial(number, values)
+        asked.set_user_attr("trial_id", trial.trial_id)
+        proposed = _Proposed(asked.number, TrialState.RUNNING, values)
+        self.running[trial.trial_id] = self._proposed[trial.trial_id] = proposed
+        self.turn += self._search.hours is not None
+        return trial
+
+    def tell(self, trial_id: str, row: Mapping[str, Any]) -> None:
+        proposed = self.running.pop(trial_id)
+        state, values, notes = self._outcome(row)
+        if proposed.state is TrialState.RUNNING:
+            for name, note in notes.items():
+                self._note(proposed.number, name, note)
+            self._open().tell(proposed.number, values, state)
+        elif proposed.state is TrialState.FAIL and state is not TrialState.FAIL:
+            self._add(trial_id, row, proposed.params)  # Optuna lets no failed trial succeed
+
+    def trial(self, trial_id: str) -> Trial:
+        """A trial that was proposed."""
+        number = int(trial_id.rpartition("-")[2])
+        return self._study.trial(number, self._proposed[trial_id].params)
+
+    def _open(self) -> optuna.Study:
+        if self._optuna is None:
+            self._optuna = optuna.create_study(
+                study_name=self._name,
+                storage=self._storage,
+                directions=[StudyDirection[d.upper()] for d in self._objectives.values()],
+                load_if_exists=True,
+            )
+            begun = len(self._optuna.get_trials(deepcopy=False))
+            self._optuna.sampler = make_sampler(self._study, self._search, begun)
+        return self._optuna
+
+    def _next_number(self) -> int:
+        """The first number that no trial has. Only a failed machine leaves a gap."""
+        number = len(self._proposed)
+        if self._study.trial_id(number - 1) in self._proposed or number == 0:
+            return number
+        return next(n for n in count() if self._study.trial_id(n) not in self._proposed)
+
+    def _add(self, trial_id: str, row: Mapping[str, Any], params: Mapping[str, Any]) -> None:
+        """Tells a trial that the study does not have as running."""
+        state, values, notes = self._outcome(row)
+        ranges = self._study.ranges
+        told = optuna.trial.create_trial(
+            state=state,
+            values=values,
+            params=dict(params),
+            distributions={name: _distribution(ranges[name]) for name in params},
+            user_attrs={"trial_id": trial_id} | notes,
+        )
+        opened = self._open()
+        opened.add_trial(told)
+        number = len(opened.get_trials(deepcopy=False)) - 1
+        self._proposed[trial_id] = _Proposed(number, state, params)
+
+    def _outcome(
+        self, row: Mapping[str, Any]
+    ) -> tuple[TrialState, list[float] | None, dict[str, Any]]:
+        """How a trial ended: state, values if it has some, and what is noted beside them."""
+        if row["status"] == "stopped_early":
+            stopped_at = {name: float(row[name]) for name in ("epochs_spent", *self._objectives)}
+            return TrialState.PRUNED, None, {"stopped_at": stopped_at}
+        error = _why_failed(row, self._objectives)
+        if error is not None:
+            return TrialState.FAIL, None, {"error": error}
+        return TrialState.COMPLETE, [float(row[name]) for name in self._objectives], {}
+
+    def _note(self, number: int, name: str, note: Any) -> None:
+        opened = self._open()
+        optuna_id = self._storage.get_trial_id_from_study_id_trial_number(opened._study_id, number)
+        self._storage.set_trial_user_attr(optuna_id, name, note)
+
+
+def _suggest(asked: optuna.Trial, name: str, r: Range) -> Any:
+    """A value of the range."""
+    if r.kind == "choice":
+        return asked.suggest_categorical(name, r.choices)
+    assert r.low is not None and r.high is not None
+    if r.kind == "int":
+        return asked.suggest_int(name, int(r.low), int(r.high))
+    return asked.suggest_float(name, r.low, r.high, log=r.kind == "log_uniform")
+
+
+def _distribution(r: Range) -> BaseDistribution:
+    """The range in Optuna's words."""
+    if r.kind == "choice":
+        return CategoricalDistribution(r.choices)
+    assert r.low is not None and r.high is not None
+    if r.kind == "int":
+        return IntDistribution(int(r.low), int(r.high))
+    return FloatDistribution(r.low, r.high, log=r.kind == "log_uniform")
+
+
+def _value_in_row(row: Mapping[str, Any], path: str, r: Range) -> Any:
+    """What the search chose for a trial, as its row has it."""
+    value: Any = row.get(option_column(path))
+    if r.kind == "choice":
+        same = [choice for choice in r.choices if cell_text(choice) == cell_text(value)]
+        same += [choice for choice in r.choices if choice == value]
+    else:
+        same = [] if is_missing(value) else [int(value) if r.kind == "int" else float(value)]
+    if not same:
+        raise ValueError(
+            f"trials.csv has a row of {row['trial_id']}, which the study does not know, and "
+            f"cannot be told to it: {path} is {cell_text(value) or 'missing'}, expected {r}. "
+            "Take the row out: its trial is run again."
+        )
+    return same[0]
+
+
+def _why_failed(row: Mapping[str, Any], objectives: Mapping[str, str]) -> str | None:
+    """None if the row can be told as completed."""
+    if row["status"] != "completed":
+        return str(row.get("error") or row["status"])
+    for name in objectives:
+        value = row.get(name)
+        if value is None or not math.isfinite(value):
+            return f"The objective {name} is {value}."
+    return None

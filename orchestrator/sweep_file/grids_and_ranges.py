@@ -1,0 +1,226 @@
+"""What may stand for an option's value in a sweep file: a grid, crossed, or a range, searched."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast, get_args
+
+from orchestrator.sweep_file.yaml_reader import Key
+
+RangeKind = Literal["uniform", "log_uniform", "int", "choice"]
+RANGE_KINDS: tuple[str, ...] = get_args(RangeKind)
+RESERVED = ("grid", *RANGE_KINDS)
+METHOD: Key = ("method",)  # what a condition calls the trial's method
+ABSENT = object()  # the value of an option that is left out, so that its default holds
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Every one of `values` is tried with every value of the other grids."""
+
+    values: tuple[Any, ...]
+
+    def as_written(self) -> dict[str, Any]:
+        return {"grid": list(self.values)}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """That an option has one of some values."""
+
+    name: str  # as it is written
+    option: Key  # where the option lies, or METHOD
+    values: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} is {' or '.join(map(plain_text, self.values))}"
+
+
+@dataclass(frozen=True)
+class Range:
+    """A range that the search draws from: `low` to `high`, both included, or one of `choices`.
+
+    Where one of the conditions `when` fails, the option is not searched, but `otherwise`.
+    """
+
+    kind: RangeKind
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[Any, ...] = ()
+    when: tuple[Condition, ...] = ()
+    otherwise: Any = ABSENT
+
+    @property
+    def drawn(self) -> tuple[Any, ...]:
+        """Both ends of what is drawn from, or all choices."""
+        return self.choices if self.kind == "choice" else (self.low, self.high)
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The values that are checked before anything starts."""
+        return (*self.drawn, self.otherwise) if self.when else self.drawn
+
+    def as_written(self) -> dict[str, Any]:
+        written: dict[str, Any] = {self.kind: list(self.drawn)}
+        if self.when:
+            written["when"] = {
+                condition.name: (
+                    condition.values[0] if len(condition.values) == 1 else list(condition.values)
+                )
+                for condition in self.when
+            }
+        if self.otherwise is not ABSENT:
+            written["otherwise"] = self.otherwise
+        return written
+
+    def __str__(self) -> str:
+        condition = " where " + " and ".join(map(str, self.when)) if self.when else ""
+        if self.kind == "choice":
+            return f"choice of {', '.join(map(plain_text, self.choices))}{condition}"
+        return f"{self.kind} {self.low} to {self.high}{condition}"
+
+
+Variable = Grid | Range
+ONE_VALUE = (
+    "a choice takes a list of at least two values, as in {choice: [a, b]}, or one and a when"
+)
+MALFORMED = object()  # what was meant for a grid or range, reported already
+
+
+def read_variables(value: Any, key: Key, problems: list[tuple[Key, str]]) -> Any:
+    """`value` with its `{grid: ...}` and `{uniform: ...}` made Grids and Ranges, at any depth.
+
+    One that is malformed is reported in `problems`, and left out of its mapping.
+    """
+    if not isinstance(value, dict):
+        return value
+    reserved = [name for name in RESERVED if name in value]
+    if not reserved:
+        read = {name: read_variables(v, (*key, name), problems) for name, v in value.items()}
+        return {name: inner for name, inner in read.items() if inner is not MALFORMED}
+    try:
+        beside = () if reserved[0] == "grid" else ("when", "otherwise")
+        others = [name for name in value if name not in (reserved[0], *beside)]
+        if others:
+            alone = "stands alone" if not beside else "takes when and otherwise beside it"
+            raise ValueError(f"{reserved[0]} {alone}, got also {', '.join(others)}")
+        if reserved[0] == "grid":
+            return _grid(value["grid"])
+        drawn = _range(cast(RangeKind, reserved[0]), value[reserved[0]])
+        return _conditional(drawn, value, key)
+    except ValueError as error:
+        problems.append((key, f"{'.'.join(map(str, key))}: {error}."))
+        return MALFORMED
+
+
+def variables(options: Mapping[str, Any], key: Key = ()) -> Iterator[tuple[Key, Variable]]:
+    """Every grid and range in `options`, with its key, in the order they are written."""
+    for name, value in options.items():
+        if isinstance(value, Grid | Range):
+            yield (*key, name), value
+        elif isinstance(value, dict):
+            yield from variables(value, (*key, name))
+
+
+def fill(options: Mapping[str, Any], values: Mapping[Key, Any], key: Key = ()) -> dict[str, Any]:
+    """A copy of `options` with `values` at their keys, in place of what stands there.
+
+    What is ABSENT is left out.
+    """
+    filled: dict[str, Any] = {}
+    for name, value in options.items():
+        inner = (*key, name)
+        if inner in values:
+            if values[inner] is not ABSENT:
+                filled[name] = values[inner]
+        else:
+            filled[name] = fill(value, values, inner) if isinstance(value, dict) else value
+    return filled
+
+
+def as_written(value: Any) -> Any:
+    """`value` with its grids and ranges as a sweep file has them."""
+    if isinstance(value, Grid | Range):
+        return value.as_written()
+    if isinstance(value, dict):
+        return {name: as_written(inner) for name, inner in value.items()}
+    return value
+
+
+def plain_text(value: Any) -> str:
+    """`value` as a sweep file would have it, on one line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {plain_text(v)}" for name, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(plain_text, value)) + "]"
+    return "null" if value is None else str(value)
+
+
+def _grid(values: Any) -> Grid:
+    if not isinstance(values, list) or not values:
+        raise ValueError("a grid takes a list of at least one value, as in {grid: [4, 6, 8]}")
+    if any(_holds_variables(value) for value in values):
+        raise ValueError("a grid's values are plain, with no grid or range in them")
+    return Grid(tuple(values))
+
+
+def _range(kind: RangeKind, ends: Any) -> Range:
+    if kind == "choice":
+        if not isinstance(ends, list) or not ends:
+            raise ValueError(ONE_VALUE)
+        if any(isinstance(value, dict | list) for value in ends):
+            raise ValueError("a choice's values are numbers, text, true, false or null")
+        if len(set(map(repr, ends))) < len(ends):
+            raise ValueError("a choice names each value once")
+        return Range("choice", choices=tuple(ends))
+    number = "whole number" if kind == "int" else "number"
+    types = (int,) if kind == "int" else (int, float)
+    if (
+        not isinstance(ends, list)
+        or len(ends) != 2
+        or any(isinstance(end, bool) or not isinstance(end, types) for end in ends)
+    ):
+        raise ValueError(f"{kind} takes two {number}s, as in {{{kind}: [low, high]}}")
+    low, high = ends if kind == "int" else map(float, ends)
+    if low >= high:
+        raise ValueError(f"{kind} goes from low to high, got {low} to {high}")
+    if kind == "log_uniform" and low <= 0:
+        raise ValueError(f"log_uniform needs ends above 0, got {low} to {high}")
+    return Range(kind, low, high)
+
+
+def _conditional(drawn: Range, written: Mapping[str, Any], key: Key) -> Range:
+    """A range with the conditions that are written beside it, if there are any."""
+    if "when" not in written:
+        if "otherwise" in written:
+            raise ValueError("otherwise needs a condition, as in when: {option: value}")
+        if len(drawn.choices) == 1:
+            raise ValueError(ONE_VALUE)
+        return drawn
+    when = written["when"]
+    if not isinstance(when, dict) or not when:
+        raise ValueError("when takes options and their values, as in when: {option: value}")
+    otherwise = written.get("otherwise", ABSENT)
+    if _holds_variables(otherwise):
+        raise ValueError("otherwise takes a plain value, with no grid or range in it")
+    conditions = []
+    for name, values in when.items():
+        if values == [] or _holds_variables(values) or isinstance(values, dict):
+            raise ValueError(f"when {name} takes a value or a list of values")
+        listed = tuple(values) if isinstance(values, list) else (values,)
+        conditions.append(Condition(name, _option(name, key), listed))
+    return replace(drawn, when=tuple(conditions), otherwise=otherwise)
+
+
+def _option(name: str, key: Key) -> Key:
+    """Where the option lies that a condition of the option at `key` names."""
+    if name in METHOD:
+        return METHOD
+    return tuple(name.split(".")) if "." in name else (*key[:-1], name)
+
+
+def _holds_variables(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(name in RESERVED for name in value) or any(map(_holds_variables, value.values()))
+    return isinstance(value, list) and any(map(_holds_variables, value))

@@ -1,0 +1,160 @@
+"""Pydantic's errors in our words: what was expected, what came, what to do."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args, get_type_hints
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+from typing_extensions import is_typeddict
+
+from orchestrator.sweep_file.grids_and_ranges import RESERVED, plain_text
+from orchestrator.sweep_file.yaml_reader import Key
+
+_OPTIONS = "options like {{name: value}}"
+_EXPECTED = {
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "date_type": "a date",
+    "dict_type": _OPTIONS,
+    "enum": "{expected}",
+    "finite_number": "a finite number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "frozen_set_type": "a list",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "list_type": "a list",
+    "literal_error": "{expected}",
+    "mapping_type": _OPTIONS,
+    "model_attributes_type": _OPTIONS,
+    "model_type": _OPTIONS,
+    "multiple_of": "a multiple of {multiple_of}",
+    "none_required": "null",
+    "set_type": "a list",
+    "string_pattern_mismatch": "text that matches {pattern}",
+    "string_too_long": "at most {max_length} characters",
+    "string_too_short": "at least {min_length} characters",
+    "string_type": "text",
+    "too_long": "{max_length} or fewer values",
+    "too_short": "{min_length} or more values",
+    "tuple_type": "a list",
+}
+
+
+def problems_in_our_words(
+    errors: Sequence[ErrorDetails], model: type[BaseModel], options: Mapping[str, Any], owner: str
+) -> list[tuple[Key, str]]:
+    """A message for each mistake, with the key in `options` of the value it is about.
+
+    Args:
+        errors: pydantic's, of `model` given `options`.
+        owner: what the options belong to: "training"; "" for a whole document.
+    """
+    problems: list[tuple[Key, str]] = []
+    unions: dict[Key, list[tuple[Key, ErrorDetails]]] = {}
+    for error in errors:
+        key, union = _locate(error, options)
+        if union is None:
+            problems.append((key, _message([error], key, model, owner)))
+        else:
+            unions.setdefault(union, []).append((key, error))
+    for members in unions.values():
+        best = max((key for key, _ in members), key=len)  # the alternative that fits the most
+        together = [error for key, error in members if key == best]
+        problems.append((best, _message(together, best, model, owner)))
+    return problems
+
+
+def show(value: Any) -> str:
+    """`value` for a message: text in quotes, cut to a length that fits a line."""
+    text = repr(value) if isinstance(value, str) else plain_text(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _locate(error: ErrorDetails, options: Any) -> tuple[Key, Key | None]:
+    """The key that an error is about, and the key of the union whose alternative it is.
+
+    Pydantic puts the names of a union's alternatives between the keys: ("classes", "list[str]", 0).
+    """
+    *outer, last = error["loc"] or (None,)
+    parts = outer if error["type"] == "missing" or last is None else [*outer, last]
+    key: Key = ()
+    union: Key | None = None
+    value = options
+    for part in parts:
+        inner = dict(enumerate(value)) if isinstance(value, list) else value
+        if isinstance(inner, dict) and part in inner:
+            key, value = (*key, part), inner[part]
+        elif union is None and part != "[key]":
+            union = key
+    return ((*key, last) if error["type"] == "missing" and last is not None else key), union
+
+
+def _message(errors: Sequence[ErrorDetails], key: Key, model: type[BaseModel], owner: str) -> str:
+    """One message for a mistake; several errors are the alternatives of one union."""
+    error, kind = errors[0], errors[0]["type"]
+    name, outer = (
+        ".".join(map(str, keys if owner == "" else (owner, *keys))) for keys in (key, key[:-1])
+    )
+    if kind == "extra_forbidden":
+        # Not above: `testbed` imports torch, and YAML that cannot be read is refused without it.
+        from testbed.names import unknown
+
+        message = unknown(
+            "option" if outer else "section", str(key[-1]), _fields_at(model, key[:-1])
+        )
+        return f"{outer}: {message}" if outer else message
+    if kind == "missing":
+        what = f"{outer}: the option" if outer else "the section"
+        return f"{what} {str(key[-1])!r} is missing."
+    if kind in ("value_error", "assertion_error"):
+        reason = str(error.get("ctx", {}).get("error") or error["msg"])
+        return f"{name}: {reason}" if name else reason
+    expected = " or ".join(dict.fromkeys(map(_expected, errors)))
+    return f"{name}: expected {expected}, got {show(error['input'])}.{_advice(error, expected)}"
+
+
+def _expected(error: ErrorDetails) -> str:
+    if error["type"] not in _EXPECTED:
+        return error["msg"].removeprefix("Input should be ")
+    context = {
+        name: f"{value:g}" if isinstance(value, float) else value
+        for name, value in error.get("ctx", {}).items()
+    }
+    return _EXPECTED[error["type"]].format(**context)
+
+
+def _advice(error: ErrorDetails, expected: str) -> str:
+    value = error["input"]
+    if isinstance(value, dict) and any(name in RESERVED for name in value):
+        return " It takes no grid and no range."
+    if not isinstance(value, str):
+        return ""
+    near = difflib.get_close_matches(value, re.findall(r"'([^']*)'", expected), n=1)
+    if near:
+        return f" Did you mean {near[0]!r}?"
+    if "number" in expected and re.fullmatch(r"[-+\d.eE]+", value):
+        return " Remove the quotes."
+    if "true or false" in expected and value.lower() in ("yes", "on", "no", "off"):
+        return f" Write {'true' if value.lower() in ('yes', 'on') else 'false'}."
+    return ""
+
+
+def _fields_at(model: type[BaseModel], key: Key) -> Iterable[str]:
+    """The options that `model` knows at `key`: of the model or TypedDict that its field names."""
+    fields: dict[str, Any] = {name: field.annotation for name, field in model.model_fields.items()}
+    for name in key:
+        annotation = fields[str(name)]
+        for candidate in (annotation, *get_args(annotation)):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                fields = {n: field.annotation for n, field in candidate.model_fields.items()}
+            elif is_typeddict(candidate):
+                fields = get_type_hints(candidate)
+    return fields

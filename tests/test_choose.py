@@ -19,7 +19,7 @@ from orchestrator.plan.studies import plain_trials
 from orchestrator.run_folder.reader import past_trial
 from orchestrator.run_folder.trials_table import read_trials
 from orchestrator.sweep_file import load_sweep
-from orchestrator.tracking.outbox import Outbox
+from orchestrator.run_folder.outbox import Outbox
 from orchestrator.tracking.tracker import Tracker
 from testbed.data import load_splits
 from tests.report_rows import SMALL, result_of

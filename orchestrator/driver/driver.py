@@ -1,46 +1,40 @@
-"""The driver of a sweep: gives out its jobs, and takes every row to its tables as it comes.
+"""The driver of a sweep: checks it, runs its jobs, and leaves its report.
 
-`run_on_ray` proposes with Optuna, runs on Ray and tells MLflow. `run_in_this_process` does the same
-trials one after another with none of the three. Both leave the same folder behind.
+`run_on_ray` proposes with Optuna, runs on Ray Tune and tells MLflow. `run_in_this_process` does the
+same trials one after another with none of the three. Both leave the same folder behind.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
+from orchestrator.analysis.comparison import compare_methods
+from orchestrator.console.job_lines import show_end
 from orchestrator.console.progress import Progress
-from orchestrator.driver.record import Record
-from orchestrator.driver.schedule import Later
-from orchestrator.formatting import error_text
-from orchestrator.jobs.work import do_job, splits_key
-from orchestrator.methods import method_class
-from orchestrator.plan.studies import (
-    DenseNetwork,
-    Trial,
-    dense_network,
-    dense_networks,
-    plain_trials,
-    studies,
-)
-from orchestrator.run_folder.folder import move_aside, sweep_id
+from orchestrator.driver.checks import as_bad_input, check_methods, check_networks, load_shared
+from orchestrator.driver.coordinator import Coordinator, Later, Trials
+from orchestrator.driver.plain_trials import PlainTrials
+from orchestrator.jobs.work import do_job
+from orchestrator.plan import Plan, make_plan
+from orchestrator.plan.jobs import INTERRUPTED, Job, Outcome, job_name, trial_of
+from orchestrator.run_folder.folder import move_aside, report_is_current, sweep_id
+from orchestrator.run_folder.outbox import Outbox
+from orchestrator.run_folder.recorder import ENDED_WELL, Recorder
 from orchestrator.search.time_budget import TimeBudget, spent
 from orchestrator.sweep_file import Sweep, SweepFileError
-from orchestrator.tracking.outbox import Outbox
-from testbed.backbones import build_backbone
-from testbed.data import DataOptions, Splits, load_splits
-from testbed.method import ChecksNetwork
+from testbed.data import Splits
 
 if TYPE_CHECKING:
+    from orchestrator.search.proposer import Proposer
     from orchestrator.tracking.tracker import Tracker
 
+ALL_COMPLETED, SOME_FAILED, STOPPED = 0, 1, 130  # exit statuses
 LOOKING = "Looking at the images, networks and methods."
-SEEN_BY_METHODS = {"method", "options", "data", "backbone", "backbone_options"}  # of a trial
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,7 @@ class Begun:
     """What is to become of a run folder that is there already."""
 
     fresh: bool = False
-    """It is moved aside. Otherwise its sweep goes on."""
+    """It is moved aside. Otherwise its sweep is resumed."""
     retry_failed: bool = False
     """Trials that failed are run again."""
 
@@ -68,70 +62,57 @@ def run_on_ray(
     from orchestrator.search.proposer import Proposer
     from orchestrator.search.samplers import n_tries
     from orchestrator.search.study_storage import open_database, open_journal
-    from orchestrator.tracking.tracker import Tracker
 
-    planned = studies(sweep)
+    plan = make_plan(sweep)
     with ExitStack() as stack:
-        progress = Progress(sum(n_tries(study, sweep.search) for study in planned))
+        progress = Progress(sum(n_tries(study, sweep.search) for study in plan.studies))
 
-        def opened() -> tuple[Record, Proposer]:
-            record = _open_record(sweep, folder, data_root, progress, begun)
+        def opened() -> tuple[Recorder, Proposer, Coordinator]:
+            recorder = _open_recorder(plan, folder, data_root, progress, begun)
             storage = database or open_journal(folder / "studies.journal")
             prefix = f"{sweep.name} {sweep_id(folder)} " if database else ""
-            searched = {id: row for id, row in record.rows.items() if row["phase"] == "search"}
-            proposer = Proposer(planned, sweep.objectives, sweep.search, storage, searched, prefix)
-            record.proposer, record.find_trial = proposer, proposer.trial
-            return record, proposer
+            searched = {id: row for id, row in recorder.rows.items() if row["phase"] == "search"}
+            proposer = Proposer(
+                plan.studies, sweep.objectives, sweep.search, storage, searched, prefix
+            )
+            return recorder, proposer, _coordinator(plan, proposer, recorder, progress)
 
         with as_bad_input():
             database = open_database(sweep.storage) if sweep.storage else None
-            goes_on = folder.exists() and not begun.fresh
-            if goes_on:
-                record, proposer = opened()
-            nothing_left = goes_on and record.nothing_left()
+            resumed = folder.exists() and not begun.fresh
+            if resumed:
+                recorder, proposer, coordinator = opened()
+            nothing_left = resumed and coordinator.nothing_left
             if not nothing_left:  # a finished sweep needs neither its data nor Ray
                 from orchestrator.tuning.connection import connected
-                from orchestrator.tuning.ray_runner import (
-                    Listener,
-                    NoWorkerError,
-                    check_resources,
-                    run_jobs,
-                )
+                from orchestrator.tuning.places import Places
 
                 progress.message(LOOKING)
-                shared = load_shared(sweep, data_root)
-                check_networks(sweep, shared)
-                if not goes_on:  # else what they refuse are failed trials of it
-                    check_methods(sweep, shared)
+                shared = load_shared(plan, data_root)
+                check_networks(plan, shared)
+                if not resumed:  # else what they refuse are failed trials of it
+                    check_methods(plan, shared)
                 stack.enter_context(connected(address))
-                check_resources(sweep.resources)
-            if not goes_on:
-                record, proposer = opened()
+                Places(sweep.resources)
+            if not resumed:
+                recorder, proposer, coordinator = opened()
         stack.enter_context(progress)
+        tracker = None
         if not nothing_left or len(Outbox(folder)):
+            from orchestrator.tracking.tracker import Tracker
+
             tracker = Tracker(
-                sweep.name, folder.parent, progress.message, goes_on, list(sweep.methods)
+                sweep.name, folder.parent, progress.message, resumed, list(sweep.methods)
             )
-            record.tracker = tracker
             stack.callback(_say_where, tracker, progress)
             stack.enter_context(tracker)
+        finish = partial(_finish, plan, folder, recorder, progress, tracker)
         if nothing_left:
-            return record.finish(whole=True)
-        budget = _time_budget(sweep, record)
-        try:
-            finished = run_jobs(
-                record.phases(lambda: proposer.ask(new=not budget.is_over()), proposer.left),
-                work=partial(do_job, workplace=record.workplace),
-                listener=Listener(
-                    record.started, record.reported, record.ended, record.lost, record.restarted
-                ),
-                resources=sweep.resources,
-                shared=shared,
-                expected=proposer.left + len(dense_networks(sweep)),
-            )
-        except NoWorkerError as error:
-            raise SweepFileError([str(error)]) from error
-        return record.finish(finished)
+            return finish(whole=True)
+        assert tracker is not None
+        return finish(
+            whole=_run_on_tune(plan, coordinator, proposer, recorder, tracker, progress, shared)
+        )
 
 
 def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path, begun: Begun) -> int:
@@ -144,142 +125,153 @@ def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path, begun: Begu
         SweepFileError: if an option is a range, the data cannot be loaded, or a GPU is asked for
             that is not there; no folder is left then that was not there.
     """
+    plan = make_plan(sweep)
     with as_bad_input():
-        trials = {trial.trial_id: trial for trial in plain_trials(sweep)}
-        progress = Progress(len(trials))
+        progress = Progress(PlainTrials(plan).left)
         if sweep.resources.gpus and not torch.cuda.is_available():
             raise ValueError("resources.gpus: torch finds no GPU here. Set it to 0.")
         progress.message(LOOKING)
-        shared = load_shared(sweep, data_root)
-        check_networks(sweep, shared)
+        shared = load_shared(plan, data_root)
+        check_networks(plan, shared)
         if begun.fresh or not folder.exists():
-            check_methods(sweep, shared)
+            check_methods(plan, shared)
     with progress:
         with as_bad_input():
-            record = _open_record(sweep, folder, data_root, progress, begun)
-        record.find_trial = trials.__getitem__
-        left = [trial for trial_id, trial in trials.items() if trial_id not in record.rows]
-        waiting = iter(left)
-        budget = _time_budget(sweep, record)
-
-        def ask() -> Trial | None:
-            return None if budget.is_over() else next(waiting, None)
-
-        try:
-            for phase in record.phases(ask, len(left)):
-                while (job := phase()) is not None:
-                    assert not isinstance(job, Later), "nothing runs that it could wait for"
-                    record.started(job)
-                    try:
-                        result = do_job(
-                            job, shared, partial(record.reported, job), workplace=record.workplace
-                        )
-                    except KeyboardInterrupt:
-                        record.lost(job, "stopped", "Stopped: the sweep was interrupted.")
-                        raise
-                    except Exception as error:
-                        # A dense network that cannot be trained fails its trials, not the sweep.
-                        record.lost(job, "failed", error_text(error))
-                    else:
-                        record.ended(job, result)
-        except KeyboardInterrupt:  # in a job, or between two
-            return record.finish(whole=False)
-        return record.finish(whole=True)
+            recorder = _open_recorder(plan, folder, data_root, progress, begun)
+        coordinator = _coordinator(plan, PlainTrials(plan, recorder.rows), recorder, progress)
+        whole = _run_here(coordinator, recorder, progress, shared)
+        return _finish(plan, folder, recorder, progress, None, whole)
 
 
-def _open_record(
-    sweep: Sweep, folder: Path, data_root: Path, progress: Progress, begun: Begun
-) -> Record:
-    """The record of a sweep that begins, or that goes on in its folder."""
+def _run_on_tune(
+    plan: Plan,
+    coordinator: Coordinator,
+    proposer: "Proposer",
+    recorder: Recorder,
+    tracker: "Tracker",
+    progress: Progress,
+    shared: Mapping[str, Splits],
+) -> bool:
+    """Runs a sweep's jobs on Ray Tune; returns whether to their end."""
+    from orchestrator.tuning.callbacks.display import DisplayCallback
+    from orchestrator.tuning.callbacks.mlflow import MLflowCallback
+    from orchestrator.tuning.callbacks.table import TableCallback
+    from orchestrator.tuning.callbacks.worker_starts import NoWorkerError
+    from orchestrator.tuning.scheduler import MultiObjectiveASHA
+    from orchestrator.tuning.trainable import JOB, RUNG
+    from orchestrator.tuning.tuner import run_jobs
+
+    sweep = plan.sweep
+    work = partial(
+        do_job,
+        workplace=recorder.workplace,
+        early_stopping=sweep.early_stopping,
+        latency="latency_ms" in sweep.objectives,
+    )
+    scheduler = MultiObjectiveASHA(
+        sweep.objectives,
+        sweep.early_stopping,
+        time_attr=RUNG,
+        rungs=proposer,
+        name=lambda trial: (trial.config[JOB].study, trial.config[JOB].trial_id),
+    )
+    callbacks = (
+        MLflowCallback(tracker, recorder),
+        TableCallback(recorder),
+        DisplayCallback(progress, recorder),
+    )
+    try:
+        results = run_jobs(
+            coordinator,
+            work,
+            callbacks,
+            sweep.resources,
+            scheduler=scheduler,
+            shared=shared,
+            name=sweep.name,
+        )
+    except NoWorkerError as error:
+        raise SweepFileError([str(error)]) from error
+    return results is not None
+
+
+def _run_here(
+    coordinator: Coordinator, recorder: Recorder, progress: Progress, shared: Mapping[str, Splits]
+) -> bool:
+    """Runs a sweep's jobs one after another; returns whether to their end."""
+
+    def end(job: Job, outcome: Outcome) -> None:
+        recorder.ended(job, outcome)
+        trial = trial_of(job)
+        show_end(progress, job, outcome, None if trial is None else recorder.row(trial, outcome))
+        coordinator.tell(job, outcome)
+
+    try:
+        while (job := coordinator.ask()) is not None:
+            assert not isinstance(job, Later), "nothing runs that it could wait for"
+            recorder.started(job)
+            progress.trial_started(job_name(job))
+            report = partial(progress.trial_report, job_name(job))
+            try:
+                outcome = do_job(job, shared, report, workplace=recorder.workplace)
+            except KeyboardInterrupt:
+                end(job, INTERRUPTED)
+                raise
+            end(job, outcome)
+    except KeyboardInterrupt:  # in a job, or between two
+        return False
+    return True
+
+
+def _open_recorder(
+    plan: Plan, folder: Path, data_root: Path, progress: Progress, begun: Begun
+) -> Recorder:
+    """The recorder of a sweep that begins, or that is resumed in its folder."""
     if begun.fresh and folder.exists():
         progress.message(f"{folder} is kept as {move_aside(folder)}.")
-    goes_on = folder.exists()
-    record = Record(sweep, folder, data_root, progress, begun.retry_failed)
-    if goes_on:
-        done = len(record.rows)
+    resumed = folder.exists()
+    recorder = Recorder(plan, folder, data_root, begun.retry_failed)
+    if resumed:
+        done = len(recorder.rows)
         trials = "1 trial has" if done == 1 else f"{done:,} trials have"
-        progress.message(f"Going on in {folder}: {trials} ended before.")
-    return record
+        progress.message(f"Resuming {folder}: {trials} ended before.")
+    return recorder
+
+
+def _coordinator(plan: Plan, trials: Trials, recorder: Recorder, progress: Progress) -> Coordinator:
+    hours = TimeBudget(plan.sweep.search.hours, spent(recorder.spans))
+    return Coordinator(
+        plan, trials, recorder.table.read, lambda: not hours.is_over(), progress.phase
+    )
+
+
+def _finish(
+    plan: Plan,
+    folder: Path,
+    recorder: Recorder,
+    progress: Progress,
+    tracker: "Tracker | None",
+    whole: bool,
+) -> int:
+    """Writes the report, of the whole sweep or of what there is, if that is not what it shows.
+
+    Returns:
+        The exit status.
+    """
+    recorder.fill_tests()
+    if not report_is_current(folder):
+        from orchestrator.report import headline, write_report  # seconds of imports
+
+        write_report(folder)
+        progress.message(headline(folder))
+    progress.message(f"Report: {folder / 'report.html'}")
+    if tracker:
+        tracker.finish(compare_methods(recorder.table.read(), plan.sweep.objectives))
+    if not whole:
+        return STOPPED
+    return ALL_COMPLETED if recorder.statuses <= ENDED_WELL else SOME_FAILED
 
 
 def _say_where(tracker: "Tracker", progress: Progress) -> None:
     if tracker.where:
         progress.message(tracker.where)
-
-
-def _time_budget(sweep: Sweep, record: Record) -> TimeBudget:
-    """The sweep's hours, those of the drivers before counted in."""
-    return TimeBudget(sweep.search.hours, spent(record.spans))
-
-
-@contextmanager
-def as_bad_input() -> Iterator[None]:
-    """What goes wrong before the first job is for the user to mend, so it gets no traceback."""
-    try:
-        yield
-    except SweepFileError:
-        raise
-    except (ValueError, OSError) as error:
-        raise SweepFileError([str(error)]) from error
-
-
-def check_networks(sweep: Sweep, shared: Mapping[str, Splits]) -> None:
-    """Builds every dense network that is known, untrained, before any is trained.
-
-    Raises:
-        ValueError: if one does not fit its images, say because they are too small for it.
-    """
-    for network in dense_networks(sweep):
-        _untrained(network, shared)
-
-
-def check_methods(sweep: Sweep, shared: Mapping[str, Splits]) -> None:
-    """Has methods look at the untrained networks that they are to prune.
-
-    What is searched in `training` and `fine_tuning` does not matter to them; studies that search
-    anything else are left to their trials.
-
-    Raises:
-        SweepFileError: with all that they refuse.
-    """
-    problems: list[str] = []
-    looked_at: set[str] = set()
-    for study in studies(sweep):
-        if any(not path.startswith(("training.", "fine_tuning.")) for path in study.ranges):
-            continue
-        trial = study.trial(0, study.values(lambda _, found: found.drawn[0]))
-        seen = trial.model_dump_json(include=SEEN_BY_METHODS)
-        method = method_class(trial.method).model_validate(trial.options)
-        if seen in looked_at or not isinstance(method, ChecksNetwork):
-            continue
-        looked_at.add(seen)
-        splits = shared[splits_key(trial.data, trial.seed)]
-        try:
-            method.check_network(_untrained(dense_network(trial), shared), splits)
-        except ValueError as error:
-            problems.append(f"{study.name}: {error}")
-        except Exception:
-            # A user's forward may raise anything, or need what the CPU lacks: its trials will tell.
-            continue
-    if problems:
-        raise SweepFileError(problems)
-
-
-def _untrained(network: DenseNetwork, shared: Mapping[str, Splits]) -> nn.Module:
-    splits = shared[splits_key(network.data, network.seed)]
-    return build_backbone(
-        network.backbone, splits.input_shape, splits.n_classes, **network.backbone_options
-    )
-
-
-def load_shared(sweep: Sweep, data_root: Path) -> dict[str, Splits]:
-    """The splits of every data set and seed of the sweep, by `splits_key`."""
-    shared: dict[str, Splits] = {}
-    for study in studies(sweep):
-        data = DataOptions.model_validate(study.options["data"])
-        for seed in (study.seed, *sweep.fresh_seeds):
-            key = splits_key(data, seed)
-            if key not in shared:
-                shared[key] = load_splits(data, data_root, seed)
-                _ = shared[key].fingerprint  # worked out here once, and not in every worker
-    return shared

@@ -3,12 +3,15 @@
 Studies are worked in the plan's order, but the next trial is asked of the first study that has none
 running: a sampler that learns then knows all its study's results when it proposes, as long as there
 are as many studies as there are cores.
+
+The rungs that trials came to are kept on the Optuna trials too: the studies are all that a search
+resumes from.
 """
 
 import math
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import count
 from typing import Any
@@ -27,8 +30,12 @@ from optuna.trial import TrialState
 from orchestrator.plan.studies import Study, Trial
 from orchestrator.run_folder.trials_table import cell_text, is_missing, option_column
 from orchestrator.search.samplers import ByNumber, make_sampler, n_tries
+from orchestrator.search.successive_halving import Arrival, RungsInMemory
 from orchestrator.sweep_file import Search
 from orchestrator.sweep_file.grids_and_ranges import Range
+
+RUNG = "rung after epoch "
+"""Begins the name of a note on an Optuna trial: an `Arrival`."""
 
 
 class Proposer:
@@ -105,6 +112,14 @@ class Proposer:
         """A trial that was proposed before this driver took the sweep up."""
         return self._studies[trial_id.rpartition("-")[0]].trial(trial_id)
 
+    def arrivals(self, study: str, epochs: int) -> Mapping[str, Arrival]:
+        """The trials of a study that came to the rung after so many epochs, by their ids."""
+        return self._studies[study].rungs.arrivals(study, epochs)
+
+    def keep(self, study: str, epochs: int, trial_id: str, arrival: Arrival) -> None:
+        """Keeps on its Optuna trial that a trial came to a rung."""
+        self._studies[study].keep_arrival(epochs, trial_id, arrival)
+
 
 @dataclass(frozen=True)
 class _Proposed:
@@ -114,6 +129,8 @@ class _Proposed:
     """Optuna's. It counts what is no try of its own too: see `_Asked.tell`."""
     state: TrialState
     params: Mapping[str, Any]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What is kept beside them, its rungs among it."""
 
 
 class _Asked:
@@ -128,6 +145,7 @@ class _Asked:
         prefix: str,
     ) -> None:
         self.running: dict[str, _Proposed] = {}
+        self.rungs = RungsInMemory()
         self._proposed: dict[str, _Proposed] = {}
         self.stopped: deque[str] = deque()  # ids of trials proposed, but not run to their ends
         self._n_tries = n_tries(study, search)
@@ -154,7 +172,8 @@ class _Asked:
         for frozen in opened.get_trials(deepcopy=False):
             trial_id = frozen.user_attrs.get("trial_id")
             if trial_id is not None:  # a failed trial's later success takes its place
-                self._proposed[trial_id] = _Proposed(frozen.number, frozen.state, frozen.params)
+                proposed = _Proposed(frozen.number, frozen.state, frozen.params, frozen.user_attrs)
+                self._proposed[trial_id] = proposed
             elif frozen.state is TrialState.RUNNING:
                 opened.tell(frozen.number, state=TrialState.FAIL)  # killed while it was proposed
         for trial_id, row in rows.items():
@@ -165,6 +184,11 @@ class _Asked:
                 self.running[trial_id] = self._proposed[trial_id]
                 self.tell(trial_id, row)
         self.stopped.extend(sorted(self._proposed.keys() - rows.keys()))
+        for trial_id, proposed in self._proposed.items():
+            for name, kept in proposed.notes.items():
+                if name.startswith(RUNG):
+                    epochs = int(name.removeprefix(RUNG))
+                    self.rungs.keep(self._study.name, epochs, trial_id, Arrival(**kept))
 
     def ask(self) -> Trial:
         if self.stopped:
@@ -193,6 +217,12 @@ class _Asked:
             self._open().tell(proposed.number, values, state)
         elif proposed.state is TrialState.FAIL and state is not TrialState.FAIL:
             self._add(trial_id, row, proposed.params)  # Optuna lets no failed trial succeed
+
+    def keep_arrival(self, epochs: int, trial_id: str, arrival: Arrival) -> None:
+        self.rungs.keep(self._study.name, epochs, trial_id, arrival)
+        proposed = self._proposed[trial_id]
+        if proposed.state is TrialState.RUNNING:  # Optuna changes no other
+            self._note(proposed.number, f"{RUNG}{epochs}", asdict(arrival))
 
     def trial(self, trial_id: str) -> Trial:
         """A trial that was proposed."""

@@ -24,8 +24,8 @@ import pandas as pd
 
 from orchestrator.report.charts import LIGHT, method_marks
 from orchestrator.run_folder.folder import REPORT
+from orchestrator.run_folder.outbox import Letter
 from orchestrator.run_folder.trials_table import COLUMNS, read_trials
-from orchestrator.tracking.outbox import Letter
 from orchestrator.tracking.view import RUN_COLOUR, TAG, view_to_write
 
 if TYPE_CHECKING:  # importing MLflow takes seconds, which only the tracker's thread spends

@@ -22,8 +22,8 @@ import pandas as pd
 
 from orchestrator.formatting import without_password
 from orchestrator.run_folder.folder import sweep_id
+from orchestrator.run_folder.outbox import Outbox
 from orchestrator.tracking.experiment import SQLITE, Experiment, tracking_uri
-from orchestrator.tracking.outbox import Outbox
 from orchestrator.tracking.view import address
 
 FAILURES_IN_A_ROW = 3  # of different runs, as a rule: then it is MLflow that is away

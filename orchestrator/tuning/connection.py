@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import ray
@@ -13,14 +13,15 @@ import ray
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a job that asks for no GPU sees none
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # jobs import from where the sweep was started
 }
 
-SILENT = logging.CRITICAL  # for Ray's loggers: what goes wrong is raised or goes to a listener
+SILENT = logging.CRITICAL  # for Ray's loggers: what goes wrong is raised or goes to a callback
 
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """A connection to Ray, for `run_jobs`.
+    """A connection to Ray, for `tuner.run_jobs`.
 
     Args:
         address: of a running cluster. Without it one is started on this machine, with all its
@@ -30,7 +31,7 @@ def connected(address: str | None) -> Iterator[None]:
     Raises:
         ValueError: if no cluster can be joined at the address.
     """
-    with _environment():
+    with settings(_SETTINGS):
         if ray.is_initialized():
             yield
             return
@@ -80,9 +81,9 @@ def _join(address: str) -> None:
 
 
 @contextmanager
-def _environment() -> Iterator[None]:
-    """`_SETTINGS` for this process, where the user has set nothing else."""
-    added = {name: value for name, value in _SETTINGS.items() if name not in os.environ}
+def settings(variables: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for this process, where the user has set nothing else."""
+    added = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(added)
     try:
         yield

@@ -1,0 +1,40 @@
+"""What the console says of a job that has ended."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.console.progress import Progress
+from orchestrator.plan import DenseNetwork
+from orchestrator.plan.jobs import (
+    DenseResult,
+    Job,
+    Lost,
+    Outcome,
+    TestResult,
+    TrialResult,
+    job_name,
+    trial_of,
+)
+
+
+def show_end(progress: Progress, job: Job, outcome: Outcome, row: Mapping[str, Any] | None) -> None:
+    """Shows the end of a job.
+
+    Args:
+        row: of trials.csv, if the job ran a trial.
+    """
+    name = job_name(job)
+    if isinstance(outcome, TrialResult | DenseResult):
+        for text in outcome.warnings:
+            progress.message(f"{name}: {text}")
+    if trial_of(job) is not None:
+        assert row is not None
+        progress.trial_done(row)
+        return
+    status, text = "completed", f"{name}  is there"
+    if isinstance(outcome, Lost):
+        status, text = outcome.status, f"{name}  {outcome.status}: {outcome.error.splitlines()[0]}"
+    elif isinstance(outcome, TestResult):
+        text = f"{name}  test {outcome.accuracy:.3f}"
+    done = progress.dense_done if isinstance(job, DenseNetwork) else progress.test_done
+    done(name, status, text)

@@ -1,0 +1,90 @@
+"""Checks of a sweep's data, networks and methods, before anything is trained."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import nn
+
+from orchestrator.methods import method_class
+from orchestrator.plan import DenseNetwork, Plan, dense_network
+from orchestrator.plan.jobs import splits_key
+from orchestrator.sweep_file import SweepFileError
+from testbed.backbones import build_backbone
+from testbed.data import DataOptions, Splits, load_splits
+from testbed.method import ChecksNetwork
+
+SEEN_BY_METHODS = {"method", "options", "data", "backbone", "backbone_options"}  # of a trial
+
+
+@contextmanager
+def as_bad_input() -> Iterator[None]:
+    """What goes wrong before the first job is for the user to mend, so it gets no traceback."""
+    try:
+        yield
+    except SweepFileError:
+        raise
+    except (ValueError, OSError) as error:
+        raise SweepFileError([str(error)]) from error
+
+
+def load_shared(plan: Plan, data_root: Path) -> dict[str, Splits]:
+    """The splits of every data set and seed of the sweep, by `splits_key`."""
+    shared: dict[str, Splits] = {}
+    for study in plan.studies:
+        data = DataOptions.model_validate(study.options["data"])
+        for seed in (study.seed, *plan.sweep.fresh_seeds):
+            key = splits_key(data, seed)
+            if key not in shared:
+                shared[key] = load_splits(data, data_root, seed)
+                _ = shared[key].fingerprint  # worked out here once, and not in every worker
+    return shared
+
+
+def check_networks(plan: Plan, shared: Mapping[str, Splits]) -> None:
+    """Builds every dense network that is known, untrained, before any is trained.
+
+    Raises:
+        ValueError: if one does not fit its images, say because they are too small for it.
+    """
+    for network in plan.dense_networks:
+        _untrained(network, shared)
+
+
+def check_methods(plan: Plan, shared: Mapping[str, Splits]) -> None:
+    """Has methods look at the untrained networks that they are to prune.
+
+    What is searched in `training` and `fine_tuning` does not matter to them; studies that search
+    anything else are left to their trials.
+
+    Raises:
+        SweepFileError: with all that they refuse.
+    """
+    problems: list[str] = []
+    looked_at: set[str] = set()
+    for study in plan.studies:
+        if any(not path.startswith(("training.", "fine_tuning.")) for path in study.ranges):
+            continue
+        trial = study.trial(0, study.values(lambda _, found: found.drawn[0]))
+        seen = trial.model_dump_json(include=SEEN_BY_METHODS)
+        method = method_class(trial.method).model_validate(trial.options)
+        if seen in looked_at or not isinstance(method, ChecksNetwork):
+            continue
+        looked_at.add(seen)
+        splits = shared[splits_key(trial.data, trial.seed)]
+        try:
+            method.check_network(_untrained(dense_network(trial), shared), splits)
+        except ValueError as error:
+            problems.append(f"{study.name}: {error}")
+        except Exception:
+            # A user's forward may raise anything, or need what the CPU lacks: its trials will tell.
+            continue
+    if problems:
+        raise SweepFileError(problems)
+
+
+def _untrained(network: DenseNetwork, shared: Mapping[str, Splits]) -> nn.Module:
+    splits = shared[splits_key(network.data, network.seed)]
+    return build_backbone(
+        network.backbone, splits.input_shape, splits.n_classes, **network.backbone_options
+    )

@@ -16,7 +16,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -24,7 +23,7 @@ import pandas as pd
 from benchmarks.recorded_curves import CURVES, SWEEP_FILE, record
 from benchmarks.side_by_side import Goal, Result, arguments, show
 from orchestrator.analysis.pareto import hypervolume
-from orchestrator.search.rungs import Rungs, StoppedEarlyError
+from orchestrator.search.successive_halving import RungsInMemory, SuccessiveHalving
 from orchestrator.sweep_file import EarlyStopping, Sweep, load_sweep
 
 AT_A_TIME = 4
@@ -70,13 +69,16 @@ def read_curves(path: Path, sweep: Sweep) -> dict[str, dict[str, Curve]]:
     return found
 
 
-def replay(curves: Mapping[str, Curve], study: str, rungs: Rungs, seed: int) -> Stops:
+def replay(
+    curves: Mapping[str, Curve], rule: SuccessiveHalving, settings: EarlyStopping, seed: int
+) -> Stops:
     """Which trials of a study are stopped, and when, if they start in the order of this seed."""
     generator = np.random.default_rng(seed)
     waiting = list(generator.permutation(list(curves)))
     seconds = dict(zip(waiting, generator.uniform(0.7, 1.3, len(waiting)), strict=True))
     most = max(curve.n_epochs for curve in curves.values())
-    judged = rungs.settings.rungs(most)
+    judged = settings.rungs(most)
+    rungs = RungsInMemory()
     stops: Stops = {}
     running: list[tuple[float, str, int]] = []  # when the next epoch ends, of which trial, which
     now = 0.0
@@ -88,10 +90,8 @@ def replay(curves: Mapping[str, Curve], study: str, rungs: Rungs, seed: int) -> 
         curve = curves[trial]
         if epoch > curve.n_epochs:
             continue  # it had come to its end
-        try:
-            if epoch in judged and epoch in curve.figures:
-                rungs.judge(study, trial, epoch, curve.figures[epoch])
-        except StoppedEarlyError:
+        at_rung = epoch in judged and epoch in curve.figures
+        if at_rung and not rule.goes_on(rungs, "", epoch, trial, curve.figures[epoch]):
             stops[trial] = epoch
         else:
             heapq.heappush(running, (now + seconds[trial], trial, epoch + 1))
@@ -132,16 +132,15 @@ def outcome(
 ) -> Outcome:
     """Of all studies with one seed."""
     epochs = spared = whole = kept = kept_at_random = 0.0
-    with TemporaryDirectory() as name:
-        rungs = Rungs(Path(name), settings, sweep.objectives)
-        for study, trials in curves.items():
-            stops = replay(trials, study, rungs, seed)
-            drawn = at_random(trials, stops, seed)
-            epochs += sum(curve.n_epochs for curve in trials.values())
-            spared += saved(trials, stops)
-            whole += volume(trials, {}, sweep)
-            kept += volume(trials, stops, sweep)
-            kept_at_random += volume(trials, drawn, sweep)
+    rule = SuccessiveHalving(sweep.objectives, settings.reduction)
+    for trials in curves.values():
+        stops = replay(trials, rule, settings, seed)
+        drawn = at_random(trials, stops, seed)
+        epochs += sum(curve.n_epochs for curve in trials.values())
+        spared += saved(trials, stops)
+        whole += volume(trials, {}, sweep)
+        kept += volume(trials, stops, sweep)
+        kept_at_random += volume(trials, drawn, sweep)
     return Outcome(spared / epochs, kept / whole, kept_at_random / whole)
 
 

@@ -14,9 +14,10 @@ import pandas as pd
 import torch
 from optuna.storages import InMemoryStorage
 
-from orchestrator.jobs.work import Workplace, obtain_dense
+from orchestrator.jobs.dense import obtain_dense
 from orchestrator.methods import method_class
 from orchestrator.plan.studies import Trial, dense_network, studies
+from orchestrator.run_folder.workplace import Workplace
 from orchestrator.search.proposer import Proposer
 from orchestrator.sweep_file import Resources, load_sweep
 from testbed.cost import count_multiplications

@@ -13,7 +13,6 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,11 +23,11 @@ from optuna.storages import InMemoryStorage
 
 from benchmarks.side_by_side import Goal, Result, arguments, show
 from orchestrator.analysis.pareto import hypervolume
-from orchestrator.jobs.work import TrialResult, Workplace, do_job, splits_key
-from orchestrator.plan.studies import Study, Trial, dense_networks, studies
+from orchestrator.commands.sweep import main as sweep_main
+from orchestrator.plan.studies import Study, Trial, studies
+from orchestrator.run_folder.trials_table import option_column, read_trials
 from orchestrator.search.proposer import Proposer
 from orchestrator.sweep_file import Search, Sweep, load_sweep
-from testbed.data import load_splits
 
 SWEEP_FILE = Path(__file__).parent / "surfaces" / "digits_l1.yaml"
 SURFACE = SWEEP_FILE.with_suffix(".csv")
@@ -123,35 +122,16 @@ def compare(samplers: Sequence[str] = SAMPLERS) -> Result:
 
 def record() -> None:
     """Runs the trials of the grid, on all cores, and keeps what came out."""
-    from orchestrator.tuning.connection import connected
-    from orchestrator.tuning.ray_runner import Listener, Phase, run_jobs
-
     sweep = load_sweep(SWEEP_FILE)
     [study] = studies(sweep)
-    proposer = Proposer([study], sweep.objectives, sweep.search, InMemoryStorage())
-    rows: list[dict[str, Any]] = []
-
-    def ended(job: Any, result: TrialResult | None) -> None:
-        if isinstance(job, Trial) and result:
-            options = {name: option(job, name) for name in study.ranges}
-            rows.append(options | {name: result.row.get(name) for name in FIGURES + CONSTANTS})
-            proposer.tell(job.trial_id, result.row)
-
-    def lost(job: Any, status: str, error: str) -> None:
-        raise RuntimeError(error)
-
-    dense = iter(dense_networks(sweep))
-    phases: list[Phase] = [lambda: next(dense, None), proposer.ask]
-    listener = Listener(lambda job: None, lambda job, values: None, ended, lost)
-    with TemporaryDirectory() as name, connected(None):
-        folder = Path(name)
-        workplace = Workplace(folder, folder / "dense", folder, sweep.resources)
-        trial = study.trial(0, {name: r.low for name, r in study.ranges.items()})
-        shared = {splits_key(trial.data, study.seed): load_splits(trial.data, folder, study.seed)}
-        work = partial(do_job, workplace=workplace)
-        whole = run_jobs(phases, work, listener, sweep.resources, shared)
-    if whole:
-        table = pd.DataFrame(rows).sort_values(list(study.ranges))
+    with TemporaryDirectory() as name:
+        status = sweep_main([str(SWEEP_FILE), "--output", name])
+        trials = read_trials(Path(name) / sweep.name / "trials.csv")
+    if status == 0:
+        columns = {name: option_column(name) for name in study.ranges}
+        columns |= {name: name for name in FIGURES + CONSTANTS}
+        table = pd.DataFrame({name: trials[column] for name, column in columns.items()})
+        table = table.sort_values(list(study.ranges))
         table.to_csv(SURFACE, index=False, float_format="%.10g")
 
 

@@ -27,21 +27,27 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import ray
 from rich.console import Console
 
 from benchmarks.side_by_side import Goal, Result, arguments, show
 from orchestrator.console.progress import Progress
-from orchestrator.driver.record import Record
-from orchestrator.jobs.work import TrialResult, known_columns
-from orchestrator.plan.studies import Trial, studies
+from orchestrator.driver.coordinator import Coordinator
+from orchestrator.plan import make_plan
+from orchestrator.plan.jobs import DenseResult, Job, Outcome, TellRung, TrialResult, trial_of
+from orchestrator.run_folder.recorder import Recorder
+from orchestrator.run_folder.trial_row import known_columns
 from orchestrator.search.proposer import Proposer
 from orchestrator.search.study_storage import open_journal
 from orchestrator.sweep_file import load_sweep
 from orchestrator.tracking.tracker import Tracker
+from orchestrator.tuning.callbacks.display import DisplayCallback
+from orchestrator.tuning.callbacks.job_callback import JobCallback
+from orchestrator.tuning.callbacks.mlflow import MLflowCallback
+from orchestrator.tuning.callbacks.table import TableCallback
 from orchestrator.tuning.connection import connected
-from orchestrator.tuning.ray_runner import Listener, run_jobs
-from orchestrator.tuning.ray_worker import Work
+from orchestrator.tuning.scheduler import MultiObjectiveASHA
+from orchestrator.tuning.trainable import Work
+from orchestrator.tuning.tuner import run_jobs
 from testbed.training import Report
 
 SWEEP_FILE = Path(__file__).parent / "surfaces" / "digits_l1.yaml"
@@ -71,8 +77,11 @@ class Overhead:
         return self.span / self.n_trials
 
 
-def nothing(trial: Trial, shared: Mapping[str, Any], report: Report) -> TrialResult:
-    """The row of a trial, without the trial."""
+def nothing(job: Job, shared: Mapping[str, Any], report: Report, tell_rung: TellRung) -> Outcome:
+    """The row of a trial, without the trial; and no dense network."""
+    trial = trial_of(job)
+    if trial is None:
+        return DenseResult()
     figures = {
         "val_accuracy": 0.5,
         "multiplications": 1e6,
@@ -85,11 +94,30 @@ def nothing(trial: Trial, shared: Mapping[str, Any], report: Report) -> TrialRes
     return TrialResult(known_columns(trial, datetime.now(UTC)) | {"status": "completed"} | figures)
 
 
-def only_reports(trial: Trial, shared: Mapping[str, Any], report: Report) -> TrialResult:
+def only_reports(
+    job: Job, shared: Mapping[str, Any], report: Report, tell_rung: TellRung
+) -> Outcome:
     """The reports and the row of a trial, without the trial."""
     for epoch in range(1, REPORTS + 1):
         report({"epoch": epoch, "val_accuracy": 0.5, "train_loss": 1.0})
-    return nothing(trial, shared, report)
+    return nothing(job, shared, report, tell_rung)
+
+
+class Clock(JobCallback):
+    """When trials start, and when all that is done for one is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.starts: list[float] = []
+        self.ends: list[float] = []
+
+    def job_started(self, job: Job) -> None:
+        if trial_of(job):
+            self.starts.append(time.perf_counter())
+
+    def job_told(self, job: Job) -> None:
+        if trial_of(job):
+            self.ends.append(time.perf_counter())
 
 
 def sweep_of_nothing(
@@ -97,8 +125,9 @@ def sweep_of_nothing(
 ) -> Overhead:
     """`resume`: whether the command that would run the sweep is then run, and finds it finished."""
     overrides = ["search.sampler=random", f"search.trials={n_trials}"]
-    sweep = load_sweep(SWEEP_FILE, overrides)
-    starts, ends, resumed = [], [], math.nan
+    plan = make_plan(load_sweep(SWEEP_FILE, overrides))
+    sweep = plan.sweep
+    clock, resumed = Clock(), math.nan
     with TemporaryDirectory() as name:
         output = Path(name)
         folder = output / sweep.name
@@ -106,21 +135,15 @@ def sweep_of_nothing(
             Progress(n_trials, Console(file=io.StringIO())) as progress,
             Tracker(sweep.name, output, print) if mlflow else nullcontext() as tracker,
         ):
-            record = Record(sweep, folder, output, progress)
+            recorder = Recorder(plan, folder, output)
             journal = open_journal(folder / "studies.journal")
-            proposer = Proposer(studies(sweep), sweep.objectives, sweep.search, journal)
-            record.proposer, record.tracker = proposer, tracker
-
-            def started(job: Trial) -> None:
-                starts.append(time.perf_counter())
-                record.started(job)
-
-            def ended(job: Trial, result: TrialResult) -> None:
-                record.ended(job, result)
-                ends.append(time.perf_counter())
-
-            listener = Listener(started, record.reported, ended, record.lost)
-            assert run_jobs([proposer.ask], work, listener, sweep.resources)
+            proposer = Proposer(plan.studies, sweep.objectives, sweep.search, journal)
+            coordinator = Coordinator(plan, proposer, recorder.table.read)
+            callbacks = [MLflowCallback(tracker, recorder)] if tracker else []
+            callbacks += [TableCallback(recorder), DisplayCallback(progress, recorder), clock]
+            scheduler = MultiObjectiveASHA(sweep.objectives, None)
+            assert run_jobs(coordinator, work, callbacks, sweep.resources, scheduler=scheduler)
+            starts, ends = clock.starts, clock.ends
             memory = private_memory()
             written = sum(path.stat().st_size for path in folder.rglob("*"))
             if mlflow:
@@ -153,7 +176,7 @@ def proposals(samplers: Sequence[str], after: int) -> dict[str, float]:
 
         def propose(sampler: str, n: int) -> Iterator[float]:
             sweep = load_sweep(SWEEP_FILE, [*overrides, f"search.sampler={sampler}"])
-            (study,) = studies(sweep)
+            (study,) = make_plan(sweep).studies
             proposer = Proposer([study], sweep.objectives, sweep.search, journal, rows)
             for _ in range(n):
                 started = time.perf_counter()
@@ -170,29 +193,15 @@ def proposals(samplers: Sequence[str], after: int) -> dict[str, float]:
         return {sampler: statistics.median(propose(sampler, 10)) for sampler in samplers}
 
 
-def bare_tasks(n_tasks: int) -> float:
-    """Seconds a task that does nothing, in Ray alone."""
-    task = ray.remote(num_cpus=1)(_return)
-    ray.get([task.remote(number) for number in range(8)])  # its workers start
-    started = time.perf_counter()
-    ray.get([task.remote(number) for number in range(n_tasks)])
-    return (time.perf_counter() - started) / n_tasks
-
-
-def _return(number: int) -> int:
-    return number
-
-
 def main() -> None:
     args = arguments(__doc__).parse_args()
-    few, many, growth, bare = [], [], [], []
+    few, many, growth = [], [], []
     with connected(None):
         sweep_of_nothing(FEW)  # what is imported and made once
         for _ in range(ROUNDS):
             few.append(sweep_of_nothing(FEW))
             many.append(sweep_of_nothing(MANY))
             growth.append(many[-1].seconds / few[-1].seconds)
-            bare.append(bare_tasks(MANY))
         most = sweep_of_nothing(MOST)
         resumed = sweep_of_nothing(1000, resume=True).resumed
         off = sweep_of_nothing(FEW, only_reports)
@@ -207,18 +216,20 @@ def main() -> None:
         for after in (FEW, MANY, MOST)
         for sampler, seconds in proposals(("random", "grid", "nsga2", "tpe"), after).items()
     }
+    memory = f"GB of the driver's own after {MOST:,} trials"
     mlflow = f"seconds more a trial of {REPORTS} reports, MLflow on"
     ratios = {
         **{f"seconds a trial, {n:,} trials": s for n, s in each.items()},
+        memory: most.memory / 1000,
         f"{MANY:,} trials over {FEW}": statistics.median(growth),
         f"{MOST:,} trials over {FEW}": each[MOST] / each[FEW],
         mlflow: (on.whole - off.span) / FEW,
         "seconds to resume 1,000 finished trials": resumed,
-        f"seconds a bare Ray task, {MANY:,} tasks": statistics.median(bare),
         **samplers,
     }
     goals = {
-        **{f"seconds a trial, {n:,} trials": Goal(at_most=0.03) for n in each},
+        **{f"seconds a trial, {n:,} trials": Goal(at_most=0.02) for n in each},
+        memory: Goal(at_most=1.0),
         f"{MANY:,} trials over {FEW}": Goal(at_most=1.5),
         f"{MOST:,} trials over {FEW}": Goal(at_most=1.5),
         mlflow: Goal(at_most=0.1),

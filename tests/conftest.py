@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,3 +27,15 @@ def _no_tracking_uri_is_left() -> Iterator[None]:
     before = os.environ.get("MLFLOW_TRACKING_URI")
     yield
     assert os.environ.get("MLFLOW_TRACKING_URI") == before
+
+
+@pytest.fixture(scope="session")
+def two_workers() -> Iterator[None]:
+    """A Ray of two workers for all tests of this process; sweeps that run in it use it too."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for workers to find ray_jobs
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()

@@ -1,4 +1,4 @@
-"""Jobs for the tests of the Ray runner: (name of a function here, *its arguments)."""
+"""Jobs for the tests of the tuner: (name of a function here, *its arguments)."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from orchestrator.tuning.ray_worker import Work
+from orchestrator.plan.jobs import TellRung
 from testbed.training import Report
 
 Job = tuple[Any, ...]
@@ -19,12 +19,14 @@ Spell = tuple[int, float, float]
 """Which process did a job, and when it began and ended."""
 
 
-def do(job: Job, shared: Mapping[str, Any], report: Report) -> Any:
+def do(job: Job, shared: Mapping[str, Any], report: Report, tell_rung: TellRung) -> Any:
     name, *arguments = job
     if name == "count":
         return count(report, *arguments)
     if name == "read":
         return read(shared)
+    if name == "climb":
+        return climb(report, tell_rung, *arguments)
     return globals()[name](*arguments)
 
 
@@ -63,6 +65,14 @@ def count(report: Report, n: int, period_s: float) -> None:
         time.sleep(period_s)
 
 
+def climb(report: Report, tell_rung: TellRung, value: float, n_rungs: int) -> str:
+    """Comes to one rung after another with the same value."""
+    for epochs in range(1, n_rungs + 1):
+        report({"epoch": epochs})
+        tell_rung(epochs, {"value": value, "cost": 1.0}, f"stopped at {epochs}")  # type: ignore[arg-type]
+    return "at the top"
+
+
 def fail() -> None:
     raise ValueError("no such luck")
 
@@ -90,21 +100,25 @@ def stay_the_first(folder: str, seconds: float) -> int:
     return os.getpid()
 
 
-def load(waited_for: Path, succeeds: bool) -> Work:
-    """What a worker does first; without success where its node lacks a module, say."""
-    while not waited_for.exists():
-        time.sleep(0.05)
-    if not succeeds:
-        __import__("no_such_module_on_the_node")
-    return do
+class Loaded:
+    """Work that workers cannot load as often as the folder has files `fails`."""
+
+    def __init__(self, folder: Path, driver: int) -> None:
+        failing = sorted(folder.glob("fails*"))
+        if failing and os.getpid() != driver:
+            failing[0].unlink()
+            __import__("no_such_module_on_the_node")
+        self._loaded_with = folder, driver
+
+    def __call__(self, *given: Any) -> Any:
+        return do(*given)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Loaded, self._loaded_with
 
 
 def lose_an_object() -> None:
     raise ray.exceptions.ObjectLostError("00" * 28, None, "")
-
-
-def give_unpicklable() -> Any:
-    return (number for number in range(3))
 
 
 def read(shared: Mapping[str, Any]) -> tuple[int, int, int]:

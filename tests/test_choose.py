@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.test_driver import PROJECT, write
 
 from orchestrator.commands.choose import main
 from orchestrator.commands.trial import main as trial_main
 from orchestrator.deploy.selection import Limits, choose
 from orchestrator.plan.studies import plain_trials
+from orchestrator.run_folder.outbox import Outbox
 from orchestrator.run_folder.reader import past_trial
 from orchestrator.run_folder.trials_table import read_trials
 from orchestrator.sweep_file import load_sweep
-from orchestrator.run_folder.outbox import Outbox
 from orchestrator.tracking.tracker import Tracker
 from testbed.data import load_splits
 from tests.report_rows import SMALL, result_of
-from tests.test_driver import PROJECT, write
 from tests.test_frontier import OBJECTIVES
 from tests.test_readme import blocks
 from tests.test_report_confirmed import CONFIRMED

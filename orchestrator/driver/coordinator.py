@@ -59,7 +59,7 @@ class Trials(Protocol):
         ...
 
     def trial(self, trial_id: str) -> Trial:
-        """One that ended in an earlier run."""
+        """One that has ended."""
         ...
 
 
@@ -87,7 +87,6 @@ class Coordinator:
         self._networks = _Networks(plan.dense_networks)
         self._may_start = may_start
         self._waiting: list[tuple[Trial, list[str]]] = []  # with the networks that they need
-        self._seen: dict[str, Trial] = {}
         self._running = 0
         confirmations = self._listed(self._to_be_confirmed, "Confirmation of the Pareto fronts")
         final_tests = self._listed(self._to_be_tested, "Test images")
@@ -115,8 +114,6 @@ class Coordinator:
                 self._phases.popleft()
                 continue
             self._running += 1
-            if (trial := trial_of(job)) is not None:
-                self._seen[trial.trial_id] = trial
             return job
         return None
 
@@ -180,8 +177,6 @@ class Coordinator:
         return [FinalTest(self._trial(id, rows)) for id in wanted if id not in tested]
 
     def _trial(self, trial_id: str, rows: pd.DataFrame) -> Trial:
-        if trial_id in self._seen:
-            return self._seen[trial_id]
         row = rows[rows["trial_id"] == trial_id].iloc[0]
         if row["phase"] == "confirmation":
             return confirmation(self._trial(row["confirms"], rows), int(row["seed"]))

@@ -109,7 +109,7 @@ class Proposer:
         self._running.pop(trial_id).tell(trial_id, row)
 
     def trial(self, trial_id: str) -> Trial:
-        """A trial that was proposed before this driver took the sweep up."""
+        """A trial that was proposed."""
         return self._studies[trial_id.rpartition("-")[0]].trial(trial_id)
 
     def arrivals(self, study: str, epochs: int) -> Mapping[str, Arrival]:

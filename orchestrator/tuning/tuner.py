@@ -20,6 +20,7 @@ from orchestrator.tuning.callbacks.memory import MemoryCallback
 from orchestrator.tuning.callbacks.signals import SignalsCallback, signals_restored
 from orchestrator.tuning.callbacks.worker_starts import WorkerStartsCallback
 from orchestrator.tuning.connection import SILENT, settings
+from orchestrator.tuning.mended_tune import mended_tune
 from orchestrator.tuning.places import Places
 from orchestrator.tuning.searcher import JobSource, SweepSearcher
 from orchestrator.tuning.shared_objects import SharedObjects
@@ -73,10 +74,20 @@ def run_jobs(
     """
     searcher = SweepSearcher(source, Places(resources))
     signals, starts = SignalsCallback(), WorkerStartsCallback()
-    trainable = tune.with_parameters(run_job, work=work, shared=SharedObjects(shared or {}))
-    with _storage() as storage, signals_restored(), settings(_TUNE_SETTINGS), _silence():
+    objects = SharedObjects(shared or {})
+
+    def sweep_job(config: dict[str, Any]) -> None:
+        run_job(config, work=work, shared=objects)
+
+    with (
+        _storage() as storage,
+        signals_restored(),
+        settings(_TUNE_SETTINGS),
+        mended_tune(),
+        _silence(),
+    ):
         tuner = tune.Tuner(
-            tune.with_resources(trainable, tune.PlacementGroupFactory([resources.of_ray])),
+            tune.with_resources(sweep_job, tune.PlacementGroupFactory([resources.of_ray])),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler,

@@ -1,5 +1,6 @@
 """The callback that ends a sweep whose worker processes cannot start."""
 
+import re
 import time
 from collections.abc import Callable, Collection
 from typing import Any
@@ -90,7 +91,9 @@ class WorkerStartsCallback(Callback):
             return
         trial.run_metadata.num_failures -= 1  # no fault of the job's
         starting = {other.trial_id for other in trials if other.status == Trial.PENDING}
-        reason = str(error).strip().splitlines()[-1]
+        lines = str(error).strip().splitlines()
+        raised = [line for line in lines if re.match(r"\w+(Error|Exception): ", line)]
+        reason = [*lines, *raised][-1]
         try:
             self._starts.start_failed(
                 trial.trial_id, starting - {trial.trial_id}, len(self._up), reason

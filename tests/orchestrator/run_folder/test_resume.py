@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_driver import METHODS, SMALL, arguments, write
+from small_sweeps import METHODS, SMALL, arguments, write
 
 from orchestrator.commands.sweep import main as sweep_main
 from orchestrator.commands.trial import main as trial_main
@@ -16,7 +16,7 @@ from orchestrator.run_folder.folder import only_driver, sweep_id
 from orchestrator.run_folder.trials_table import read_trials
 from orchestrator.sweep_file import SweepFileError
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[3]
 
 
 def files(folder: Path) -> dict[Path, bytes]:
@@ -36,7 +36,7 @@ def test_a_finished_sweep_that_is_run_again_changes_no_row(
 ) -> None:
     before = files(finished)
     assert trial_main(arguments(tmp_path / "small.yaml", tmp_path)) == 1
-    assert "Going on in" in capsys.readouterr().out
+    assert "Resuming" in capsys.readouterr().out
     after = files(finished)
     assert after.keys() == before.keys()
     unchanged = ("trials.csv", "sweep.yaml", "multiplications_per_class.csv", "sweep_id")

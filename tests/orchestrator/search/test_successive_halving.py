@@ -10,13 +10,13 @@ import pytest
 import tiny
 import torch
 from numpy.typing import NDArray
+from orchestrator.search.rungs import Rungs, StoppedEarlyError, n_before, spread
 
 from baselines.channels.l1_filter import L1Filter
 from baselines.channels.vanilla import Vanilla
 from benchmarks import early_stopping
 from orchestrator.commands.sweep import main as sweep_main
 from orchestrator.run_folder.trials_table import read_trials
-from orchestrator.search.rungs import Rungs, StoppedEarlyError, n_before, spread
 from orchestrator.sweep_file import EarlyStopping, load_sweep
 from rnp.static_prefix import StaticPrefix
 from testbed.cost import count_multiplications

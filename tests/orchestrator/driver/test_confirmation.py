@@ -13,7 +13,7 @@ from orchestrator.plan.studies import Trial, confirmations, dense_networks, plai
 from orchestrator.run_folder.trials_table import read_trials
 from orchestrator.sweep_file import load_sweep
 from testbed.data import DataOptions, load_test_images
-from tests.test_driver import write
+from tests.small_sweeps import write
 from tests.test_frontier import OBJECTIVES, trials
 
 METHODS = """

@@ -13,6 +13,7 @@ import optuna
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from small_sweeps import METHODS, SMALL, arguments, write
 
 from orchestrator.commands.sweep import main as sweep_main
 from orchestrator.commands.trial import main as trial_main
@@ -25,37 +26,12 @@ from orchestrator.search.study_storage import open_journal
 from orchestrator.sweep_file import load_sweep
 from testbed.data import DataOptions, Images, load_test_images
 
-PROJECT = Path(__file__).parents[1]
-SMALL = """
-data: {name: digits, train_images: 300, validation_share: 0.3}
-backbone: {name: conv, depth: 4, width: 0.25}
-training: {epochs: 2, batch_size: 64}
-fine_tuning: {epochs: 1, learning_rate: 0.01}
-"""
+PROJECT = Path(__file__).parents[3]
 LEFT_BEHIND = {
     "sweep.yaml", "trials.csv", "frontier.csv", "multiplications_per_class.csv",
     "report.html", "report.md", "frontier.png", "frontier.html", "reports",
     "test_multiplications_per_class.csv",
 }  # fmt: skip
-
-
-def write(folder: Path, name: str, rest: str) -> Path:
-    path = folder / f"{name}.yaml"
-    path.write_text(SMALL + rest)
-    return path
-
-
-def arguments(sweep: Path, folder: Path) -> list[str]:
-    return [str(sweep), "--output", str(folder / "runs")]
-
-
-METHODS = """
-methods:
-  dense: {}
-  vanilla: {keep_ratio: {grid: [0.25, 0.5]}}
-  l1_filter: {keep_ratio: 0.5}
-  magnitude: {threshold: 1.0}
-"""
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ import pandas as pd
 import pytest
 
 from orchestrator.run_folder.folder import sweep_id
+from orchestrator.run_folder.outbox import Outbox
 from orchestrator.run_folder.trials_table import TrialsTable, table_columns
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.experiment import Experiment
-from orchestrator.run_folder.outbox import Outbox
 from orchestrator.tracking.tracker import Tracker
 
 # What MLflow 3.17 does with SQLAlchemy 2.1; pytest makes warnings errors, a user never sees it.

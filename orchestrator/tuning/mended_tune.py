@@ -1,0 +1,50 @@
+"""Two faults of Ray Tune 2.60, mended while a sweep runs.
+
+Both concern workers that are lost, and would cost trials that did nothing wrong.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
+
+_task_failed = RayActorManager._actor_task_failed
+_trial_failed = TuneController._trial_task_failure
+
+
+def _actor_task_failed(
+    self: RayActorManager, tracked_actor_task: Any, exception: Exception
+) -> None:
+    """A worker that Ray killed, for want of memory say, has died like any other.
+
+    Ray Tune takes only `RayActorError` for a death, and ends the whole run at another error.
+    """
+    if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
+        exception = RayActorError(error_msg=f"{type(exception).__name__}: {exception}")
+    _task_failed(self, tracked_actor_task, exception)
+
+
+def _trial_task_failure(self: TuneController, trial: Trial, exception: Exception) -> None:
+    """A trial that got an idle worker which had died is put back once, and gets another.
+
+    Ray Tune puts it back when it hears of the worker, and then fails it when it hears of the task;
+    and it goes on waiting for the dead worker.
+    """
+    self._resetting_trials.discard(trial)
+    if not (trial.status == Trial.PENDING and isinstance(exception, RayActorError)):
+        _trial_failed(self, trial, exception)
+
+
+@contextmanager
+def mended_tune() -> Iterator[None]:
+    """Ray Tune without the two."""
+    with (
+        patch.object(RayActorManager, "_actor_task_failed", _actor_task_failed),
+        patch.object(TuneController, "_trial_task_failure", _trial_task_failure),
+    ):
+        yield

@@ -22,10 +22,10 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from rnp.adaptation import Adaptation, adapted
-from rnp.decision import DecisionNetwork
-from rnp.prefix_run import PrefixRun
-from rnp.qlearning import Learned, QLearning, learn_decisions, meet_budget
-from rnp.runtime import RuntimeNetwork
+from rnp.execution.decision import DecisionNetwork
+from rnp.learning.options import QLearning
+from rnp.learning.qlearning import Learned, learn_decisions, meet_budget
+from rnp.runtime_network import RuntimeNetwork
 from testbed.checkpoint import Checkpoint
 from testbed.cost import count_multiplications
 from testbed.data import Splits, normalise
@@ -177,11 +177,7 @@ class RNP(Adaptation, QLearning):
 def decide(network: RuntimeNetwork, images: Tensor) -> Tensor:
     """The actions that the network takes on normalised images: (n, decisions) int64, from 0."""
     with evaluating(network):
-        run, state = PrefixRun(network, network.flow, images), None
-        while (features := run.observe()) is not None:
-            values, state = network.decision(len(run.actions), features, state)
-            run.act(values.argmax(dim=1))
-    return torch.stack(run.actions, dim=1)
+        return torch.stack(network.masked_run(images).actions, dim=1)
 
 
 def _epochs_per_round(rounds: int, epochs: int, adaptation: float) -> list[int]:

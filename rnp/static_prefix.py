@@ -29,10 +29,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rnp.adaptation import Adaptation, adapted
-from rnp.channel_flow import ChannelFlow, PrunedConv, channel_flow
+from rnp.execution.masked_run import MaskedRun
 from rnp.prefix_cost import Actions, PrefixCost
-from rnp.prefix_run import PrefixRun
-from rnp.runtime import RuntimeNetwork
+from rnp.runtime_network import RuntimeNetwork
+from rnp.structure.channel_flow import ChannelFlow, PrunedConv, channel_flow
 from testbed.checkpoint import Checkpoint
 from testbed.data import Splits, normalise
 from testbed.method import Run
@@ -153,11 +153,11 @@ def _losses(
             labels = data.validation.labels[places].to(run.device)
             with autocast(run.fine_tuning.precision, run.device):
                 images = normalise(pixels, data.mean, data.std)
-                total += _summed(PrefixRun(network, network.flow, images), labels, choices).cpu()
+                total += _summed(MaskedRun(network, network.flow, images), labels, choices).cpu()
     return total / n_images
 
 
-def _summed(run: PrefixRun, labels: Tensor, choices: Sequence[Sequence[int]]) -> Tensor:
+def _summed(run: MaskedRun, labels: Tensor, choices: Sequence[Sequence[int]]) -> Tensor:
     """The batch's cross-entropy for every combination of the choices still to be made.
 
     What combinations have in common is computed once.

@@ -18,19 +18,13 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.utils import _pair
 
 from rnp.execution.layers import folded
-from rnp.execution.segments import folded_graph, module_of
+from rnp.execution.segments import folded_graph
 from rnp.runtime_network import RuntimeNetwork
-from rnp.structure.channel_flow import (
-    asks_batch_size,
-    flattens_all_but_the_batch,
-    keeps_only_the_batch,
-)
+from rnp.structure.channel_flow import asks_batch_size, flattens, module_of
 
 OPSET, IR_VERSION = 18, 10
-ELEMENTWISE_MODULES: dict[type[nn.Module], str] = {
-    nn.ReLU: "Relu", nn.Sigmoid: "Sigmoid", nn.Tanh: "Tanh", nn.Hardswish: "HardSwish",
-}  # fmt: skip
 ELEMENTWISE: dict[Any, str] = {
+    nn.ReLU: "Relu", nn.Sigmoid: "Sigmoid", nn.Tanh: "Tanh", nn.Hardswish: "HardSwish",
     F.relu: "Relu", torch.relu: "Relu", "relu": "Relu", torch.sigmoid: "Sigmoid",
     "sigmoid": "Sigmoid", torch.tanh: "Tanh", "tanh": "Tanh", "contiguous": "Identity",
     operator.add: "Add", operator.iadd: "Add", torch.add: "Add",
@@ -143,22 +137,27 @@ class _Program:
         self._counts.append(self._add("Gather", prefixes, action))
 
     def _gru(self, encoded: str, cell: nn.GRUCell) -> str:
-        """torch's GRUCell: reset, update and new gate, in this order."""
-        before = self._state or self._floats(np.zeros((1, cell.hidden_size)))
-        thirds = self._ints([cell.hidden_size] * 3)
-        given = self._split(self._linear(encoded, cell.weight_ih, cell.bias_ih), thirds)
-        held = self._split(self._linear(before, cell.weight_hh, cell.bias_hh), thirds)
-        reset, update = (
-            self._add("Sigmoid", self._add("Add", given[gate], held[gate])) for gate in (0, 1)
-        )
-        new = self._add("Tanh", self._add("Add", given[2], self._add("Mul", reset, held[2])))
-        kept = self._add("Mul", update, self._add("Sub", before, new))
-        return self._add("Add", new, kept)
+        """torch's GRUCell as ONNX's GRU, which has its update gate before its reset gate."""
 
-    def _split(self, value: str, sizes: str) -> list[str]:
-        names = [f"v{len(self._nodes)}_{part}" for part in range(3)]
-        self._nodes.append(helper.make_node("Split", [value, sizes], names, axis=1))
-        return names
+        def gates(*ours: Tensor) -> str:
+            parts = [each.chunk(3) for each in ours]
+            in_order = [gate for reset, update, new in parts for gate in (update, reset, new)]
+            return self._floats(torch.cat(in_order)[None])
+
+        first = self._ints([0])
+        before = self._state or self._floats(np.zeros((1, cell.hidden_size)))
+        state = self._add(
+            "GRU",
+            self._add("Unsqueeze", encoded, first),
+            gates(cell.weight_ih),
+            gates(cell.weight_hh),
+            gates(cell.bias_ih, cell.bias_hh),
+            "",  # as long a sequence as there is
+            self._add("Unsqueeze", before, first),
+            hidden_size=cell.hidden_size,
+            linear_before_reset=1,
+        )
+        return self._add("Squeeze", state, self._ints([0, 1]))
 
     def _other(self, node: fx.Node, module: nn.Module | None) -> str:
         values = [self._values[used] for used in node.all_input_nodes]
@@ -179,16 +178,13 @@ class _Program:
             return self._add("AveragePool", values[0], **_window(module), count_include_pad=counted)
         if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
             return self._add("GlobalAveragePool", values[0])
-        flattens = isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1)
-        by_call = node.target in (torch.flatten, "flatten") and flattens_all_but_the_batch(node)
-        reshapes = node.target in (torch.reshape, "reshape") and keeps_only_the_batch(node)
-        if flattens or by_call or reshapes:
+        if flattens(node, module):
             return self._add("Flatten", values[0], axis=1)
         if node.target in (torch.mean, "mean"):
             axes: Any = node.kwargs["dim"] if "dim" in node.kwargs else node.args[1]
             kept = int(bool(node.kwargs.get("keepdim", False) or len(node.args) > 2))
             return self._add("ReduceMean", values[0], self._ints(axes), keepdims=kept)
-        kind = ELEMENTWISE_MODULES.get(type(module)) if module else ELEMENTWISE.get(node.target)
+        kind = ELEMENTWISE.get(type(module) if module else node.target)
         if kind is None or (kind == "Add" and len(values) != 2):
             what = f"{node.target} ({type(module).__name__})" if module else str(node.target)
             raise _unknown(what)
@@ -204,7 +200,7 @@ class _Program:
 
     def _norm(self, name: str, value: str, norm: nn.BatchNorm2d) -> str:
         """A batch norm that could not be folded into a conv."""
-        step = next((s for s, conv in enumerate(self._flow.convs) if name in conv.norms), None)
+        step = self._flow.step_of_outputs.get(name)
         one = torch.ones(norm.num_features)
         scale, shift = folded(one.reshape(-1, 1, 1, 1), None, norm)
         sides = [part.reshape(-1, 1, 1) for part in (scale, shift)]

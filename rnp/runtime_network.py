@@ -46,13 +46,10 @@ class RuntimeNetwork(nn.Module):
                 )
         backbone = copy.deepcopy(backbone)
         self.flow = channel_flow(backbone, groups)
-        for name, child in backbone._modules.items():
-            self.add_module(name, child)
-        for name, parameter in backbone._parameters.items():
-            self.register_parameter(name, parameter)
-        for name, buffer in backbone._buffers.items():
-            persistent = name not in backbone._non_persistent_buffers_set
-            self.register_buffer(name, buffer, persistent=persistent)
+        self._modules.update(backbone._modules)
+        self._parameters.update(backbone._parameters)
+        self._buffers.update(backbone._buffers)
+        self._non_persistent_buffers_set.update(backbone._non_persistent_buffers_set)
         for name in {str(node.target) for node in self.flow.nodes if node.op == "get_attr"}:
             if not hasattr(self, name.split(".")[0]):  # a tensor that forward makes
                 self.register_buffer(name, getattr(backbone, name), persistent=False)

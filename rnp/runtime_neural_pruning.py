@@ -85,13 +85,11 @@ class RNP(Adaptation, QLearning):
             completed = 0
             checkpoint.save(completed, network)
         for number in range(completed + 1, self.rounds + 1):
-            learned = self._teach(network, data, run, number)  # the backbone is fixed
+            learned = learn_decisions(network, data, self, run, number)  # the backbone is fixed
             # The decision network is fixed.
             run.fine_tune(network, data, epochs[number - 1], self.teacher(model))
             if number == self.rounds and self.keep_multiplications is not None:
-                learned = meet_budget(
-                    network, data, self, learned, seed=1000 * run.seed, device=run.device
-                )
+                learned = meet_budget(network, data, self, learned, run)
             self._report(network, data, run, number, learned)
             checkpoint.save(number, network)
         network.eval()
@@ -123,7 +121,7 @@ class RNP(Adaptation, QLearning):
             )
         self._before_learning(network.decision)
         network.to(run.device)
-        learned = self._teach(network, data, run, self.rounds + 1)
+        learned = learn_decisions(network, data, self, run, self.rounds + 1)
         self._report(network, data, run, self.rounds + 1, learned)
         return network
 
@@ -135,17 +133,6 @@ class RNP(Adaptation, QLearning):
         if self.keep_multiplications is not None:
             decision.favour_all()  # from where the penalty begins
 
-    def _teach(self, network: RuntimeNetwork, data: Splits, run: Run, number: int) -> Learned:
-        return learn_decisions(
-            network,
-            data,
-            self,
-            seed=1000 * run.seed + number,
-            device=run.device,
-            report=run.report,
-            precision=run.fine_tuning.precision,
-        )
-
     def _report(
         self, network: RuntimeNetwork, data: Splits, run: Run, number: int, learned: Learned
     ) -> None:
@@ -153,13 +140,17 @@ class RNP(Adaptation, QLearning):
             data.validation.pixels[:IMAGES_COUNTED].to(run.device), data.mean, data.std
         )
         means = decide(network, images).double().mean(dim=0).tolist()
-        precision = run.fine_tuning.precision
+        accuracy = evaluate(
+            network,
+            data.validation,
+            data,
+            device=run.device,
+            precision=run.fine_tuning.precision,
+        )
         run.report(
             {
                 "round": number,
-                "round_val_accuracy": evaluate(
-                    network, data.validation, data, device=run.device, precision=precision
-                ),
+                "round_val_accuracy": accuracy,
                 "round_multiplications": count_multiplications(network, images).multiplications,
                 "alpha": learned.alpha,
                 "p": learned.p,

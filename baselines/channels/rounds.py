@@ -1,4 +1,4 @@
-"""Prune and retrain in rounds: how the fine-tuning epochs are shared between them."""
+"""Rounds of prune and retrain: how the fine-tuning epochs are shared between them."""
 
 from typing import Annotated
 

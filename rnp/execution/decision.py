@@ -6,6 +6,7 @@ gives a Q-value for each action. Q-values have no bound: all rewards are negativ
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple, Protocol, cast
 
 import torch
@@ -30,16 +31,12 @@ class Run(Protocol):
 
 
 class Decided(NamedTuple):
-    """One step of a run, of n images."""
+    """One step of a run of n images: what was seen, and what came of it."""
 
-    features: Tensor
-    """(n, C)."""
-    values: Tensor
-    """Q of all actions, (n, n_actions)."""
-    state: Tensor
-    """The recurrent state after it, (n, hidden)."""
-    actions: Tensor
-    """Those taken, (n,) int64."""
+    features: Tensor  # (n, C)
+    values: Tensor  # Q of all actions, (n, n_actions)
+    state: Tensor  # the recurrent state after the step, (n, hidden)
+    actions: Tensor  # those taken, (n,) int64
 
 
 def greedy(values: Tensor) -> Tensor:
@@ -140,14 +137,22 @@ class DecisionNetwork(nn.Module):
         state = self.cell(self.encoders[step](standardised).relu(), state)
         return self.decoder(state) + self.offsets[step], state
 
-    @torch.no_grad()
     def fixed(
-        self, step: int, features: Tensor, state: Tensor | None = None
+        self,
+        step: int,
+        features: Tensor,
+        state: Tensor | None = None,
+        prepared: PreparedStep | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As `forward`, as a constant and in the precision of the weights whatever surrounds it."""
-        with torch.autocast(features.device.type, enabled=False):
-            values, state = self(step, features, state)
-        return values, state
+        """As `forward`, without gradients and in the weights' precision, whatever surrounds it."""
+        device = features.device.type
+        surrounded = torch.is_autocast_enabled(device)  # to leave autocast takes microseconds
+        with (
+            torch.no_grad(),
+            torch.autocast(device, enabled=False) if surrounded else nullcontext(),
+        ):
+            result: tuple[Tensor, Tensor] = self(step, features, state, prepared)
+        return result
 
     def prepare(self, step: int) -> PreparedStep | None:
         """The step in compiled code, without gradients, for the weights as they are.

@@ -79,28 +79,23 @@ def prepare_linear(linear: nn.Linear, dtype: torch.dtype, inputs: int | None = N
     weight = linear.weight.detach()[:, :inputs].to(dtype)
     bias = None if linear.bias is None else linear.bias.detach().to(dtype)
 
-    def run(values: Tensor) -> Tensor:
-        return F.linear(values.to(dtype), weight, bias)
-
-    if not _multiplied_by_onednn(weight):
-        return run
-
     @cache
     def packed() -> Tensor:
         result: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 32)
         return result
 
-    def run_packed(values: Tensor) -> Tensor:
+    def run(values: Tensor) -> Tensor:
         # A single image reads the weights where they are: were there a copy of them for each
         # prefix, they would push each other out of the cache.
-        if values.ndim != 2 or len(values) == 1:
-            return run(values)
+        if not packs or values.ndim != 2 or len(values) == 1:
+            return F.linear(values.to(dtype), weight, bias)
         result: Tensor = torch.ops.mkldnn._linear_pointwise.default(
             values.to(dtype), packed(), bias, "none", [], ""
         )
         return result
 
-    return run_packed
+    packs = _multiplied_by_onednn(weight)
+    return run
 
 
 def prepare_norm(norm: nn.BatchNorm2d, channels: int | None) -> Prepared:

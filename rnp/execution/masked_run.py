@@ -6,7 +6,7 @@ gradients), and what the network that really skips the work is held to.
 """
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy, deepcopy
 from typing import Any
 
@@ -18,7 +18,16 @@ from rnp.structure.channel_flow import ChannelFlow
 IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
-class MaskedRun(fx.Interpreter):
+class Traced(fx.Interpreter):
+    """Runs a traced network node by node, functional dropout in the mode that it has now."""
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if "training" in kwargs:  # as it was when the network was traced
+            kwargs = {**kwargs, "training": self.module.training}
+        return super().call_function(target, args, kwargs)
+
+
+class MaskedRun(Traced):
     """The images' way through the network: observe, act, observe, ..., until there are logits.
 
     This is the Markov decision process of Lin et al. 2017 (section 3.2), of which every image of
@@ -65,6 +74,22 @@ class MaskedRun(fx.Interpreter):
             other.env = {node: deepcopy(value, memo) for node, value in self.env.items()}
         return other
 
+    def ends(self, choices: Sequence[Sequence[int]]) -> Iterator["MaskedRun"]:
+        """Runs that have logits, of every combination of actions; the last one varies fastest.
+
+        What combinations have in common is computed once.
+
+        Args:
+            choices: the actions to try, for each prunable conv.
+        """
+        if self.observe() is None:
+            yield self
+            return
+        for action in choices[len(self.actions)]:
+            fork = self.fork()
+            fork.act(torch.full((len(self.images),), action, device=self.images.device))
+            yield from fork.ends(choices)
+
     @property
     def logits(self) -> Tensor:
         """(n, classes), once `observe` has given None."""
@@ -92,11 +117,6 @@ class MaskedRun(fx.Interpreter):
         if target in self.flow.step_of:
             self._observed.append(args[0].float().mean(dim=(2, 3)))
         return result
-
-    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if "training" in kwargs:  # as it was when the network was traced
-            kwargs = {**kwargs, "training": self.module.training}
-        return super().call_function(target, args, kwargs)
 
     def _masked(self, values: Tensor, step: int) -> Tensor:
         conv = self.flow.convs[step]

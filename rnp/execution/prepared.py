@@ -5,9 +5,8 @@ Batch norm is folded into the convs, and so is ReLU.
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
@@ -22,16 +21,12 @@ from rnp.execution.layers import (
     prepare_linear,
     prepare_norm,
 )
-from rnp.execution.segments import Segment, cut_into_segments, module_of
-from rnp.structure.channel_flow import ChannelFlow
+from rnp.execution.masked_run import Traced
+from rnp.execution.segments import Segment, cut_into_segments, folded_graph
+from rnp.structure.channel_flow import ChannelFlow, module_of
 
-
-class Call(NamedTuple):
-    """An operation, ready to run."""
-
-    gives: fx.Node
-    function: Callable[..., Any]
-    takes: tuple[fx.Node, ...]
+Call = tuple[fx.Node, Callable[..., Any], Sequence[fx.Node]]
+"""An operation that is ready to run: what it gives, its function, what that takes."""
 
 
 class PreparedNetwork:
@@ -46,7 +41,11 @@ class PreparedNetwork:
         self._flow = flow
         self._decision = decision
         self._device_type = next(decision.parameters()).device.type
-        self.segments = cut_into_segments(flow, self._modules)
+        graph = folded_graph(flow, self._modules)
+        self.images, *_, output = graph.nodes
+        self._traced = Traced(network, graph=graph)
+        (self.logits,) = output.all_input_nodes
+        self.segments = cut_into_segments(graph, flow, self._modules)
         self._calls: dict[Any, list[Call]] = {}
         self._steps = [decision.prepare(step) for step in range(len(flow.convs))]
         operators = compiled.operators() if self._device_type == "cpu" else None
@@ -93,7 +92,7 @@ class PreparedNetwork:
                 for step, action in zip(segment.steps, actions, strict=True)
             }
             self._calls[key] = [
-                Call(node, self._prepare(node, prefixes, dtype), tuple(node.all_input_nodes))
+                (node, self._prepare(node, prefixes, dtype), node.all_input_nodes)
                 for node in segment.nodes
             ]
         return self._calls[key]
@@ -109,8 +108,7 @@ class PreparedNetwork:
             state: (n, hidden); None at the first step.
         """
         features = self._features(maps, images, self._decision.inputs[step])
-        with _without_autocast(self._device_type):
-            values, state = self._decision(step, features, state, self._steps[step])
+        values, state = self._decision.fixed(step, features, state, self._steps[step])
         actions: list[int] = values.argmax(dim=1).tolist()
         return actions, state
 
@@ -128,9 +126,8 @@ class PreparedNetwork:
     ) -> Callable[..., Any]:
         """The node, with what is folded into it, as a function of the values that it takes."""
         name, module = str(node.target), module_of(node, self._modules)
-        read = self._flow.step_read_by.get(name) if module is not None else None
+        read, step = self._flow.step_read_by.get(name), self._flow.step_of_outputs.get(name)
         inputs = None if read is None else prefixes[read]
-        step = self.segments.step_of.get(node)
         outputs = None if step is None else prefixes[step]
         if type(module) is PrefixConv2d:
             norm: Any = self._modules[node.meta["norm"]] if "norm" in node.meta else None
@@ -148,33 +145,19 @@ class PreparedNetwork:
                 inputs = prefixes[read] * self._flow.convs[read].readers[name]
             prepared = prepare_linear(module, dtype or module.weight.dtype, inputs)
             return partial(module, prepared=prepared)
-        if isinstance(module, nn.BatchNorm2d) and step is not None:
+        if isinstance(module, nn.BatchNorm2d) and outputs is not None:
             return prepare_norm(module, outputs)
-        return self._as_traced(node, module)
+        plain = node.args == (*node.all_input_nodes,) and not node.kwargs
+        if plain and module is not None:
+            return module
+        if plain and node.op == "call_function":
+            return cast(Callable[..., Any], node.target)
 
-    def _as_traced(self, node: fx.Node, module: nn.Module | None) -> Callable[..., Any]:
-        kwargs, name = dict(node.kwargs), str(node.target)
-        function: Any = module or node.target
-        if node.op == "get_attr":
-            owner, _, attribute = name.rpartition(".")
-            return partial(getattr, self._modules[owner], attribute)
-        if node.op == "call_method":
-            function = partial(_call_method, name)
-        elif "training" in kwargs:  # as it was when the network was traced
-            kwargs["training"] = False
-        if node.args == (*node.all_input_nodes,) and not kwargs:
-            return function
+        def as_traced(*values: Any) -> Any:
+            self._traced.env = dict(zip(node.all_input_nodes, values, strict=True))
+            return self._traced.run_node(node)
 
-        def call(*values: Any) -> Any:
-            known = dict(zip(node.all_input_nodes, values, strict=True))
-            given: Any = fx.map_arg((node.args, kwargs), known.__getitem__)
-            return function(*given[0], **given[1])
-
-        return call
-
-
-def _call_method(name: str, of: Any, *args: Any, **kwargs: Any) -> Any:
-    return getattr(of, name)(*args, **kwargs)
+        return as_traced
 
 
 def _version(part: nn.Module | Tensor) -> int:
@@ -182,9 +165,3 @@ def _version(part: nn.Module | Tensor) -> int:
     if isinstance(part, nn.Module) or part.is_inference():  # which count nothing
         return 0
     return part._version
-
-
-def _without_autocast(device_type: str) -> AbstractContextManager[None]:
-    if torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()  # as entering the other takes microseconds

@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import fx, nn
 
 from rnp.execution.layers import PrefixConv2d
-from rnp.structure.channel_flow import ChannelFlow
+from rnp.structure.channel_flow import ChannelFlow, module_of
 
 _IDLE_IN_EVALUATION = (nn.Identity, nn.Dropout, nn.Dropout2d)
 _RELUS = frozenset({F.relu, torch.relu, "relu"})
@@ -40,33 +40,29 @@ class Segment:
     steps: tuple[int, ...] = ()
     """The decisions on which it depends how many channels there are."""
 
-
-@dataclass(frozen=True)
-class Segments:
-    """A network in segments: one before the first decision, at least one after each."""
-
-    images: fx.Node
-    logits: fx.Node
-    all: tuple[Segment, ...]
-    observed: tuple[fx.Node, ...]
-    """What each decision is made from: the input of its conv."""
-    step_of: Mapping[fx.Node, int]
-    """Each node that gives a prefix of a conv's channels -> the decision about that conv."""
+    @property
+    def observed(self) -> fx.Node:
+        """What its decision is made from: the input of its conv."""
+        return self.nodes[0].all_input_nodes[0]
 
 
-def cut_into_segments(flow: ChannelFlow, modules: Mapping[str, nn.Module]) -> Segments:
-    """Cuts the network that `flow` traced.
+def cut_into_segments(
+    graph: fx.Graph, flow: ChannelFlow, modules: Mapping[str, nn.Module]
+) -> list[Segment]:
+    """Segments of a network: one before the first decision, at least one after each.
 
     Args:
+        graph: the folded one of the network that `flow` traced.
         modules: the network's, by name.
     """
-    images, *nodes, output = folded_graph(flow, modules).nodes
+    _, *nodes, output = graph.nodes
     between = {name: step for step, conv in enumerate(flow.convs) for name in conv.between}
     pruned = {
         node: flow.step_of[str(node.target)]
         for node in nodes
         if node.op == "call_module" and node.target in flow.step_of
     }
+    # Each node that gives a prefix of a conv's channels -> the decision about that conv.
     step_of = {node: between[node.name] for node in nodes if node.name in between} | pruned
     segments = [Segment()]
     for node in nodes:
@@ -75,8 +71,7 @@ def cut_into_segments(flow: ChannelFlow, modules: Mapping[str, nn.Module]) -> Se
         elif isinstance(module_of(node, modules), nn.Linear) and _reads(node, step_of):
             segments.append(Segment())
         _add(node, segments[-1])
-    (logits,) = output.all_input_nodes
-    taken = {logits}
+    taken = set(output.all_input_nodes)
     for segment in reversed(segments):
         segment.keeps = [node for node in segment.nodes if node in taken]
         segment.last_uses = [value for value in segment.takes if value not in taken]
@@ -84,8 +79,7 @@ def cut_into_segments(flow: ChannelFlow, modules: Mapping[str, nn.Module]) -> Se
         steps = {step_of[value] for value in segment.takes if value in step_of}
         own = set() if segment.decision is None else {segment.decision}
         segment.steps = tuple(sorted(steps | own))
-    observed = tuple(node.all_input_nodes[0] for node in pruned)
-    return Segments(images, logits, tuple(segments), observed, step_of)
+    return segments
 
 
 def folded_graph(flow: ChannelFlow, modules: Mapping[str, nn.Module]) -> fx.Graph:
@@ -108,11 +102,6 @@ def folded_graph(flow: ChannelFlow, modules: Mapping[str, nn.Module]) -> fx.Grap
         node.replace_all_uses_with(source)
         graph.erase_node(node)
     return graph
-
-
-def module_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None:
-    """The module that a node calls, if it calls one."""
-    return modules[str(node.target)] if node.op == "call_module" else None
 
 
 def _add(node: fx.Node, segment: Segment) -> None:

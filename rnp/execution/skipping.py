@@ -41,32 +41,31 @@ def logits_skipping(
     chunks: list[_Batch] = []
     for start in range(0, n, at_once):
         chunk = images[start : start + at_once]
-        values = {network.segments.images: _Value([chunk], [list(range(len(chunk)))])}
+        values = {network.images: _Value([chunk], [list(range(len(chunk)))])}
         of_chunk = [of_step[start : start + at_once] for of_step in given]
         chunks.append(_Batch(network, len(chunk), values, of_chunk))
-        for segment in network.segments.all[:FIRST]:
+        for segment in network.segments[:FIRST]:
             chunks[-1].run(segment)
     batch = _joined(chunks) if len(chunks) > 1 else chunks[0]
-    for segment in network.segments.all[FIRST:]:
+    for segment in network.segments[FIRST:]:
         batch.run(segment)
-    return batch.values[network.segments.logits].of(list(range(n)))
+    return batch.values[network.logits].of(list(range(n)))
 
 
 def _logits_of_one(network: PreparedNetwork, image: Tensor, actions: list[int]) -> Tensor:
     """As above, of (1, C, H, W): no batches, whose keeping would cost a tenth of the time."""
-    segments = network.segments
     dtype = network.autocast_dtype()
-    values: dict[fx.Node, Any] = {segments.images: image}
+    values: dict[fx.Node, Any] = {network.images: image}
     state = None
-    for segment in segments.all:
+    for segment in network.segments:
         if segment.decision == len(actions):
-            maps = values[segments.observed[segment.decision]]
+            maps = values[segment.observed]
             (action,), state = network.decide(segment.decision, [maps], [0], state)
             actions.append(action)
         own = tuple([actions[step] for step in segment.steps])
         for gives, function, takes in network.calls(segment, own, dtype):
             values[gives] = function(*[values[node] for node in takes])
-    logits: Tensor = values[segments.logits]
+    logits: Tensor = values[network.logits]
     return logits
 
 
@@ -110,7 +109,7 @@ class _Batch:
     def run(self, segment: Segment) -> None:
         """Takes all images through a segment, once its decision is made."""
         if segment.decision == len(self.actions):
-            self._decide(segment.decision)
+            self._decide(segment.decision, self.values[segment.observed])
         dtype = self.network.autocast_dtype()
         kept = {node: _Value() for node in segment.keeps}
         for actions, members in self._groups(segment.steps).items():
@@ -126,10 +125,9 @@ class _Batch:
             del self.values[node]
         self.values.update(kept)
 
-    def _decide(self, step: int) -> None:
-        value = self.values[self.network.segments.observed[step]]
-        images = list(chain.from_iterable(value.members))
-        actions, self.state = self.network.decide(step, value.batches, images, self.state)
+    def _decide(self, step: int, seen: _Value) -> None:
+        images = list(chain.from_iterable(seen.members))
+        actions, self.state = self.network.decide(step, seen.batches, images, self.state)
         self.actions.append(actions)
 
     def _groups(self, steps: Sequence[int]) -> dict[tuple[int, ...], list[int]]:

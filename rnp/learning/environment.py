@@ -6,6 +6,7 @@ batch at a time.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Protocol
 
@@ -89,36 +90,35 @@ class BackboneEnvironment:
         data, batch = self._data, self._images.select(images.to(self.device))
         pixels = augment(batch.pixels, data.augmentation, self._generator)
         inputs = normalise(pixels, data.mean, data.std, memory_format=self._layout)
-        return BackboneEpisodes(
-            self, MaskedRun(self.network, self.network.flow, inputs), batch.labels
-        )
+        run = MaskedRun(self.network, self.network.flow, inputs)
+        return BackboneEpisodes(self, run, batch.labels)
 
 
+@dataclass(frozen=True)
 class BackboneEpisodes:
     """A run of a batch through the backbone, without gradients, that ends in its losses."""
 
-    def __init__(self, environment: BackboneEnvironment, run: MaskedRun, labels: Tensor) -> None:
-        self._environment = environment
-        self._run = run
-        self._labels = labels
+    environment: BackboneEnvironment
+    run: MaskedRun
+    labels: Tensor
 
     def observe(self) -> Tensor | None:
-        environment, before = self._environment, self._run.position
+        environment, before = self.environment, self.run.position
         with torch.no_grad(), autocast(environment.precision, environment.device):
-            features = self._run.observe()
-        made = environment.until[self._run.position] - environment.until[before]
-        environment.multiplications += len(self._labels) * made
+            features = self.run.observe()
+        made = environment.until[self.run.position] - environment.until[before]
+        environment.multiplications += len(self.labels) * made
         return features
 
     def act(self, actions: Tensor) -> None:
-        self._run.act(actions)
+        self.run.act(actions)
 
     def fork(self) -> "BackboneEpisodes":
-        return BackboneEpisodes(self._environment, self._run.fork(), self._labels)
+        return replace(self, run=self.run.fork())
 
     @property
     def losses(self) -> Tensor:
-        return F.cross_entropy(self._run.logits.float(), self._labels, reduction="none")
+        return F.cross_entropy(self.run.logits.float(), self.labels, reduction="none")
 
 
 def _multiplications_until(network: RuntimeNetwork, data: Splits) -> list[int]:

@@ -6,7 +6,7 @@ thousands of batches in seconds. The price is that the training images are augme
 for every batch.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,7 +50,8 @@ class LossTable:
         self.backbone_images = live.backbone_images
 
     def start(self, images: Tensor) -> "TableEpisodes":
-        return TableEpisodes(self, images.to(self.device))
+        images = images.to(self.device)
+        return TableEpisodes(self, images, torch.zeros_like(images))
 
     def _fill(self, images: Tensor, episodes: Episodes, step: int = 0, column: int = 0) -> None:
         features = episodes.observe()
@@ -64,32 +65,31 @@ class LossTable:
             self._fill(images, further, step + 1, column * self.n_actions + action)
 
 
+@dataclass
 class TableEpisodes:
     """Episodes of images whose features and losses are in a table."""
 
-    def __init__(self, table: LossTable, images: Tensor) -> None:
-        self._table = table
-        self._images = images
-        self._columns = torch.zeros_like(images)
-        self._step = 0
+    table: LossTable
+    images: Tensor
+    columns: Tensor
+    """Where each image has come to by its actions, (n,) int64."""
+    step: int = 0
 
     def observe(self) -> Tensor | None:
-        if self._step == len(self._table.features):
+        if self.step == len(self.table.features):
             return None
-        return self._table.features[self._step][self._images, self._columns]
+        return self.table.features[self.step][self.images, self.columns]
 
     def act(self, actions: Tensor) -> None:
-        self._columns = self._columns * self._table.n_actions + actions
-        self._step += 1
+        self.columns = self.columns * self.table.n_actions + actions
+        self.step += 1
 
     def fork(self) -> "TableEpisodes":
-        other = TableEpisodes(self._table, self._images)
-        other._columns, other._step = self._columns, self._step
-        return other
+        return replace(self)
 
     @property
     def losses(self) -> Tensor:
-        return self._table.losses[self._images, self._columns]
+        return self.table.losses[self.images, self.columns]
 
 
 def passes_per_image(network: RuntimeNetwork, data: Splits) -> float:

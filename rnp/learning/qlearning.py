@@ -29,7 +29,7 @@ from rnp.learning.targets import advantages, exact_returns, q_loss, rewards, td_
 from rnp.prefix_cost import PrefixCost
 from rnp.runtime_network import RuntimeNetwork
 from testbed.data import Augmentation, Splits
-from testbed.machine import Precision
+from testbed.method import Run
 from testbed.prediction import evaluating
 from testbed.training import DivergedError, Report, ignore
 
@@ -44,48 +44,46 @@ class Learned:
     alpha: float
     p: float
     """As it was given, or as the budget asked for it: what a group (of the mean conv) costs."""
-    penalty_in_cross_entropy: float
-    """|p| / alpha: what a channel group (of the mean conv, if that is the price) must save of an
-    image's cross-entropy to be computed."""
     backbone_images: float
     """Images that went through the backbone for it, in full passes."""
 
+    @property
+    def penalty_in_cross_entropy(self) -> float:
+        """What a channel group (of the mean conv, if that is the price) must save to be computed.
+
+        Of an image's cross-entropy: |p| / alpha.
+        """
+        return abs(self.p) / self.alpha
+
 
 def learn_decisions(
-    network: RuntimeNetwork,
-    data: Splits,
-    options: QLearning,
-    *,
-    seed: int,
-    device: torch.device,
-    report: Report = ignore,
-    precision: Precision = "auto",
+    network: RuntimeNetwork, data: Splits, options: QLearning, run: Run, phase: int
 ) -> Learned:
     """Teaches `network.decision` in place, from the training images; the backbone stays as it is.
 
-    `network` ends on `device`; its modules stay in training or evaluation mode, as each was. The
-    same seed gives the same weights, bit for bit; the caller's random state stays as it was.
+    `network` ends on the run's device; its modules stay in training or evaluation mode, as each
+    was. The same seed gives the same weights, bit for bit; the caller's random state stays as it
+    was. The decision network is float32, the backbone's matrix products as in fine-tuning.
 
     Args:
-        seed: of batches, augmentation and exploration.
-        report: gets what `learn` reports.
-        precision: of the backbone's matrix products; the decision network is float32.
+        run: gets what `learn` reports. Its epochs are not touched.
+        phase: of learning in the run: each has random numbers of its own.
 
     Raises:
         ValueError: as `QLearning.check`.
         DivergedError: if the errors of Q are not finite.
     """
     options.check(network, data)
-    network.to(device)
+    network.to(run.device)
     budget, price = _budget_and_price(network, data, options)
-    generator = torch.Generator().manual_seed(seed)  # on the CPU: the same draws on every device
+    generator, precision = _generator(run, phase), run.fine_tuning.precision
     with evaluating(network):
-        live = BackboneEnvironment(network, data, generator, device, precision)
+        live = BackboneEnvironment(network, data, generator, run.device, precision)
         environment = LossTable(live) if _tabulates(network, data, options) else live
-        learned = learn(network.decision, environment, options, generator, report, price, budget)
-    if budget is None:
-        return learned
-    return meet_budget(network, data, options, learned, seed=seed, device=device)
+        learned = learn(
+            network.decision, environment, options, generator, run.report, price, budget
+        )
+    return learned if budget is None else meet_budget(network, data, options, learned, run, phase)
 
 
 def meet_budget(
@@ -93,33 +91,33 @@ def meet_budget(
     data: Splits,
     options: QLearning,
     learned: Learned,
-    *,
-    seed: int,
-    device: torch.device,
+    run: Run,
+    phase: int = 0,
 ) -> Learned:
     """Moves p, and `network.decision` with it, so that the budget is met as the backbone now is.
 
     On validation images, not augmented, in float32; without their labels.
 
     Args:
-        network: on `device`; its modules stay in training or evaluation mode, as each was.
+        network: on the run's device; its modules stay in their modes, as each was.
         options: with a budget.
         learned: what the decisions were learnt with, or moved to before.
-        seed: of which validation images.
+        phase: tells which validation images.
     """
     budget, price = _budget_and_price(network, data, options)
     assert budget is not None
-    generator = torch.Generator().manual_seed(seed)
+    generator = _generator(run, phase)
     as_met = replace(data, train=data.validation, augmentation=Augmentation(crop=0, flip=False))
     with evaluating(network):
-        environment = BackboneEnvironment(network, as_met, generator, device, "float32")
+        environment = BackboneEnvironment(network, as_met, generator, run.device, "float32")
         penalty = budget.settle(network.decision, environment, -learned.p, price, generator)
-    return replace(
-        learned,
-        p=0.0 - penalty,
-        penalty_in_cross_entropy=penalty / learned.alpha,
-        backbone_images=learned.backbone_images + environment.backbone_images,
-    )
+    images = learned.backbone_images + environment.backbone_images
+    return Learned(learned.alpha, 0.0 - penalty, images)
+
+
+def _generator(run: Run, phase: int) -> torch.Generator:
+    """Of a phase's batches, augmentation and exploration; on the CPU: the same on every device."""
+    return torch.Generator().manual_seed(1000 * run.seed + phase)
 
 
 def _budget_and_price(
@@ -217,8 +215,7 @@ def learn(
             report({"q_step": step + 1, **figures, **now})
             losses, returns = [], []
     optimizer.zero_grad()  # nothing is left behind but weights
-    p = -penalty.item()
-    return Learned(alpha, p, -p / alpha, environment.backbone_images)
+    return Learned(alpha, -penalty.item(), environment.backbone_images)
 
 
 @torch.no_grad()

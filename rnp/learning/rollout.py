@@ -1,5 +1,6 @@
 """Rollouts: episodes played with a decision network, epsilon-greedily, a batch at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +14,9 @@ from rnp.learning.environment import Episodes
 class Rollout:
     """What happened in a batch of n episodes of T steps."""
 
-    features: list[Tensor]
+    features: Sequence[Tensor]
     """Of each step, (n, C)."""
-    states: list[Tensor]
+    states: Sequence[Tensor]
     """The recurrent state after each step, (n, hidden)."""
     values: Tensor
     """Q of all actions, (n, T, n_actions); gradients flow through all of them."""
@@ -30,13 +31,9 @@ def roll_out(
 ) -> Rollout:
     """Plays the episodes to their end, epsilon-greedily."""
     steps = decisions(decision, episodes, lambda values: epsilon_greedy(values, epsilon, generator))
-    return Rollout(
-        [step.features for step in steps],
-        [step.state for step in steps],
-        torch.stack([step.values for step in steps], dim=1),
-        torch.stack([step.actions for step in steps], dim=1),
-        episodes.losses,
-    )
+    features, values, states, actions = zip(*steps, strict=True)
+    stacked = torch.stack(values, dim=1), torch.stack(actions, dim=1)
+    return Rollout(features, states, *stacked, episodes.losses)
 
 
 def epsilon_greedy(values: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
@@ -57,7 +54,7 @@ def epsilon_greedy(values: Tensor, epsilon: float, generator: torch.Generator) -
     return torch.where(explores.to(device), drawn.to(device), greedy(values))
 
 
-def q_values(decision: DecisionNetwork, features: list[Tensor]) -> Tensor:
+def q_values(decision: DecisionNetwork, features: Sequence[Tensor]) -> Tensor:
     """Q of all actions in the states with these features, (n, T, n_actions), as constants."""
     values, state = [], None
     with torch.no_grad():

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
@@ -20,11 +20,11 @@ from torch import fx, nn
 
 from rnp.structure.channel_groups import prefix_sizes
 
+POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 # What gives each channel from that channel alone; batch norm is handled apart, as it has weights.
 CHANNELWISE_MODULES: tuple[type[nn.Module], ...] = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh,
-    nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d,
+    nn.Identity, nn.Dropout, nn.Dropout2d, *POOLS,
 )  # fmt: skip
 CHANNELWISE_FUNCTIONS: frozenset[Callable[..., Any]] = frozenset({
     F.relu, torch.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.hardswish, torch.sigmoid,
@@ -68,6 +68,12 @@ class ChannelFlow:
         return {conv.name: step for step, conv in enumerate(self.convs)}
 
     @cached_property
+    def step_of_outputs(self) -> dict[str, int]:
+        """Each layer that puts out a pruned conv's channels, itself or a batch norm -> decision."""
+        norms = {norm: step for step, conv in enumerate(self.convs) for norm in conv.norms}
+        return norms | self.step_of
+
+    @cached_property
     def step_read_by(self) -> dict[str, int]:
         """Each layer that reads a pruned conv -> which decision that conv is."""
         return {reader: step for step, conv in enumerate(self.convs) for reader in conv.readers}
@@ -82,32 +88,29 @@ class ChannelFlow:
 
     def __reduce__(self) -> Any:
         # Node by node, as pickle would recurse through a deep network along its edges.
+        def named(node: fx.Node) -> "_Name":
+            return _Name(node.name)
+
         nodes = [
-            (node.op, node.target, fx.map_arg((node.args, node.kwargs), _Name.of), node.name)
+            (node.op, node.target, fx.map_arg((node.args, node.kwargs), named), node.name)
             for node in self.nodes
         ]
         return _restored, (nodes, self.convs, self.groups)
 
 
-@dataclass(frozen=True)
-class _Name:
+class _Name(str):
     """Stands for the node of this name."""
-
-    name: str
-
-    @classmethod
-    def of(cls, node: fx.Node) -> Any:
-        return cls(node.name)
 
 
 def _restored(nodes: list[Any], convs: tuple[PrunedConv, ...], groups: int) -> ChannelFlow:
-    graph, known = fx.Graph(), {}
+    graph = fx.Graph()
+    known: dict[str, fx.Node] = {}
 
     def node_of(argument: Any) -> Any:
-        return known[argument.name] if isinstance(argument, _Name) else argument
+        return known[argument] if isinstance(argument, _Name) else argument
 
     for op, target, arguments, name in nodes:
-        args, kwargs = fx.node.map_aggregate(arguments, node_of)
+        args, kwargs = cast(Any, fx.node.map_aggregate(arguments, node_of))
         known[name] = graph.create_node(op, target, args, kwargs, name)
     return ChannelFlow(graph, convs, groups)
 
@@ -137,13 +140,13 @@ def channel_flow(model: nn.Module, groups: int) -> ChannelFlow:
         )
     modules = dict(model.named_modules())
     calls = [node for node in graph.nodes if node.op == "call_module"]
-    times_run = Counter(node.target for node in calls)
     convs = [node for node in calls if isinstance(modules[node.target], nn.Conv2d)]
     refusals = {n.target: "it is the first conv, which sees the image itself" for n in convs[:1]}
+    follower = _Follower(modules, Counter(node.target for node in calls))
     found: list[PrunedConv] = []
     for node in convs[1:]:
         try:
-            found.append(_follow(node, modules, times_run, groups))
+            found.append(follower.pruned(node, groups))
         except _RefusedError as refused:
             refusals[node.target] = str(refused)
     if not found:
@@ -160,112 +163,105 @@ class _RefusedError(Exception):
     """Why a conv cannot be pruned."""
 
 
-def _follow(
-    conv: fx.Node, modules: Mapping[str, nn.Module], times_run: Mapping[str, int], groups: int
-) -> PrunedConv:
-    name: str = conv.target  # type: ignore[assignment]
-    module: Any = modules[name]
-    if type(module) is not nn.Conv2d:
-        raise _RefusedError(f"it is a {type(module).__name__}, not a plain conv")
-    if module.groups > 1:
-        raise _RefusedError(f"it is a grouped conv of {module.groups} groups")
-    if times_run[name] > 1:
-        raise _RefusedError(f"it runs {times_run[name]} times")
-    if module.out_channels == 1:
-        raise _RefusedError("it has only one channel")
-    readers: dict[str, int] = {}
-    between: list[str] = []
-    flat = {conv: False}  # whether a node's output has one dimension for channels and positions
-    waiting = [conv]
-    while waiting:
-        node = waiting.pop(0)
-        for user in node.users:
-            if asks_batch_size(user):
-                continue
-            inputs = _reader_inputs(user, flat[node], modules, times_run, module.out_channels)
-            if inputs is not None:
-                readers[str(user.target)] = inputs
-            elif user not in flat:
-                flat[user] = _passes(user, flat[node], modules, times_run)
-                between.append(user.name)
-                waiting.append(user)
-    if not readers:
-        raise _RefusedError("nothing reads its channels")
-    users = list(conv.users)
-    after = modules.get(str(users[0].target)) if len(users) == 1 else None
-    norm = str(users[0].target) if isinstance(after, nn.BatchNorm2d) else None
-    prefixes = prefix_sizes(module.out_channels, groups)
-    norms = tuple(
-        str(node.target)
-        for node in flat
-        if node.op == "call_module" and isinstance(modules[str(node.target)], nn.BatchNorm2d)
-    )
-    return PrunedConv(name, module.out_channels, prefixes, norm, norms, readers, tuple(between))
+@dataclass(frozen=True)
+class _Follower:
+    """Follows the channels of convs from node to node."""
 
+    modules: Mapping[str, nn.Module]
+    times_run: Mapping[str, int]
 
-def _reader_inputs(
-    node: fx.Node,
-    flat: bool,
-    modules: Mapping[str, nn.Module],
-    times_run: Mapping[str, int],
-    channels: int,
-) -> int | None:
-    """How many inputs of a reading layer come from one channel; None if `node` is no such layer."""
-    module = modules.get(str(node.target)) if node.op == "call_module" else None
-    if not isinstance(module, nn.Conv2d | nn.Linear):
-        return None
-    if type(module) not in (nn.Conv2d, nn.Linear):
-        raise _RefusedError(f"{node.target!r}, which reads it, is a {type(module).__name__}")
-    if times_run[str(node.target)] > 1:
-        raise _RefusedError(f"{node.target!r}, which reads it, runs more than once")
-    if isinstance(module, nn.Conv2d):
+    def pruned(self, conv: fx.Node, groups: int) -> PrunedConv:
+        """Raises _RefusedError if the conv cannot be pruned."""
+        name, module = str(conv.target), cast(nn.Conv2d, module_of(conv, self.modules))
+        if type(module) is not nn.Conv2d:
+            raise _RefusedError(f"it is a {type(module).__name__}, not a plain conv")
         if module.groups > 1:
-            raise _RefusedError(f"the grouped conv {node.target!r} reads it")
-        return 1
-    if not flat or module.in_features % channels:
-        raise _RefusedError(
-            f"the linear layer {node.target!r} does not read its flattened channels"
+            raise _RefusedError(f"it is a grouped conv of {module.groups} groups")
+        if self.times_run[name] > 1:
+            raise _RefusedError(f"it runs {self.times_run[name]} times")
+        if module.out_channels == 1:
+            raise _RefusedError("it has only one channel")
+        readers: dict[str, int] = {}
+        flat = {conv: False}  # whether a node's output has one dimension for channels and positions
+        followed = [conv]
+        for node in followed:  # which grows meanwhile
+            for user in node.users:
+                if asks_batch_size(user):
+                    continue
+                inputs = self._reader_inputs(user, flat[node], module.out_channels)
+                if inputs is not None:
+                    readers[str(user.target)] = inputs
+                elif user not in flat:
+                    flat[user] = self._passes(user, flat[node])
+                    followed.append(user)
+        if not readers:
+            raise _RefusedError("nothing reads its channels")
+        norms = {
+            node: str(node.target)
+            for node in flat
+            if isinstance(module_of(node, self.modules), nn.BatchNorm2d)
+        }
+        users = list(conv.users)
+        return PrunedConv(
+            name,
+            module.out_channels,
+            prefix_sizes(module.out_channels, groups),
+            norms.get(users[0]) if len(users) == 1 else None,
+            tuple(norms.values()),
+            readers,
+            tuple(node.name for node in flat if node is not conv),
         )
-    return module.in_features // channels
+
+    def _reader_inputs(self, node: fx.Node, flat: bool, channels: int) -> int | None:
+        """How many inputs of a reading layer come from one channel; None for any other node."""
+        module = module_of(node, self.modules)
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            return None
+        if type(module) not in (nn.Conv2d, nn.Linear):
+            raise _RefusedError(f"{node.target!r}, which reads it, is a {type(module).__name__}")
+        if self.times_run[str(node.target)] > 1:
+            raise _RefusedError(f"{node.target!r}, which reads it, runs more than once")
+        if isinstance(module, nn.Conv2d):
+            if module.groups > 1:
+                raise _RefusedError(f"the grouped conv {node.target!r} reads it")
+            return 1
+        if not flat or module.in_features % channels:
+            raise _RefusedError(
+                f"the linear layer {node.target!r} does not read its flattened channels"
+            )
+        return module.in_features // channels
+
+    def _passes(self, node: fx.Node, flat: bool) -> bool:
+        """Whether the output of `node` is flat, given its input.
+
+        Raises:
+            _RefusedError: if the node does not keep each channel to itself.
+        """
+        module = module_of(node, self.modules)
+        once = self.times_run.get(str(node.target)) == 1
+        if isinstance(module, nn.BatchNorm2d) and not flat and once:
+            if module.running_mean is None:
+                raise _RefusedError(f"{node.target!r} normalises by the statistics of each batch")
+            return flat
+        if isinstance(module, CHANNELWISE_MODULES) and not (flat and isinstance(module, POOLS)):
+            return flat
+        if flattens(node, module):
+            return True
+        tensor, *others = (*node.args, *node.kwargs.values()) if node.args else (None,)
+        alone = isinstance(tensor, fx.Node) and not any(isinstance(o, fx.Node) for o in others)
+        if alone and _is(node, CHANNELWISE_FUNCTIONS, CHANNELWISE_METHODS):
+            return flat
+        if alone and _is(node, {torch.mean}, {"mean"}) and not flat and _means_spatially(node):
+            return not node.kwargs.get("keepdim", False) and len(node.args) < 3
+        what = str(node.target) if module is not None else _operation(node)
+        raise _RefusedError(
+            f"{what!r} takes several of its channels together, or something else with them"
+        )
 
 
-def _passes(
-    node: fx.Node, flat: bool, modules: Mapping[str, nn.Module], times_run: Mapping[str, int]
-) -> bool:
-    """Whether the output of `node` is flat, given its input.
-
-    Raises:
-        _RefusedError: if the node does not keep each channel to itself.
-    """
-    module = modules.get(str(node.target)) if node.op == "call_module" else None
-    if isinstance(module, nn.BatchNorm2d) and not flat and times_run[str(node.target)] == 1:
-        if module.running_mean is None:
-            raise _RefusedError(f"{node.target!r} normalises by the statistics of each batch")
-        return flat
-    if isinstance(module, CHANNELWISE_MODULES) and (not flat or not _pools(module)):
-        return flat
-    if isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1):
-        return True
-    tensor, *others = (*node.args, *node.kwargs.values()) if node.args else (None,)
-    alone = isinstance(tensor, fx.Node) and not any(isinstance(o, fx.Node) for o in others)
-    if alone and _is(node, CHANNELWISE_FUNCTIONS, CHANNELWISE_METHODS):
-        return flat
-    if alone and _is(node, {torch.flatten}, {"flatten"}) and flattens_all_but_the_batch(node):
-        return True
-    if _is(node, {torch.reshape}, {"view", "reshape"}) and keeps_only_the_batch(node):
-        return True
-    if alone and _is(node, {torch.mean}, {"mean"}) and not flat and _means_spatially(node):
-        return not node.kwargs.get("keepdim", False) and len(node.args) < 3
-    what = str(node.target) if node.op == "call_module" else _operation(node)
-    raise _RefusedError(
-        f"{what!r} takes several of its channels together, or something else with them"
-    )
-
-
-def _pools(module: nn.Module) -> bool:
-    return isinstance(
-        module, nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d
-    )
+def module_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None:
+    """The module that a node calls, if it calls one."""
+    return modules[str(node.target)] if node.op == "call_module" else None
 
 
 def _is(node: fx.Node, functions: Any, methods: Any) -> bool:
@@ -273,14 +269,17 @@ def _is(node: fx.Node, functions: Any, methods: Any) -> bool:
     return node.op in ("call_function", "call_method") and node.target in known
 
 
-def flattens_all_but_the_batch(node: fx.Node) -> bool:
-    """Whether it is a flatten from dimension 1 to the last."""
-    given: dict[str, Any] = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False))
-    given |= node.kwargs
-    return bool(given.get("start_dim", 0) == 1 and given.get("end_dim", -1) == -1)
+def flattens(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether it makes (n, ...) flat: (n, C). `module` is what it calls, if that is a module."""
+    if isinstance(module, nn.Flatten):
+        return (module.start_dim, module.end_dim) == (1, -1)
+    if _is(node, {torch.flatten}, {"flatten"}):
+        given = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | node.kwargs
+        return (given.get("start_dim", 0), given.get("end_dim", -1)) == (1, -1)
+    return _is(node, {torch.reshape}, {"view", "reshape"}) and _keeps_only_the_batch(node)
 
 
-def keeps_only_the_batch(node: fx.Node) -> bool:
+def _keeps_only_the_batch(node: fx.Node) -> bool:
     """Whether it is `x.view(x.size(0), -1)`, or said in another way."""
     given: Any = node.args[1:]
     shape = given[0] if len(given) == 1 else given

@@ -1,9 +1,10 @@
-"""Puts the channels of every pruned conv in order, the most important first.
+"""Order of the channels of every pruned conv: the most important first.
 
 A prefix then holds the channels that matter most. What the network computes stays the same.
 Importance is the L1 norm of a channel's filter (Li et al. 2016) as its batch norm scales it.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,13 +18,29 @@ def order_channels(network: nn.Module, flow: ChannelFlow) -> None:
     """Reorders the channels of the convs that `flow` found in `network`, in place."""
     for conv in flow.convs:
         order = importance(network, conv).argsort(descending=True, stable=True)
-        _reorder(network.get_submodule(conv.name), order)
-        for norm in conv.norms:
-            _reorder(network.get_submodule(norm), order)
-        for reader, per_channel in conv.readers.items():
-            weight: Tensor = network.get_submodule(reader).weight.data  # type: ignore[assignment]
-            by_channel = weight.unflatten(1, (conv.channels, per_channel))
-            weight.copy_(by_channel[:, order].flatten(1, 2))
+        network.load_state_dict(with_channels(network.state_dict(), conv, order))
+
+
+def with_channels(
+    tensors: Mapping[str, Tensor], conv: PrunedConv, channels: Tensor
+) -> dict[str, Tensor]:
+    """A network's tensors with these channels of a conv, in the given order and no others.
+
+    That changes the conv, the batch norms that its channels pass, and the layers that read them.
+
+    Args:
+        tensors: a state dict.
+        channels: (n,) int64.
+    """
+    found = dict(tensors)
+    for name, tensor in tensors.items():
+        layer, _, _ = name.rpartition(".")
+        if layer in (conv.name, *conv.norms) and tensor.ndim > 0:  # a norm counts in a scalar
+            found[name] = tensor[channels]
+    for reader, per_channel in conv.readers.items():
+        by_channel = tensors[f"{reader}.weight"].unflatten(1, (conv.channels, per_channel))
+        found[f"{reader}.weight"] = by_channel[:, channels].flatten(1, 2)
+    return found
 
 
 @torch.no_grad()
@@ -38,10 +55,3 @@ def importance(network: nn.Module, conv: PrunedConv) -> Tensor:
         if norm.running_var is not None:
             norms = norms / (norm.running_var + norm.eps).sqrt()
     return norms
-
-
-def _reorder(module: Any, order: Tensor) -> None:
-    """Puts the outputs of a conv, or the channels of a batch norm, in the given order."""
-    for tensor in (*module._parameters.values(), *module._buffers.values()):
-        if tensor is not None and tensor.ndim > 0:  # batch norm counts its batches in a scalar
-            tensor.copy_(tensor[order])

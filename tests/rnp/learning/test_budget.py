@@ -177,8 +177,8 @@ def test_a_network_spends_its_budget_on_validation_images(
     """Where groups are worth something: the loss falls with every one, most for bright images."""
 
     def losses(episodes: BackboneEpisodes) -> Tensor:
-        computed = torch.stack(episodes._run.actions, dim=1).float().mean(dim=1)
-        return 1 - episodes._run.images.mean(dim=(1, 2, 3)).sigmoid() * computed / 3
+        computed = torch.stack(episodes.run.actions, dim=1).float().mean(dim=1)
+        return 1 - episodes.run.images.mean(dim=(1, 2, 3)).sigmoid() * computed / 3
 
     monkeypatch.setattr(BackboneEpisodes, "losses", property(losses))
     data = tiny.splits()
@@ -253,7 +253,7 @@ def test_the_papers_penalty_is_the_default_where_there_is_no_budget() -> None:
         assert RNP.model_validate_json(as_in_a_sweep_file, strict=True) == method
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_groups_that_only_pay_together_are_found(seed: int) -> None:
     """Each of five convs divides what is right by 2.5 when narrowed, the other five hardly at all.
 

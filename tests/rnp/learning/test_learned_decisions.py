@@ -25,9 +25,8 @@ def runtime(kind: str = "conv", **options: Any) -> RuntimeNetwork:
 
 def teach(network: RuntimeNetwork, seed: int = 0, **options: Any) -> Learned:
     options = {"steps": 30, "batch_size": 32, **options}
-    return learn_decisions(
-        network, tiny.splits(), QLearning(**options), seed=seed, device=CPU, precision="float32"
-    )
+    run = tiny.run(seed=seed)
+    return learn_decisions(network, tiny.splits(), QLearning(**options), run, phase=0)
 
 
 def of_decision(network: RuntimeNetwork) -> dict[str, Tensor]:
@@ -87,7 +86,7 @@ def test_backbone_episodes_end_in_each_images_own_loss() -> None:
     environment = BackboneEnvironment(network, data, torch.Generator(), CPU, "float32")
     images = torch.tensor([4, 0, 7])
     episodes = environment.start(images)
-    inputs = episodes._run.images
+    inputs = episodes.run.images
     while episodes.observe() is not None:
         episodes.act(torch.tensor([0, 3, 1]))
     for image, action in enumerate((0, 3, 1)):
@@ -108,15 +107,8 @@ def test_backbone_episodes_are_augmented_anew_each_time() -> None:
 @pytest.mark.parametrize("learner", ["td", "cost_to_go"])
 def test_what_is_learnt_is_worth_more_than_random_actions(learner: str) -> None:
     reports: list[Mapping[str, float]] = []
-    learn_decisions(
-        runtime(),
-        tiny.splits(),
-        QLearning(steps=200, batch_size=64, p=-0.2, learner=learner),
-        seed=0,
-        device=CPU,
-        report=reports.append,
-        precision="float32",
-    )
+    options = QLearning(steps=200, batch_size=64, p=-0.2, learner=learner)
+    learn_decisions(runtime(), tiny.splits(), options, tiny.run(reports=reports), phase=0)
     assert reports[-1]["mean_return"] > reports[1]["mean_return"] + 0.1
 
 
@@ -129,7 +121,7 @@ def test_the_cost_to_go_of_many_combinations_is_played_live(monkeypatch: Any) ->
     first, second, third, linear = 9 * 2 * 4 * 64, *2 * [9 * 4 * 4 * 64], 4 * 64 * 3
     everything = first + second + third + linear
     options = QLearning(learner="cost_to_go", steps=2, batch_size=32)
-    learned = learn_decisions(network, data, options, seed=0, device=CPU, precision="float32")
+    learned = learn_decisions(network, data, options, tiny.run(), phase=0)
     # What an action leaves out is first read by the next layer; that is where the episodes fork.
     after_second, after_third = third + linear, linear
     a_batch = 32 * (2 * everything - linear + 4 * after_second + 4 * after_third)

@@ -4,11 +4,11 @@ import itertools
 from dataclasses import replace
 
 import pytest
-import test_masked_run
 import tiny
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
+from two_decisions import Adds, three_convs
 
 from rnp.learning.environment import BackboneEnvironment
 from rnp.learning.loss_table import LossTable, n_combinations, passes_per_image
@@ -26,7 +26,7 @@ def splits() -> Splits:
 
 
 def runtime(kind: str) -> RuntimeNetwork:
-    backbone = test_masked_run.three_convs() if kind == "conv" else test_masked_run.Adds()
+    backbone = three_convs() if kind == "conv" else Adds()
     return RuntimeNetwork(backbone, GROUPS).eval()
 
 
@@ -114,7 +114,7 @@ def test_the_table_has_an_augmented_draw_of_every_training_image() -> None:
 
 def test_its_cost_is_every_layer_as_often_as_it_has_different_inputs() -> None:
     network, data = runtime("conv"), splits()
-    layers = count_multiplications(test_masked_run.three_convs(), torch.zeros(1, 2, 8, 8)).per_layer
+    layers = count_multiplications(three_convs(), torch.zeros(1, 2, 8, 8)).per_layer
     by_layer = {name: int(count) for name, count in layers.items()}
     # What an action masks is first read by the next layer.
     times = {"conv1": 1, "conv2": 1, "conv3": 3, "hidden": 9, "classifier": 9}

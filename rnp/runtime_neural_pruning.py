@@ -72,7 +72,7 @@ class RNP(Adaptation, QLearning):
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A `RuntimeNetwork` made of `model` (see `PruningMethod`).
 
-        Goes on after the last complete round, if the run's folder holds a checkpoint.
+        Resumes after the last complete round, if the run's folder holds a checkpoint.
         """
         network = self.skeleton(model).to(run.device)
         self.check(network, data)

@@ -59,7 +59,7 @@ class StaticPrefix(Adaptation):
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned (see `PruningMethod`).
 
-        Goes on after the adaptation, if the run's folder holds a checkpoint.
+        Resumes after the adaptation, if the run's folder holds a checkpoint.
 
         Raises:
             ValueError: if no conv can be pruned, or the budget is below the smallest prefixes.

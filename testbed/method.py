@@ -75,7 +75,7 @@ class Run:
         """Of what the first `fine_tune` was given; None before that."""
         return next((values[BEFORE] for values in self.reported if BEFORE in values), None)
 
-    def go_on_after(self, epochs_spent: int, reported: Sequence[Mapping[str, float]]) -> None:
+    def resume_after(self, epochs_spent: int, reported: Sequence[Mapping[str, float]]) -> None:
         """Takes as done what was done before the process was stopped, and reports it once more.
 
         Args:

@@ -35,7 +35,7 @@ class L1Filter(KeepAmount):
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned in each round (see `PruningMethod`).
 
-        Goes on after the last complete round, if the run's folder holds a checkpoint.
+        Resumes after the last complete round, if the run's folder holds a checkpoint.
         """
         epochs = epochs_per_round(self.rounds, run.fine_tuning.epochs)
         network = copy.deepcopy(model).to(run.device)

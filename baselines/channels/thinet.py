@@ -81,7 +81,7 @@ class ThiNet(KeepAmount):
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned after each layer (see `PruningMethod`).
 
-        Goes on after the last complete layer, if the run's folder holds a checkpoint.
+        Resumes after the last complete layer, if the run's folder holds a checkpoint.
         """
         network = copy.deepcopy(model).to(run.device)
         example = example_images(data, run.device)

@@ -7,7 +7,8 @@ gives a Q-value for each action. Q-values have no bound: all rewards are negativ
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import NamedTuple, Protocol, cast
+from dataclasses import dataclass
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +31,18 @@ class Run(Protocol):
         ...
 
 
-class Decided(NamedTuple):
-    """One step of a run of n images: what was seen, and what came of it."""
+@dataclass(frozen=True)
+class Decisions:
+    """What was decided in a run of n images and T steps, and from what."""
 
-    features: Tensor  # (n, C)
-    values: Tensor  # Q of all actions, (n, n_actions)
-    state: Tensor  # the recurrent state after the step, (n, hidden)
-    actions: Tensor  # those taken, (n,) int64
+    features: list[Tensor]
+    """Of each step, (n, C)."""
+    states: list[Tensor]
+    """The recurrent state after each step, (n, hidden)."""
+    values: Tensor
+    """Q of all actions, (n, T, n_actions)."""
+    actions: Tensor
+    """Those taken, (n, T) int64."""
 
 
 def greedy(values: Tensor) -> Tensor:
@@ -51,21 +57,24 @@ def decisions(
     *,
     step: int = 0,
     state: Tensor | None = None,
-) -> list[Decided]:
-    """Observes, decides and acts to the end of a run: the one decision loop.
+) -> Decisions:
+    """Observes, decides and acts, at least once, to the end of a run: the one decision loop.
 
     Args:
         decide: a decision network, or its `fixed`.
         choose: makes actions of Q-values, which are given to it without gradients.
         step, state: where the run stands.
     """
-    found: list[Decided] = []
-    while (features := run.observe()) is not None:
-        values, state = decide(step + len(found), features, state)
-        actions = choose(values.detach())
-        run.act(actions)
-        found.append(Decided(features, values, state, actions))
-    return found
+    features, states, values, actions = [], [], [], []
+    while (seen := run.observe()) is not None:
+        q, state = decide(step + len(actions), seen, state)
+        action = choose(q.detach())
+        run.act(action)
+        features.append(seen)
+        states.append(state)
+        values.append(q)
+        actions.append(action)
+    return Decisions(features, states, torch.stack(values, dim=1), torch.stack(actions, dim=1))
 
 
 class DecisionNetwork(nn.Module):

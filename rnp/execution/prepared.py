@@ -125,7 +125,8 @@ class PreparedNetwork:
         self, node: fx.Node, prefixes: Mapping[int, int], dtype: torch.dtype | None
     ) -> Callable[..., Any]:
         """The node, with what is folded into it, as a function of the values that it takes."""
-        name, module = str(node.target), module_of(node, self._modules)
+        module = module_of(node, self._modules)
+        name = "" if module is None else str(node.target)
         read, step = self._flow.step_read_by.get(name), self._flow.step_of_outputs.get(name)
         inputs = None if read is None else prefixes[read]
         outputs = None if step is None else prefixes[step]

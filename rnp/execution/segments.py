@@ -68,7 +68,9 @@ def cut_into_segments(
     for node in nodes:
         if node in pruned:
             segments.append(Segment(pruned[node]))
-        elif isinstance(module_of(node, modules), nn.Linear) and _reads(node, step_of):
+        elif isinstance(module_of(node, modules), nn.Linear) and (
+            step_of.keys() & set(node.all_input_nodes)
+        ):
             segments.append(Segment())
         _add(node, segments[-1])
     taken = set(output.all_input_nodes)
@@ -125,10 +127,6 @@ def _is_of_the_batch(value: fx.Node) -> bool:
     if asks or (gets and value.args[1] in _ASKED_OF_TENSORS):
         return True
     return all(map(_is_of_the_batch, value.all_input_nodes))
-
-
-def _reads(node: fx.Node, step_of: Mapping[fx.Node, int]) -> bool:
-    return any(value in step_of for value in node.all_input_nodes)
 
 
 def _has_statistics(module: nn.Module | None) -> bool:

@@ -1,21 +1,19 @@
-"""The penalty that a budget asks for.
+"""Budget: the penalty at which decisions cost what is asked for, in the mean over images.
 
-To have the least loss at a mean cost of B at most is to pay a price for what is computed, a
-Lagrange multiplier: RNP's penalty. It rises while the decisions cost more than B and falls while
-they cost less, as learning goes on (dual ascent: Tessler, Mankowitz, Mannor 2019, "Reward
-constrained policy optimization", arXiv 1805.11074).
+That penalty is the constraint's Lagrange multiplier. While decisions are learnt it rises where they
+cost more than the budget, and falls where they cost less (dual ascent: Tessler, Mankowitz, Mannor
+2019, "Reward constrained policy optimization", arXiv 1805.11074).
 
-Where we differ: learning begins where nearly all is computed, as groups that are worth their price
-only together are not found where few are. The penalty's logarithm moves, as useful penalties lie
-orders of magnitude apart; only once the Q-values have had time to mean something; in steps that
-they can follow, as with a dozen convs it would else pass the point beyond which no single group is
-worth anything; and in ever smaller ones.
+Where we differ: learning begins where nearly all is computed, as groups that pay only together are
+not found where few are. The penalty's logarithm moves, as useful penalties lie orders of magnitude
+apart; it moves once the Q-values have had time to mean something, in steps that they can follow (of
+a dozen convs, no single group is worth anything beyond some point), and in ever smaller ones.
 
-In the end it moves once more, and the Q-values by what that makes of each group's price, until the
-budget is met on validation images, whose labels are not looked at: they are not augmented as those
-that were learnt from, no action is random any more, and where images are hardly told apart, all of
-them would buy a group at one price and none at the next. After few steps that is most of its way:
-300 come to 0.011 at the most, 600 to 0.4. What groups save is then learnt near the full width.
+In the end the penalty moves once more, and the Q-values with each group's price, until validation
+images meet the budget. Their labels are not used. They are not augmented, no action is random any
+more, and images that are hardly told apart all buy a group at one price and none at the next. After
+few steps that is most of the way: 300 come to 0.011 at the most, 600 to 0.4. What groups save is
+then learnt near the full width.
 """
 
 from collections.abc import Callable

@@ -182,7 +182,7 @@ def learn(
         episodes = environment.start(images)
         beginning = episodes.fork()
         played = roll_out(decision, episodes, epsilon, generator)
-        reward = rewards(played.actions, played.losses, penalties, alpha)
+        reward = rewards(played.actions, episodes.losses, penalties, alpha)
         if options.learner == "cost_to_go":
             targets = exact_returns(decision, beginning, played, penalties, alpha, options.gamma)
             loss = q_loss(advantages(played.values), advantages(targets), options.q_loss)
@@ -231,15 +231,16 @@ def prepare(
         ValueError: if alpha is to be set, and the mean loss is 0 or not finite.
     """
     images = torch.randperm(environment.n_images, generator=generator)[:EXAMPLES]
-    examples = [
-        roll_out(decision, environment.start(batch), 1.0, generator)
-        for batch in images.split(options.batch_size)
-    ]
-    for step in range(len(decision.inputs)):
-        decision.standardise(step, torch.cat([played.features[step] for played in examples]))
+    features, losses = [], []
+    for batch in images.split(options.batch_size):
+        episodes = environment.start(batch)
+        features.append(roll_out(decision, episodes, 1.0, generator).features)
+        losses.append(episodes.losses)
+    for step, examples in enumerate(zip(*features, strict=True)):
+        decision.standardise(step, torch.cat(examples))
     if options.alpha is not None:
         return options.alpha
-    mean = torch.cat([played.losses for played in examples]).mean().item()
+    mean = torch.cat(losses).mean().item()
     if not 0 < mean < math.inf:
         raise ValueError(
             f"alpha makes the mean loss under random actions 1, but that loss is {mean:g}. "

@@ -1,39 +1,19 @@
 """Rollouts: episodes played with a decision network, epsilon-greedily, a batch at once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rnp.execution.decision import DecisionNetwork, decisions, greedy
+from rnp.execution.decision import DecisionNetwork, Decisions, decisions, greedy
 from rnp.learning.environment import Episodes
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """What happened in a batch of n episodes of T steps."""
-
-    features: Sequence[Tensor]
-    """Of each step, (n, C)."""
-    states: Sequence[Tensor]
-    """The recurrent state after each step, (n, hidden)."""
-    values: Tensor
-    """Q of all actions, (n, T, n_actions); gradients flow through all of them."""
-    actions: Tensor
-    """Those taken, (n, T) int64."""
-    losses: Tensor
-    """Each image's own, (n,)."""
 
 
 def roll_out(
     decision: DecisionNetwork, episodes: Episodes, epsilon: float, generator: torch.Generator
-) -> Rollout:
-    """Plays the episodes to their end, epsilon-greedily."""
-    steps = decisions(decision, episodes, lambda values: epsilon_greedy(values, epsilon, generator))
-    features, values, states, actions = zip(*steps, strict=True)
-    stacked = torch.stack(values, dim=1), torch.stack(actions, dim=1)
-    return Rollout(features, states, *stacked, episodes.losses)
+) -> Decisions:
+    """Plays the episodes to their end, epsilon-greedily; gradients flow through all values."""
+    return decisions(decision, episodes, lambda values: epsilon_greedy(values, epsilon, generator))
 
 
 def epsilon_greedy(values: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:

@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor
 
-from rnp.execution.decision import DecisionNetwork, decisions
+from rnp.execution.decision import DecisionNetwork, Decisions, decisions
 from rnp.learning.environment import Episodes
-from rnp.learning.rollout import Rollout
 
 
 def rewards(actions: Tensor, losses: Tensor, penalties: Tensor, alpha: float) -> Tensor:
@@ -42,7 +41,7 @@ def td_targets(reward: Tensor, values: Tensor, gamma: float) -> Tensor:
 def exact_returns(
     decision: DecisionNetwork,
     beginning: Episodes,
-    played: Rollout,
+    played: Decisions,
     penalties: Tensor,
     alpha: float,
     gamma: float,
@@ -60,10 +59,13 @@ def exact_returns(
 
     def following(episodes: Episodes, state: Tensor, step: int) -> Tensor:
         """The discounted rewards from `step` on, and the loss, which the last action brings."""
-        taken = decisions(decision, episodes, step=step, state=state)
+        if step == len(penalties):
+            episodes.observe()  # which takes them to their end
+            return -alpha * episodes.losses
+        taken = decisions(decision, episodes, step=step, state=state).actions
         returns = -alpha * episodes.losses
-        for penalty, each in zip(penalties[step:].flip(0), reversed(taken), strict=True):
-            returns = gamma * (each.actions * penalty + returns)
+        for reward in reversed((taken * penalties[step:]).unbind(dim=1)):
+            returns = gamma * (reward + returns)
         return returns
 
     steps = []

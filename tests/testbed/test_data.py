@@ -331,7 +331,7 @@ class TestTestImagesStayOutOfReach:
 
     def test_only_the_final_evaluation_names_the_test_images(self) -> None:
         may = {
-            "load_test_images": {"testbed/data.py", "orchestrator/final_evaluation.py"},
+            "load_test_images": {"testbed/data.py", "orchestrator/jobs/final_test.py"},
             "data_sets": {"testbed/data.py", "testbed/selection.py"},
             "DATA_SETS": {"testbed/data.py", "testbed/data_sets.py"},
             "x_test": {"testbed/data.py", "testbed/data_sets.py"},

@@ -75,18 +75,23 @@ class PrefixCost:
         ]
         return torch.tensor(added, dtype=torch.float32) / (sum(added) / len(added))
 
-    def check_reachable(self, budget: float) -> None:
-        """Raises ValueError if even the smallest prefixes cost more than `budget`."""
+    def budget(self, keep_multiplications: float) -> float:
+        """Multiplications that such a share of the dense ones comes to.
+
+        Raises:
+            ValueError: if even the smallest prefixes cost more.
+        """
         smallest = self((0,) * len(self.flow.convs))
-        if smallest > budget:
+        if smallest > keep_multiplications * self.dense:
             share = math.ceil(1e4 * smallest / self.dense) / 1e4
             raise ValueError(
-                f"keep_multiplications {budget / self.dense:g} cannot be reached: with the "
+                f"keep_multiplications {keep_multiplications:g} cannot be reached: with the "
                 f"smallest prefixes of all {len(self.flow.convs)} prunable convs {share:g} of the "
                 "multiplications are left, as the other layers stay"
                 + (f" and deciding takes {self._deciding / self.dense:.2g}" * (self._deciding > 0))
                 + ". Ask for that or more, or for more groups (k)."
             )
+        return keep_multiplications * self.dense
 
 
 def backbone_multiplications(network: RuntimeNetwork, data: Splits) -> Counter[str]:

@@ -29,7 +29,7 @@ from rnp.runtime_network import RuntimeNetwork
 from testbed.checkpoint import Checkpoint
 from testbed.cost import count_multiplications
 from testbed.data import Splits, normalise
-from testbed.method import Run
+from testbed.method import Run, shared_by_rounds
 from testbed.prediction import evaluate, evaluating
 
 IMAGES_COUNTED = 256  # validation images whose multiplications are counted after each round
@@ -183,5 +183,4 @@ def _epochs_per_round(rounds: int, epochs: int, adaptation: float) -> list[int]:
             f"{rounds} rounds need an epoch each, but of fine_tuning.epochs {epochs} the "
             f"adaptation leaves {left}. Ask for fewer rounds, less adaptation or more epochs."
         )
-    each, more = divmod(left, rounds)
-    return [each + (number >= rounds - more) for number in range(rounds)]
+    return shared_by_rounds(left, rounds)

@@ -86,9 +86,7 @@ class StaticPrefix(Adaptation):
     def _reachable(self, model: nn.Module, data: Splits) -> tuple[PrefixCost, float]:
         """What prefixes of `model` cost, and the budget; refuses one below the smallest."""
         cost = PrefixCost.of_model(model, channel_flow(copy.deepcopy(model), self.k), data)
-        budget = self.keep_multiplications * cost.dense
-        cost.check_reachable(budget)
-        return cost, budget
+        return cost, cost.budget(self.keep_multiplications)
 
 
 def cut(

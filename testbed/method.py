@@ -17,6 +17,12 @@ from testbed.training import Distillation, Report, Training, evaluate, ignore, t
 BEFORE = "val_accuracy_before_finetuning"
 
 
+def shared_by_rounds(epochs: int, rounds: int) -> list[int]:
+    """The epochs of each round; what does not divide goes to the last ones, which need it most."""
+    each, left = divmod(epochs, rounds)
+    return [each + (number >= rounds - left) for number in range(rounds)]
+
+
 @dataclass(frozen=True)
 class OwnTeacher:
     """A network that a method distils from by an option of its own."""

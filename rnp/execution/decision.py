@@ -65,7 +65,8 @@ def decisions(
         choose: makes actions of Q-values, which are given to it without gradients.
         step, state: where the run stands.
     """
-    features, states, values, actions = [], [], [], []
+    features, states, values = [], [], []
+    actions: list[Tensor] = []
     while (seen := run.observe()) is not None:
         q, state = decide(step + len(actions), seen, state)
         action = choose(q.detach())

@@ -100,10 +100,7 @@ def prepare_linear(linear: nn.Linear, dtype: torch.dtype, inputs: int | None = N
 
 def prepare_norm(norm: nn.BatchNorm2d, channels: int | None) -> Prepared:
     """A batch norm with running statistics, on a prefix of its channels."""
-    mean, variance, weight, bias = (
-        None if tensor is None else tensor.detach()[:channels]
-        for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
-    )
+    mean, variance, weight, bias = _statistics(norm, channels)
     return lambda images: F.batch_norm(images, mean, variance, weight, bias, eps=norm.eps)
 
 
@@ -113,13 +110,15 @@ def folded(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[T
     Args:
         norm: with running statistics, of as many channels or more.
     """
-    mean, variance, scale, shift = (
-        None if each is None else each.detach()[: len(weight)]
-        for each in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
-    )
-    assert mean is not None and variance is not None
+    mean, variance, scale, shift = _statistics(norm, len(weight))
     fused = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, scale, shift)
     return fused[0].detach(), fused[1].detach()
+
+
+def _statistics(norm: nn.BatchNorm2d, channels: int | None) -> list[Any]:
+    """Running mean and variance, weight and bias of the first channels; None where it has none."""
+    tensors = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    return [None if tensor is None else tensor.detach()[:channels] for tensor in tensors]
 
 
 def _multiplied_by_onednn(weight: Tensor) -> bool:

@@ -126,5 +126,4 @@ class QLearning(BaseModel):
             ValueError: if the budget is below the cost of the least prefixes.
         """
         if self.keep_multiplications is not None:
-            cost = PrefixCost.of_runtime(network, data)
-            cost.check_reachable(self.keep_multiplications * cost.dense)
+            PrefixCost.of_runtime(network, data).budget(self.keep_multiplications)

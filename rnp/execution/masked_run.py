@@ -21,6 +21,11 @@ IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 class Traced(fx.Interpreter):
     """Runs a traced network node by node, functional dropout in the mode that it has now."""
 
+    def run_node(self, n: fx.Node) -> Any:
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        # Without torch's notes on where a node came from, which take longer than a small layer.
+        return getattr(self, n.op)(n.target, args, kwargs)
+
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if "training" in kwargs:  # as it was when the network was traced
             kwargs = {**kwargs, "training": self.module.training}
@@ -113,7 +118,7 @@ class MaskedRun(Traced):
         read = self.flow.step_read_by.get(target)
         if read is not None:
             args = (self._masked(args[0], read), *args[1:])
-        result = super().call_module(target, args, kwargs)
+        result = self.submodules[target](*args, **kwargs)
         if target in self.flow.step_of:
             self._observed.append(args[0].float().mean(dim=(2, 3)))
         return result

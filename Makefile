@@ -28,6 +28,6 @@ setup: .venv/installed .venv/compiled
 	touch $@
 
 # Without a C++ compiler, this says so and torch's own operators are used.
-.venv/compiled: .venv/installed rnp/compiled/runtime.cpp
-	-$(BIN)/python -m rnp.compiled
+.venv/compiled: .venv/installed rnp/execution/compiled/runtime.cpp
+	-$(BIN)/python -m rnp.execution.compiled
 	touch $@

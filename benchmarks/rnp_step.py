@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python benc
 
 from benchmarks import training_speed
 from benchmarks.side_by_side import Goal, Result, Speed, Work, arguments, measure, show
-from rnp.runtime import RuntimeNetwork
+from rnp.runtime_network import RuntimeNetwork
 from testbed.backbones import build_backbone
 from testbed.machine import Precision, set_threads, tune_malloc
 from testbed.prediction import autocast

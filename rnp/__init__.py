@@ -1,7 +1,7 @@
 """Runtime Neural Pruning, its parts, and the control that it is held against."""
 
-from rnp.decision import DecisionNetwork
-from rnp.runtime import RuntimeNetwork
+from rnp.execution.decision import DecisionNetwork
+from rnp.runtime_network import RuntimeNetwork
 from rnp.runtime_neural_pruning import RNP
 from rnp.static_prefix import StaticPrefix
 

@@ -12,9 +12,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from rnp.channel_flow import channel_flow
-from rnp.channel_order import order_channels
-from rnp.runtime import RuntimeNetwork
+from rnp.runtime_network import RuntimeNetwork
+from rnp.structure.channel_flow import channel_flow
+from rnp.structure.channel_order import order_channels
 from testbed.data import Splits
 from testbed.method import OwnTeacher, Run
 

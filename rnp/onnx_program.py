@@ -1,4 +1,4 @@
-"""A network that decides per image as an ONNX program for single images, which really skips.
+"""ONNX program of a network that decides per image, for single images, which really skips.
 
 Each conv's weights are cut, while the program runs, to the prefixes that its decisions ask for, so
 that what an image does without is neither read nor multiplied. The decision network is part of the
@@ -15,17 +15,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
+from torch.nn.modules.utils import _pair
 
-from rnp.channel_flow import asks_batch_size, keeps_only_the_batch
-from rnp.prefix_layers import folded
-from rnp.runtime import RuntimeNetwork
+from rnp.execution.layers import folded
+from rnp.execution.segments import folded_graph
+from rnp.runtime_network import RuntimeNetwork
+from rnp.structure.channel_flow import asks_batch_size, flattens, module_of
 
 OPSET, IR_VERSION = 18, 10
-ELEMENTWISE_MODULES: dict[type[nn.Module], str] = {
-    nn.ReLU: "Relu", nn.Sigmoid: "Sigmoid", nn.Tanh: "Tanh", nn.Hardswish: "HardSwish",
-    nn.Identity: "Identity", nn.Dropout: "Identity", nn.Dropout2d: "Identity",
-}  # fmt: skip
 ELEMENTWISE: dict[Any, str] = {
+    nn.ReLU: "Relu", nn.Sigmoid: "Sigmoid", nn.Tanh: "Tanh", nn.Hardswish: "HardSwish",
     F.relu: "Relu", torch.relu: "Relu", "relu": "Relu", torch.sigmoid: "Sigmoid",
     "sigmoid": "Sigmoid", torch.tanh: "Tanh", "tanh": "Tanh", "contiguous": "Identity",
     operator.add: "Add", operator.iadd: "Add", torch.add: "Add",
@@ -57,6 +56,7 @@ class _Program:
         self._network = network
         self._flow = network.flow
         self._modules: Mapping[str, nn.Module] = dict(network.named_modules())
+        self._graph = folded_graph(self._flow, self._modules)
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self._values: dict[fx.Node, str] = {}
@@ -67,22 +67,15 @@ class _Program:
     def written(
         self, shape: Sequence[int], mean: Sequence[float], std: Sequence[float]
     ) -> onnx.ModelProto:
-        first, *nodes = self._flow.nodes
+        images, *nodes, output = self._graph.nodes
         channels = (-1, 1, 1)
         centred = self._add("Sub", "images", self._floats(np.reshape(mean, channels)))
-        self._values[first] = self._add("Div", centred, self._floats(np.reshape(std, channels)))
-        folded_norms: set[fx.Node] = set()
+        self._values[images] = self._add("Div", centred, self._floats(np.reshape(std, channels)))
         for node in nodes:
-            if node in folded_norms:
-                self._values[node] = self._values[node.all_input_nodes[0]]
-            elif node.op == "output":
-                self._add("Identity", self._values[node.all_input_nodes[0]], gives="logits")
-            elif isinstance(module := self._module(node), nn.Conv2d):
-                norm = self._norm_after(node)
-                folded_norms |= {norm} if norm else set()
-                self._values[node] = self._conv(node, module, norm)
-            else:
-                self._values[node] = self._other(node, module)
+            module = module_of(node, self._modules)
+            write = self._conv if isinstance(module, nn.Conv2d) else self._other
+            self._values[node] = write(node, module)
+        self._add("Identity", self._values[output.all_input_nodes[0]], gives="logits")
         self._add("Concat", *self._actions, gives="actions", axis=0)
         image = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, *shape])
         classes = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, None])
@@ -95,22 +88,22 @@ class _Program:
         onnx.checker.check_model(model, full_check=True)
         return model
 
-    def _conv(self, node: fx.Node, conv: nn.Conv2d, norm: fx.Node | None) -> str:
+    def _conv(self, node: fx.Node, conv: Any) -> str:
         name = str(node.target)
         images = self._values[node.all_input_nodes[0]]
         read, step = self._flow.step_read_by.get(name), self._flow.step_of.get(name)
         if step is not None:
             self._decide(step, images, read)
-        weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
-        if norm is not None:
-            batch_norm: Any = self._modules[str(norm.target)]
-            weight, bias = folded(weight, bias, batch_norm)
+        weight, bias = conv.weight, conv.bias
+        if "norm" in node.meta:
+            norm: Any = self._modules[node.meta["norm"]]
+            weight, bias = folded(weight, bias, norm)
         if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             raise _unknown(f"{name}, a conv whose padding is not of plain zeros")
         inputs = [images, self._cut(weight, step, read)]
         if bias is not None:
             inputs.append(self._cut(bias, step))
-        return self._add(
+        computed = self._add(
             "Conv",
             *inputs,
             strides=list(conv.stride),
@@ -118,6 +111,7 @@ class _Program:
             dilations=list(conv.dilation),
             group=conv.groups,
         )
+        return self._add("Relu", computed) if "relu" in node.meta else computed
 
     def _decide(self, step: int, images: str, read: int | None) -> None:
         """The decision network's step, and how many channels it lets its conv compute."""
@@ -143,22 +137,27 @@ class _Program:
         self._counts.append(self._add("Gather", prefixes, action))
 
     def _gru(self, encoded: str, cell: nn.GRUCell) -> str:
-        """torch's GRUCell: reset, update and new gate, in this order."""
-        before = self._state or self._floats(np.zeros((1, cell.hidden_size)))
-        thirds = self._ints([cell.hidden_size] * 3)
-        given = self._split(self._linear(encoded, cell.weight_ih, cell.bias_ih), thirds)
-        held = self._split(self._linear(before, cell.weight_hh, cell.bias_hh), thirds)
-        reset, update = (
-            self._add("Sigmoid", self._add("Add", given[gate], held[gate])) for gate in (0, 1)
-        )
-        new = self._add("Tanh", self._add("Add", given[2], self._add("Mul", reset, held[2])))
-        kept = self._add("Mul", update, self._add("Sub", before, new))
-        return self._add("Add", new, kept)
+        """torch's GRUCell as ONNX's GRU, which has its update gate before its reset gate."""
 
-    def _split(self, value: str, sizes: str) -> list[str]:
-        names = [f"v{len(self._nodes)}_{part}" for part in range(3)]
-        self._nodes.append(helper.make_node("Split", [value, sizes], names, axis=1))
-        return names
+        def gates(*ours: Tensor) -> str:
+            parts = [each.chunk(3) for each in ours]
+            in_order = [gate for reset, update, new in parts for gate in (update, reset, new)]
+            return self._floats(torch.cat(in_order)[None])
+
+        first = self._ints([0])
+        before = self._state or self._floats(np.zeros((1, cell.hidden_size)))
+        state = self._add(
+            "GRU",
+            self._add("Unsqueeze", encoded, first),
+            gates(cell.weight_ih),
+            gates(cell.weight_hh),
+            gates(cell.bias_ih, cell.bias_hh),
+            "",  # as long a sequence as there is
+            self._add("Unsqueeze", before, first),
+            hidden_size=cell.hidden_size,
+            linear_before_reset=1,
+        )
+        return self._add("Squeeze", state, self._ints([0, 1]))
 
     def _other(self, node: fx.Node, module: nn.Module | None) -> str:
         values = [self._values[used] for used in node.all_input_nodes]
@@ -166,47 +165,44 @@ class _Program:
         if isinstance(asked, fx.Node) and asks_batch_size(asked):
             return ""  # it is 1, and nothing but a reshape that keeps it asks
         if isinstance(module, nn.Linear):
-            read = self._flow.step_read_by.get(str(node.target))
-            return self._reading_linear(str(node.target), values[0], module, read)
+            inputs = self._inputs_of(str(node.target))
+            return self._linear(values[0], module.weight, module.bias, inputs)
         if isinstance(module, nn.BatchNorm2d):
             return self._norm(str(node.target), values[0], module)
         if isinstance(module, nn.MaxPool2d):
-            return self._add("MaxPool", values[0], **_window(module, dilation=True))
+            return self._add(
+                "MaxPool", values[0], **_window(module), dilations=_pair(module.dilation)
+            )
         if isinstance(module, nn.AvgPool2d) and module.divisor_override is None:
             counted = int(module.count_include_pad)
             return self._add("AveragePool", values[0], **_window(module), count_include_pad=counted)
         if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
             return self._add("GlobalAveragePool", values[0])
-        flattens = isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1)
-        if flattens or (node.target in (torch.flatten, "flatten") and _given(node, 1) == (1, -1)):
-            return self._add("Flatten", values[0], axis=1)
-        if node.target in (torch.reshape, "view", "reshape") and keeps_only_the_batch(node):
+        if flattens(node, module):
             return self._add("Flatten", values[0], axis=1)
         if node.target in (torch.mean, "mean"):
             axes: Any = node.kwargs["dim"] if "dim" in node.kwargs else node.args[1]
             kept = int(bool(node.kwargs.get("keepdim", False) or len(node.args) > 2))
             return self._add("ReduceMean", values[0], self._ints(axes), keepdims=kept)
-        kind = ELEMENTWISE_MODULES.get(type(module)) if module else ELEMENTWISE.get(node.target)
+        kind = ELEMENTWISE.get(type(module) if module else node.target)
         if kind is None or (kind == "Add" and len(values) != 2):
             what = f"{node.target} ({type(module).__name__})" if module else str(node.target)
             raise _unknown(what)
         return self._add(kind, *values)
 
-    def _reading_linear(self, name: str, value: str, linear: nn.Linear, read: int | None) -> str:
-        weight = self._floats(linear.weight)
-        if read is not None:
-            each = self._flow.convs[read].readers[name]  # inputs that come from one channel
-            inputs = self._add("Mul", self._counts[read], self._ints([each]))
-            weight = self._add("Slice", weight, self._ints([0]), inputs, self._ints([1]))
-        bias = [] if linear.bias is None else [self._floats(linear.bias)]
-        return self._add("Gemm", value, weight, *bias, transB=1)
+    def _inputs_of(self, name: str) -> str | None:
+        """How many inputs of a linear layer were computed, if that depends on a decision."""
+        read = self._flow.step_read_by.get(name)
+        if read is None:
+            return None
+        each = self._flow.convs[read].readers[name]  # inputs that come from one channel
+        return self._add("Mul", self._counts[read], self._ints([each]))
 
     def _norm(self, name: str, value: str, norm: nn.BatchNorm2d) -> str:
         """A batch norm that could not be folded into a conv."""
-        step = next((s for s, conv in enumerate(self._flow.convs) if name in conv.norms), None)
+        step = self._flow.step_of_outputs.get(name)
         one = torch.ones(norm.num_features)
         scale, shift = folded(one.reshape(-1, 1, 1, 1), None, norm)
-        assert shift is not None
         sides = [part.reshape(-1, 1, 1) for part in (scale, shift)]
         scaled = self._add("Mul", value, self._cut(sides[0], step))
         return self._add("Add", scaled, self._cut(sides[1], step))
@@ -222,18 +218,15 @@ class _Program:
         ends = counts[0] if len(counts) == 1 else self._add("Concat", *counts, axis=0)
         return self._add("Slice", whole, self._ints([0] * len(axes)), ends, self._ints(axes))
 
-    def _linear(self, value: str, weight: Tensor, bias: Tensor) -> str:
-        return self._add("Gemm", value, self._floats(weight), self._floats(bias), transB=1)
-
-    def _norm_after(self, node: fx.Node) -> fx.Node | None:
-        """The batch norm that alone reads a conv."""
-        after = next(iter(node.users)) if len(node.users) == 1 else None
-        module = None if after is None else self._module(after)
-        known = isinstance(module, nn.BatchNorm2d) and module.running_mean is not None
-        return after if known else None
-
-    def _module(self, node: fx.Node) -> nn.Module | None:
-        return self._modules[str(node.target)] if node.op == "call_module" else None
+    def _linear(
+        self, value: str, weight: Tensor, bias: Tensor | None, inputs: str | None = None
+    ) -> str:
+        """A linear layer, of its first inputs alone where their number is given."""
+        read = self._floats(weight)
+        if inputs is not None:
+            read = self._add("Slice", read, self._ints([0]), inputs, self._ints([1]))
+        biases = [] if bias is None else [self._floats(bias)]
+        return self._add("Gemm", value, read, *biases, transB=1)
 
     def _add(self, operation: str, *takes: str, gives: str = "", **attributes: Any) -> str:
         name = gives or f"v{len(self._nodes)}"
@@ -254,26 +247,14 @@ class _Program:
         return name
 
 
-def _window(pool: nn.MaxPool2d | nn.AvgPool2d, dilation: bool = False) -> dict[str, Any]:
-    def both(value: Any) -> list[int]:
-        return [value, value] if isinstance(value, int) else list(value)
-
-    found: dict[str, Any] = {
-        "kernel_shape": both(pool.kernel_size),
-        "strides": both(pool.stride),
-        "pads": both(pool.padding) * 2,
+def _window(pool: Any) -> dict[str, Any]:
+    """What ONNX's poolings have in common."""
+    return {
+        "kernel_shape": _pair(pool.kernel_size),
+        "strides": _pair(pool.stride),
+        "pads": _pair(pool.padding) * 2,
         "ceil_mode": int(pool.ceil_mode),
     }
-    if dilation and isinstance(pool, nn.MaxPool2d):
-        found["dilations"] = both(pool.dilation)
-    return found
-
-
-def _given(node: fx.Node, first: int) -> tuple[Any, Any]:
-    """start_dim and end_dim of a flatten."""
-    places: dict[str, Any] = dict(zip(("start_dim", "end_dim"), node.args[first:], strict=False))
-    places |= node.kwargs
-    return places.get("start_dim", 0), places.get("end_dim", -1)
 
 
 def _unknown(what: str) -> ValueError:

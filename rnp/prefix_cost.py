@@ -1,15 +1,15 @@
-"""What a network costs with any prefixes of its channels, in closed form."""
+"""Cost of a network with any prefixes of its channels, in closed form."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from rnp.channel_flow import ChannelFlow
-from rnp.runtime import RuntimeNetwork
+from rnp.runtime_network import RuntimeNetwork
+from rnp.structure.channel_flow import ChannelFlow
 from testbed.cost import multiplications_by_layer
 from testbed.data import Splits
 from testbed.operations import counting_multiplications
@@ -45,22 +45,13 @@ class PrefixCost:
     def of_runtime(cls, network: RuntimeNetwork, data: Splits) -> Self:
         """Of a network with its decisions."""
         black = _black(network, data)
-        everything = torch.full((1, len(network.flow.convs)), network.flow.groups - 1)
-        with evaluating(network), torch.no_grad(), counting_multiplications(network) as layers:
-            network.masked(black, everything.to(black.device))
         whole = multiplications_by_layer(network, black)
         deciding = sum(n for name, n in whole.items() if name.split(".")[0] == "decision")
-        return cls(network.flow, layers, deciding)
+        return cls(network.flow, backbone_multiplications(network, data), deciding)
 
     def __call__(self, actions: Actions) -> int:
         """Multiplications of an image for which these actions are taken."""
-        kept: dict[str, Fraction] = {}
-        for conv, action in zip(self.flow.convs, actions, strict=True):
-            share = Fraction(conv.prefixes[action], conv.channels)
-            for layer in (conv.name, *conv.readers):
-                kept[layer] = kept.get(layer, Fraction(1)) * share
-        computed = sum(n * kept.get(name, 1) for name, n in self._layers.items())
-        return int(computed) + self._deciding
+        return round(self.of_images(torch.tensor([actions])).item())
 
     def of_images(self, actions: Tensor) -> Tensor:
         """Multiplications of each image, (n,) float64, that takes its own actions, (n, T)."""
@@ -84,18 +75,32 @@ class PrefixCost:
         ]
         return torch.tensor(added, dtype=torch.float32) / (sum(added) / len(added))
 
-    def check_reachable(self, budget: float) -> None:
-        """Raises ValueError if even the smallest prefixes cost more than `budget`."""
+    def budget(self, keep_multiplications: float) -> float:
+        """Multiplications that such a share of the dense ones comes to.
+
+        Raises:
+            ValueError: if even the smallest prefixes cost more.
+        """
         smallest = self((0,) * len(self.flow.convs))
-        if smallest > budget:
+        if smallest > keep_multiplications * self.dense:
             share = math.ceil(1e4 * smallest / self.dense) / 1e4
             raise ValueError(
-                f"keep_multiplications {budget / self.dense:g} cannot be reached: with the "
+                f"keep_multiplications {keep_multiplications:g} cannot be reached: with the "
                 f"smallest prefixes of all {len(self.flow.convs)} prunable convs {share:g} of the "
                 "multiplications are left, as the other layers stay"
                 + (f" and deciding takes {self._deciding / self.dense:.2g}" * (self._deciding > 0))
                 + ". Ask for that or more, or for more groups (k)."
             )
+        return keep_multiplications * self.dense
+
+
+def backbone_multiplications(network: RuntimeNetwork, data: Splits) -> Counter[str]:
+    """Of an image, with all channels and without decisions, by layer."""
+    black = _black(network, data)
+    everything = torch.full((1, len(network.flow.convs)), network.flow.groups - 1)
+    with evaluating(network), torch.no_grad(), counting_multiplications(network) as by_layer:
+        network.masked(black, everything.to(black.device))
+    return by_layer
 
 
 def _black(network: nn.Module, data: Splits) -> Tensor:

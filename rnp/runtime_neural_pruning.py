@@ -22,14 +22,14 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from rnp.adaptation import Adaptation, adapted
-from rnp.decision import DecisionNetwork
-from rnp.prefix_run import PrefixRun
-from rnp.qlearning import Learned, QLearning, learn_decisions, meet_budget
-from rnp.runtime import RuntimeNetwork
+from rnp.execution.decision import DecisionNetwork
+from rnp.learning.options import QLearning
+from rnp.learning.qlearning import Learned, learn_decisions, meet_budget
+from rnp.runtime_network import RuntimeNetwork
 from testbed.checkpoint import Checkpoint
 from testbed.cost import count_multiplications
 from testbed.data import Splits, normalise
-from testbed.method import Run
+from testbed.method import Run, shared_by_rounds
 from testbed.prediction import evaluate, evaluating
 
 IMAGES_COUNTED = 256  # validation images whose multiplications are counted after each round
@@ -72,7 +72,7 @@ class RNP(Adaptation, QLearning):
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A `RuntimeNetwork` made of `model` (see `PruningMethod`).
 
-        Goes on after the last complete round, if the run's folder holds a checkpoint.
+        Resumes after the last complete round, if the run's folder holds a checkpoint.
         """
         network = self.skeleton(model).to(run.device)
         self.check(network, data)
@@ -85,13 +85,11 @@ class RNP(Adaptation, QLearning):
             completed = 0
             checkpoint.save(completed, network)
         for number in range(completed + 1, self.rounds + 1):
-            learned = self._teach(network, data, run, number)  # the backbone is fixed
+            learned = learn_decisions(network, data, self, run, number)  # the backbone is fixed
             # The decision network is fixed.
             run.fine_tune(network, data, epochs[number - 1], self.teacher(model))
             if number == self.rounds and self.keep_multiplications is not None:
-                learned = meet_budget(
-                    network, data, self, learned, seed=1000 * run.seed, device=run.device
-                )
+                learned = meet_budget(network, data, self, learned, run)
             self._report(network, data, run, number, learned)
             checkpoint.save(number, network)
         network.eval()
@@ -123,7 +121,7 @@ class RNP(Adaptation, QLearning):
             )
         self._before_learning(network.decision)
         network.to(run.device)
-        learned = self._teach(network, data, run, self.rounds + 1)
+        learned = learn_decisions(network, data, self, run, self.rounds + 1)
         self._report(network, data, run, self.rounds + 1, learned)
         return network
 
@@ -135,17 +133,6 @@ class RNP(Adaptation, QLearning):
         if self.keep_multiplications is not None:
             decision.favour_all()  # from where the penalty begins
 
-    def _teach(self, network: RuntimeNetwork, data: Splits, run: Run, number: int) -> Learned:
-        return learn_decisions(
-            network,
-            data,
-            self,
-            seed=1000 * run.seed + number,
-            device=run.device,
-            report=run.report,
-            precision=run.fine_tuning.precision,
-        )
-
     def _report(
         self, network: RuntimeNetwork, data: Splits, run: Run, number: int, learned: Learned
     ) -> None:
@@ -153,13 +140,17 @@ class RNP(Adaptation, QLearning):
             data.validation.pixels[:IMAGES_COUNTED].to(run.device), data.mean, data.std
         )
         means = decide(network, images).double().mean(dim=0).tolist()
-        precision = run.fine_tuning.precision
+        accuracy = evaluate(
+            network,
+            data.validation,
+            data,
+            device=run.device,
+            precision=run.fine_tuning.precision,
+        )
         run.report(
             {
                 "round": number,
-                "round_val_accuracy": evaluate(
-                    network, data.validation, data, device=run.device, precision=precision
-                ),
+                "round_val_accuracy": accuracy,
                 "round_multiplications": count_multiplications(network, images).multiplications,
                 "alpha": learned.alpha,
                 "p": learned.p,
@@ -177,11 +168,7 @@ class RNP(Adaptation, QLearning):
 def decide(network: RuntimeNetwork, images: Tensor) -> Tensor:
     """The actions that the network takes on normalised images: (n, decisions) int64, from 0."""
     with evaluating(network):
-        run, state = PrefixRun(network, network.flow, images), None
-        while (features := run.observe()) is not None:
-            values, state = network.decision(len(run.actions), features, state)
-            run.act(values.argmax(dim=1))
-    return torch.stack(run.actions, dim=1)
+        return torch.stack(network.masked_run(images).actions, dim=1)
 
 
 def _epochs_per_round(rounds: int, epochs: int, adaptation: float) -> list[int]:
@@ -196,5 +183,4 @@ def _epochs_per_round(rounds: int, epochs: int, adaptation: float) -> list[int]:
             f"{rounds} rounds need an epoch each, but of fine_tuning.epochs {epochs} the "
             f"adaptation leaves {left}. Ask for fewer rounds, less adaptation or more epochs."
         )
-    each, more = divmod(left, rounds)
-    return [each + (number >= rounds - more) for number in range(rounds)]
+    return shared_by_rounds(left, rounds)

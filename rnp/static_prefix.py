@@ -29,10 +29,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rnp.adaptation import Adaptation, adapted
-from rnp.channel_flow import ChannelFlow, PrunedConv, channel_flow
+from rnp.execution.masked_run import MaskedRun
 from rnp.prefix_cost import Actions, PrefixCost
-from rnp.prefix_run import PrefixRun
-from rnp.runtime import RuntimeNetwork
+from rnp.runtime_network import RuntimeNetwork
+from rnp.structure.channel_flow import ChannelFlow, PrunedConv, channel_flow
+from rnp.structure.channel_order import with_channels
 from testbed.checkpoint import Checkpoint
 from testbed.data import Splits, normalise
 from testbed.method import Run
@@ -58,7 +59,7 @@ class StaticPrefix(Adaptation):
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned (see `PruningMethod`).
 
-        Goes on after the adaptation, if the run's folder holds a checkpoint.
+        Resumes after the adaptation, if the run's folder holds a checkpoint.
 
         Raises:
             ValueError: if no conv can be pruned, or the budget is below the smallest prefixes.
@@ -85,9 +86,7 @@ class StaticPrefix(Adaptation):
     def _reachable(self, model: nn.Module, data: Splits) -> tuple[PrefixCost, float]:
         """What prefixes of `model` cost, and the budget; refuses one below the smallest."""
         cost = PrefixCost.of_model(model, channel_flow(copy.deepcopy(model), self.k), data)
-        budget = self.keep_multiplications * cost.dense
-        cost.check_reachable(budget)
-        return cost, budget
+        return cost, cost.budget(self.keep_multiplications)
 
 
 def cut(
@@ -103,13 +102,7 @@ def cut(
     """
     kept = dict(tensors)
     for conv, action in zip(flow.convs, actions, strict=True):
-        prefix = conv.prefixes[action]
-        for layer in (conv.name, *conv.norms):
-            for own, tensor in model.get_submodule(layer).state_dict(prefix=f"{layer}.").items():
-                if tensor.ndim > 0:  # batch norm counts its batches in a scalar
-                    kept[own] = kept[own][:prefix]
-        for reader, per_channel in conv.readers.items():
-            kept[f"{reader}.weight"] = kept[f"{reader}.weight"][:, : prefix * per_channel]
+        kept = with_channels(kept, conv, torch.arange(conv.prefixes[action]))
     return resized(model, kept)
 
 
@@ -146,30 +139,18 @@ def _losses(
         One dimension for each prunable conv, as long as its choices.
     """
     total = torch.zeros([len(actions) for actions in choices], dtype=torch.float64)
-    with evaluating(network):
+    with evaluating(network), autocast(run.fine_tuning.precision, run.device):
         for first in range(0, n_images, BATCH_SIZE):
             places = slice(first, min(first + BATCH_SIZE, n_images))
             pixels = data.validation.pixels[places].to(run.device)
             labels = data.validation.labels[places].to(run.device)
-            with autocast(run.fine_tuning.precision, run.device):
-                images = normalise(pixels, data.mean, data.std)
-                total += _summed(PrefixRun(network, network.flow, images), labels, choices).cpu()
+            whole = MaskedRun(network, network.flow, normalise(pixels, data.mean, data.std))
+            losses = [
+                F.cross_entropy(end.logits.float(), labels, reduction="sum").double()
+                for end in whole.ends(choices)
+            ]
+            total += torch.stack(losses).cpu().view(total.shape)
     return total / n_images
-
-
-def _summed(run: PrefixRun, labels: Tensor, choices: Sequence[Sequence[int]]) -> Tensor:
-    """The batch's cross-entropy for every combination of the choices still to be made.
-
-    What combinations have in common is computed once.
-    """
-    if run.observe() is None:
-        return F.cross_entropy(run.logits.float(), labels, reduction="sum").double()
-    losses = []
-    for action in choices[0]:
-        fork = run.fork()
-        fork.act(torch.full_like(labels, action))
-        losses.append(_summed(fork, labels, choices[1:]))
-    return torch.stack(losses)
 
 
 def best_of_all(losses: Tensor, cost: PrefixCost, budget: float) -> Actions:

@@ -1,4 +1,4 @@
-"""A method's place to go on from, after its process was stopped: one file in the run's folder.
+"""Checkpoint of a method, to resume from after its process was stopped: a file in the run folder.
 
 The file is of one method, its options, seed, budget, data and dense network; another's is not
 looked at. What goes on from it ends bit for bit where it would have ended without the stop.
@@ -59,7 +59,7 @@ class Checkpoint:
         if "reported" not in texts or tensors.keys() != network.state_dict().keys():
             return -1  # an older version's
         load_resized(network, tensors)
-        self._run.go_on_after(int(texts["epochs"]), json.loads(texts["reported"]))
+        self._run.resume_after(int(texts["epochs"]), json.loads(texts["reported"]))
         return int(texts["step"])
 
 

@@ -1,4 +1,4 @@
-"""What a network costs, found out from the network alone: multiplications, weights, latency.
+"""Cost of a network, found out from the network alone: multiplications, weights, latency.
 
 Multiplications are counted from the operations that run on each image, so a channel masked with
 zeros earns nothing, and the work of deciding what to skip is included. Non-zero multiplications are

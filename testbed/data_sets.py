@@ -1,4 +1,4 @@
-"""Where images come from: the known data sets, .npz files, folders and functions.
+"""Data sets, where images come from: the known ones, .npz files, folders and functions.
 
 What is read here holds training and test images. Only `testbed.data` may use it: that module hands
 methods the training images and the final evaluation the test images.

@@ -1,4 +1,4 @@
-"""Images in files: a folder with one sub-folder per class."""
+"""Image folder: images in files, one sub-folder per class."""
 
 from pathlib import Path
 

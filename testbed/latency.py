@@ -1,4 +1,4 @@
-"""How long networks take, measured side by side so that a busy machine slows all of them alike."""
+"""Latency of networks, measured side by side so that a busy machine slows all of them alike."""
 
 import time
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Everything that is measured of the network a method gives back, in one call."""
+"""Measurement of the network that a method gives back: everything, in one call."""
 
 from dataclasses import dataclass
 

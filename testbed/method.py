@@ -17,6 +17,12 @@ from testbed.training import Distillation, Report, Training, evaluate, ignore, t
 BEFORE = "val_accuracy_before_finetuning"
 
 
+def shared_by_rounds(epochs: int, rounds: int) -> list[int]:
+    """The epochs of each round; what does not divide goes to the last ones, which need it most."""
+    each, left = divmod(epochs, rounds)
+    return [each + (number >= rounds - left) for number in range(rounds)]
+
+
 @dataclass(frozen=True)
 class OwnTeacher:
     """A network that a method distils from by an option of its own."""
@@ -75,7 +81,7 @@ class Run:
         """Of what the first `fine_tune` was given; None before that."""
         return next((values[BEFORE] for values in self.reported if BEFORE in values), None)
 
-    def go_on_after(self, epochs_spent: int, reported: Sequence[Mapping[str, float]]) -> None:
+    def resume_after(self, epochs_spent: int, reported: Sequence[Mapping[str, float]]) -> None:
         """Takes as done what was done before the process was stopped, and reports it once more.
 
         Args:

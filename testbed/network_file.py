@@ -1,4 +1,4 @@
-"""A network on disk: its weights alone, and how to make a network of them again.
+"""Network file: a network's weights alone, and how to make a network of them again.
 
 The file holds a network that channels were removed from as well as one that is whole: the dense
 network's code, with layers of the sizes in the file, is the network that was saved.

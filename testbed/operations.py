@@ -1,4 +1,4 @@
-"""Counts the multiplications of the operations that a network really runs, strictly.
+"""Counter of the multiplications of the operations that a network really runs, strictly.
 
 The formulas are those of PyTorch's `FlopCounterMode`, which gives two floating-point operations for
 each multiplication: halved here. Unlike it, an operation without a formula is an error and not a

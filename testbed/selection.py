@@ -1,4 +1,4 @@
-"""Which images of a data set are used, and for what.
+"""Selection of the images of a data set that are used, and for what.
 
 - the test images are the data set's own, or a fifth that is always the same one;
 - `train_images` draws a smaller training set, the same one for every seed, so that the trials of a

@@ -1,4 +1,4 @@
-"""Drawing a part of a set so that every class keeps its share."""
+"""Stratified drawing: a part of a set in which every class keeps its share."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""Where a training goes on from, after its process was stopped: one file, as of an epoch's end.
+"""Checkpoint of a training, to resume from after its process was stopped: one file, as of an epoch.
 
 A training that goes on ends bit for bit where it would have ended without the stop.
 """

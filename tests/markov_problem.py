@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnp.decision import DecisionNetwork
-from rnp.qlearning import QLearning
+from rnp.execution.decision import DecisionNetwork
+from rnp.learning.options import QLearning
 
 CPU = torch.device("cpu")
 Given = Callable[[Tensor, Tensor], Tensor]

@@ -1,4 +1,4 @@
-"""Which layers of a network can lose output channels, and what goes with a channel.
+"""Channel graph: which layers can lose output channels, and what goes with a channel.
 
 torch-pruning's dependency graph (Fang et al. 2023, "DepGraph", CVPR) follows one forward pass and
 says what belongs to a channel: its entries in the batch norm, and the inputs of the layers that

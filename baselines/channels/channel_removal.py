@@ -1,4 +1,4 @@
-"""Takes output channels out of convs and linear layers, with all that belongs to them.
+"""Removal of output channels from convs and linear layers, with all that belongs to them.
 
 torch-pruning takes an operation that it does not know for an elementwise one, so every removal is
 checked: the smaller network must give what the whole one gives while the layers that read the

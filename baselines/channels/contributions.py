@@ -1,4 +1,4 @@
-"""What each channel of a layer adds to the outputs of the layers that read it, at sampled outputs.
+"""Contributions of a layer's channels to sampled outputs of the layers that read them.
 
 An output of a conv or linear layer is a sum over its input channels and a bias. A channel's
 contribution is its part of that sum; without the channel, the output is less by just that.

@@ -1,9 +1,10 @@
-"""How much a channel method keeps: a share of every layer's channels, or of the multiplications."""
+"""Keep ratio: a share of every layer's channels, or the one that leaves a share of the cost."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from baselines.channels.channel_graph import (
@@ -11,8 +12,9 @@ from baselines.channels.channel_graph import (
     prunable_layers,
     why_layers_keep_their_channels,
 )
-from baselines.channels.channel_removal import n_removed, remove_channels
+from baselines.channels.channel_removal import example_images, n_removed, remove_channels
 from testbed.cost import multiplications_by_layer
+from testbed.data import Splits
 
 KeepRatio = Annotated[
     float, Field(gt=0, le=1, description="Share of its channels that every prunable layer keeps.")
@@ -24,18 +26,34 @@ DEFAULT_KEEP_RATIO = 0.5
 LARGEST_MISS = 0.1  # relative; how far a reachable share may lie from the one asked for
 
 
-def one_of_both(options: Any) -> Any:
-    """Checks raw options for one of keep_ratio and keep_multiplications; fills in the default.
+class KeepAmount(BaseModel):
+    """Options of channel methods: how much to keep, by one of both amounts."""
 
-    Raises:
-        ValueError: if both are given.
-    """
-    if not isinstance(options, Mapping):
-        return options
-    given = [o for o in ("keep_ratio", "keep_multiplications") if options.get(o) is not None]
-    if len(given) == 2:
-        raise ValueError("give keep_ratio or keep_multiplications, not both")
-    return options if given else {**options, "keep_ratio": DEFAULT_KEEP_RATIO}
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    keep_ratio: KeepRatio | None = None
+    keep_multiplications: KeepMultiplications | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_of_both(cls, options: Any) -> Any:
+        """Refuses both amounts; fills in the default."""
+        if not isinstance(options, Mapping):
+            return options
+        given = [o for o in ("keep_ratio", "keep_multiplications") if options.get(o) is not None]
+        if len(given) == 2:
+            raise ValueError("give keep_ratio or keep_multiplications, not both")
+        return options if given else {**options, "keep_ratio": DEFAULT_KEEP_RATIO}
+
+    def check_network(self, dense: nn.Module, data: Splits) -> None:
+        """See `ChecksNetwork`."""
+        self.channels_to_remove(dense, example_images(data, torch.device("cpu")))
+
+    def channels_to_remove(
+        self, network: nn.Module, example: Tensor
+    ) -> tuple[float, dict[str, int]]:
+        """The keep ratio, and how many channels each prunable conv loses (see the function)."""
+        return channels_to_remove(network, example, self.keep_ratio, self.keep_multiplications)
 
 
 def channels_to_remove(

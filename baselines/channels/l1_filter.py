@@ -17,49 +17,30 @@ import copy
 from collections.abc import Mapping
 
 import torch
-from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
 from baselines.channels.channel_removal import example_images, n_removed, remove_channels
-from baselines.channels.keep_ratio import (
-    KeepMultiplications,
-    KeepRatio,
-    channels_to_remove,
-    one_of_both,
-)
+from baselines.channels.keep_ratio import KeepAmount
 from baselines.channels.rounds import Rounds, epochs_per_round
 from testbed.checkpoint import Checkpoint
 from testbed.data import Splits
 from testbed.method import Run
 
 
-class L1Filter(BaseModel):
+class L1Filter(KeepAmount):
     """One of both amounts, a keep ratio of 0.5 where neither is given; reached after all rounds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    keep_ratio: KeepRatio | None = None
-    keep_multiplications: KeepMultiplications | None = None
     rounds: Rounds = 1
-
-    _one_of_both = model_validator(mode="before")(one_of_both)
-
-    def check_network(self, dense: nn.Module, data: Splits) -> None:
-        """See `ChecksNetwork`."""
-        example = example_images(data, torch.device("cpu"))
-        channels_to_remove(dense, example, self.keep_ratio, self.keep_multiplications)
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned in each round (see `PruningMethod`).
 
-        Goes on after the last complete round, if the run's folder holds a checkpoint.
+        Resumes after the last complete round, if the run's folder holds a checkpoint.
         """
         epochs = epochs_per_round(self.rounds, run.fine_tuning.epochs)
         network = copy.deepcopy(model).to(run.device)
         example = example_images(data, run.device)
-        keep_ratio, counts = channels_to_remove(
-            network, example, self.keep_ratio, self.keep_multiplications
-        )
+        keep_ratio, counts = self.channels_to_remove(network, example)
         channels = {name: len(network.get_parameter(f"{name}.weight")) for name in counts}
         checkpoint = Checkpoint(self, model, data, run)
         completed = max(0, checkpoint.load(network))

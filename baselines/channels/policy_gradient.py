@@ -97,7 +97,7 @@ class PolicyGradient(BaseModel):
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned after each layer (see `PruningMethod`).
 
-        Goes on after the last complete layer, if the run's folder holds a checkpoint.
+        Resumes after the last complete layer, if the run's folder holds a checkpoint.
 
         Raises:
             ValueError: before any work, if no conv can be pruned, the layer is not one of them, the

@@ -12,40 +12,22 @@ import copy
 import hashlib
 
 import torch
-from pydantic import BaseModel, ConfigDict, model_validator
 from torch import nn
 
 from baselines.channels.channel_removal import example_images, remove_channels
-from baselines.channels.keep_ratio import (
-    KeepMultiplications,
-    KeepRatio,
-    channels_to_remove,
-    one_of_both,
-)
+from baselines.channels.keep_ratio import KeepAmount
 from testbed.data import Splits
 from testbed.method import Run
 
 
-class RandomChannels(BaseModel):
+class RandomChannels(KeepAmount):
     """One of both options; a keep ratio of 0.5 where neither is given."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    keep_ratio: KeepRatio | None = None
-    keep_multiplications: KeepMultiplications | None = None
-
-    _one_of_both = model_validator(mode="before")(one_of_both)
-
-    def check_network(self, dense: nn.Module, data: Splits) -> None:
-        """See `ChecksNetwork`."""
-        example = example_images(data, torch.device("cpu"))
-        channels_to_remove(dense, example, self.keep_ratio, self.keep_multiplications)
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned; the seed draws what goes (see `PruningMethod`)."""
         network = copy.deepcopy(model).to(run.device)
         example = example_images(data, run.device)
-        _, counts = channels_to_remove(network, example, self.keep_ratio, self.keep_multiplications)
+        _, counts = self.channels_to_remove(network, example)
         channels = {name: len(network.get_parameter(f"{name}.weight")) for name in counts}
         generator = torch.Generator().manual_seed(self._seed(run.seed))
         removed = {

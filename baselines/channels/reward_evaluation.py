@@ -1,4 +1,4 @@
-"""How accurate a network is with some of one conv's channels removed, for many choices of them.
+"""Accuracy of a network with some of one conv's channels removed, for many choices of them.
 
 Nothing below the layers that read the conv depends on the choice, so it is computed once and kept;
 each choice then costs the layers above, and of the readers only what reads the channels that stay.
@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
-from baselines.channels.channel_graph import traced
+from baselines.channels.channel_graph import inputs_by_channel
 from baselines.channels.channel_removal import zeroed_inputs
 from testbed.data import Images, Splits, normalise
 from testbed.machine import Precision
@@ -94,7 +94,9 @@ class WholeNetwork:
             normalise(pixels.to(device), data.mean, data.std, memory_format=layout)
             for pixels in images.pixels.split(BATCH_SIZE)
         ]
-        self.readers = _inputs_by_channel(network, layer, self.batches[0][:2])
+        readers = inputs_by_channel(network, self.batches[0][:2], layer)
+        self.readers = {reader: torch.tensor(inputs) for reader, inputs in readers.items()}
+        """Each layer that reads the conv -> (channels, inputs of each channel) int64."""
 
     def __call__(self, masks: Tensor) -> list[float]:
         accuracies = []
@@ -265,24 +267,6 @@ def evaluation(device: torch.device, precision: Precision) -> Iterator[None]:
     """No gradients, and matrix products in this precision."""
     with torch.no_grad(), autocast(precision, device):
         yield
-
-
-def _inputs_by_channel(network: nn.Module, layer: str, example: Tensor) -> dict[str, Tensor]:
-    """Each layer that reads the conv -> (channels, inputs of each channel) int64, on the CPU."""
-    with traced(network, example) as graph:
-        n_channels = graph.modules[layer].out_channels
-
-        def inputs_of(channels: range) -> dict[str, Tensor]:
-            readers = graph.readers(graph.group(layer, channels))
-            return {r: torch.tensor(i).view(len(channels), -1) for r, i in readers.items()}
-
-        first, second, last = (inputs_of(range(c, c + 1)) for c in (0, 1, n_channels - 1))
-        numbers = torch.arange(n_channels)[:, None]
-        even = {r: first[r] + numbers * (second[r] - first[r]) for r in first}
-        # Asking for all takes seconds where a wide linear layer reads them.
-        if all(torch.equal(even[r][-1:], last[r]) for r in first):
-            return even
-        return inputs_of(range(n_channels))
 
 
 def _traced_and_fused(network: nn.Module) -> fx.GraphModule:

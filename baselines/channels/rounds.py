@@ -1,8 +1,10 @@
-"""Prune and retrain in rounds: how the fine-tuning epochs are shared between them."""
+"""Rounds of prune and retrain: how the fine-tuning epochs are shared between them."""
 
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationInfo
+
+from testbed.method import shared_by_rounds
 
 
 def epochs_per_round(rounds: int, epochs: int) -> list[int]:
@@ -16,8 +18,7 @@ def epochs_per_round(rounds: int, epochs: int) -> list[int]:
             f"{rounds} rounds of prune and retrain need an epoch each, but fine_tuning.epochs is "
             f"{epochs}. Ask for at most {max(1, epochs)} rounds, or for more epochs."
         )
-    each, left = divmod(epochs, rounds)
-    return [each + (number >= rounds - left) for number in range(rounds)]
+    return shared_by_rounds(epochs, rounds)
 
 
 def _affordable(rounds: int, info: ValidationInfo) -> int:

@@ -25,18 +25,13 @@ from itertools import product
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from baselines.channels.channel_graph import inputs_by_channel, prunable_layers
 from baselines.channels.channel_removal import example_images, n_removed, remove_channels
 from baselines.channels.contributions import Gram, sampled_gram_matrices
-from baselines.channels.keep_ratio import (
-    KeepMultiplications,
-    KeepRatio,
-    channels_to_remove,
-    one_of_both,
-)
+from baselines.channels.keep_ratio import KeepAmount, channels_to_remove
 from baselines.channels.rounds import Rounds, epochs_per_round
 from testbed.checkpoint import Checkpoint
 from testbed.data import Splits
@@ -48,13 +43,9 @@ ROUNDING = 1e-12
 NOISE = 1e-10
 
 
-class ThiNet(BaseModel):
+class ThiNet(KeepAmount):
     """One of both amounts, a keep ratio of 0.5 where neither is given; reached after all rounds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    keep_ratio: KeepRatio | None = None
-    keep_multiplications: KeepMultiplications | None = None
     rounds: Rounds = 1
     images: int = Field(
         default=1000,
@@ -72,8 +63,6 @@ class ThiNet(BaseModel):
     )
     linear_layers: bool = Field(default=False, description="Thin linear layers by the ratio too.")
 
-    _one_of_both = model_validator(mode="before")(one_of_both)
-
     @field_validator("epochs_per_layer")
     @classmethod
     def _affordable(cls, epochs_per_layer: int | None, info: ValidationInfo) -> int | None:
@@ -85,18 +74,18 @@ class ThiNet(BaseModel):
 
     def check_network(self, dense: nn.Module, data: Splits) -> None:
         """See `ChecksNetwork`."""
+        super().check_network(dense, data)
         example = example_images(data, torch.device("cpu"))
-        self._channels_to_remove(dense, example)
         self._check_readers(dense, example, len(data.train))
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned after each layer (see `PruningMethod`).
 
-        Goes on after the last complete layer, if the run's folder holds a checkpoint.
+        Resumes after the last complete layer, if the run's folder holds a checkpoint.
         """
         network = copy.deepcopy(model).to(run.device)
         example = example_images(data, run.device)
-        keep_ratio, counts = self._channels_to_remove(network, example)
+        keep_ratio, counts = self.channels_to_remove(network, example)
         channels = {name: len(network.get_parameter(f"{name}.weight")) for name in counts}
         epochs = _epochs_after_layers(
             self.rounds, len(channels), run.fine_tuning.epochs, self.epochs_per_layer
@@ -115,9 +104,10 @@ class ThiNet(BaseModel):
             checkpoint.save(step, network)
         return network
 
-    def _channels_to_remove(
+    def channels_to_remove(
         self, network: nn.Module, example: Tensor
     ) -> tuple[float, dict[str, int]]:
+        """As for every channel method; linear layers too, where that is asked for."""
         return channels_to_remove(
             network,
             example,

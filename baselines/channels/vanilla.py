@@ -15,34 +15,16 @@ import copy
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, model_validator
 from torch import nn
 
 from baselines.channels.channel_removal import example_images, remove_channels
-from baselines.channels.keep_ratio import (
-    KeepMultiplications,
-    KeepRatio,
-    channels_to_remove,
-    one_of_both,
-)
+from baselines.channels.keep_ratio import KeepAmount
 from testbed.data import Splits
 from testbed.method import Run
 
 
-class Vanilla(BaseModel):
+class Vanilla(KeepAmount):
     """One of both options; a keep ratio of 0.5 where neither is given."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    keep_ratio: KeepRatio | None = None
-    keep_multiplications: KeepMultiplications | None = None
-
-    _one_of_both = model_validator(mode="before")(one_of_both)
-
-    def check_network(self, dense: nn.Module, data: Splits) -> None:
-        """See `ChecksNetwork`."""
-        example = example_images(data, torch.device("cpu"))
-        channels_to_remove(dense, example, self.keep_ratio, self.keep_multiplications)
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A thin network of `model`'s kind, trained from scratch (see `PruningMethod`).
@@ -54,7 +36,7 @@ class Vanilla(BaseModel):
         cpu = torch.device("cpu")
         network = copy.deepcopy(model).to(cpu)
         example = example_images(data, cpu)
-        _, counts = channels_to_remove(network, example, self.keep_ratio, self.keep_multiplications)
+        _, counts = self.channels_to_remove(network, example)
         # Which channels go does not matter: those that stay are drawn anew.
         network = remove_channels(network, example, {name: range(n) for name, n in counts.items()})
         draw_anew(network, run.seed)

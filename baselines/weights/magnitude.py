@@ -52,7 +52,7 @@ class Magnitude(BaseModel):
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A copy of `model` with zeros among its weights, retrained (see `PruningMethod`).
 
-        Goes on after the last complete round, if the run's folder holds a checkpoint.
+        Resumes after the last complete round, if the run's folder holds a checkpoint.
 
         Raises:
             ValueError: if there are more rounds than epochs, the network has no weights to zero, or

@@ -1,0 +1,138 @@
+"""Segments of the traced network, cut where decisions are made, for the run that skips.
+
+A segment reaches from one pruned conv to just before the next; the first one starts at the images.
+How many channels it computes depends on few decisions: its own, and those of the convs whose output
+is still to be read. Images that agree in these can run through it as one batch. A linear layer that
+reads a pruned conv starts a segment too: it depends on one decision fewer than that conv did, and
+its speed, unlike a conv's, is that of reading its weights, once for each batch.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
+from torch import fx, nn
+
+from rnp.execution.layers import PrefixConv2d
+from rnp.structure.channel_flow import ChannelFlow, module_of
+
+_IDLE_IN_EVALUATION = (nn.Identity, nn.Dropout, nn.Dropout2d)
+_RELUS = frozenset({F.relu, torch.relu, "relu"})
+_ASKED_OF_TENSORS = frozenset({"shape", "device", "dtype"})
+
+
+@dataclass
+class Segment:
+    """Operations that run together."""
+
+    decision: int | None = None
+    """The decision that has to be made first, if any: about the conv that it starts with."""
+    nodes: list[fx.Node] = field(default_factory=list)
+    """Of the graph made by `folded_graph`."""
+    takes: list[fx.Node] = field(default_factory=list)
+    """Values of earlier segments, or the images."""
+    keeps: list[fx.Node] = field(default_factory=list)
+    """Values of its own that later segments take, or the logits."""
+    last_uses: list[fx.Node] = field(default_factory=list)
+    """Those of `takes` that no later segment takes."""
+    steps: tuple[int, ...] = ()
+    """The decisions on which it depends how many channels there are."""
+
+    @property
+    def observed(self) -> fx.Node:
+        """What its decision is made from: the input of its conv."""
+        return self.nodes[0].all_input_nodes[0]
+
+
+def cut_into_segments(
+    graph: fx.Graph, flow: ChannelFlow, modules: Mapping[str, nn.Module]
+) -> list[Segment]:
+    """Segments of a network: one before the first decision, at least one after each.
+
+    Args:
+        graph: the folded one of the network that `flow` traced.
+        modules: the network's, by name.
+    """
+    _, *nodes, output = graph.nodes
+    between = {name: step for step, conv in enumerate(flow.convs) for name in conv.between}
+    pruned = {
+        node: flow.step_of[str(node.target)]
+        for node in nodes
+        if node.op == "call_module" and node.target in flow.step_of
+    }
+    # Each node that gives a prefix of a conv's channels -> the decision about that conv.
+    step_of = {node: between[node.name] for node in nodes if node.name in between} | pruned
+    segments = [Segment()]
+    for node in nodes:
+        if node in pruned:
+            segments.append(Segment(pruned[node]))
+        elif isinstance(module_of(node, modules), nn.Linear) and (
+            step_of.keys() & set(node.all_input_nodes)
+        ):
+            segments.append(Segment())
+        _add(node, segments[-1])
+    taken = set(output.all_input_nodes)
+    for segment in reversed(segments):
+        segment.keeps = [node for node in segment.nodes if node in taken]
+        segment.last_uses = [value for value in segment.takes if value not in taken]
+        taken.update(segment.takes)
+        steps = {step_of[value] for value in segment.takes if value in step_of}
+        own = set() if segment.decision is None else {segment.decision}
+        segment.steps = tuple(sorted(steps | own))
+    return segments
+
+
+def folded_graph(flow: ChannelFlow, modules: Mapping[str, nn.Module]) -> fx.Graph:
+    """A copy of the traced graph as it is to run in evaluation mode.
+
+    What is idle then is gone. A batch norm and a ReLU that alone read a conv are folded into it:
+    `node.meta` of the conv has the name of the `norm` and whether there is a `relu`.
+    """
+    graph = copy.deepcopy(flow.graph)
+    for node in list(graph.nodes):
+        source = node.all_input_nodes[0] if node.all_input_nodes else node
+        module = module_of(node, modules)
+        follows_conv = type(module_of(source, modules)) is PrefixConv2d and len(source.users) == 1
+        if follows_conv and _has_statistics(module) and not {"norm", "relu"} & source.meta.keys():
+            source.meta["norm"] = node.target
+        elif follows_conv and _is_relu(node, module):
+            source.meta["relu"] = True
+        elif not isinstance(module, _IDLE_IN_EVALUATION):
+            continue
+        node.replace_all_uses_with(source)
+        graph.erase_node(node)
+    return graph
+
+
+def _add(node: fx.Node, segment: Segment) -> None:
+    """Adds a node and, before it, what it needs that each segment computes for itself."""
+    for value in node.all_input_nodes:
+        if value in segment.nodes or value in segment.takes:
+            continue
+        if _is_of_the_batch(value):
+            _add(value, segment)
+        else:
+            segment.takes.append(value)
+    segment.nodes.append(node)
+
+
+def _is_of_the_batch(value: fx.Node) -> bool:
+    """Whether the value says nothing of single images: a weight, or the size of the batch."""
+    if value.op == "placeholder":
+        return False
+    asks = value.op == "call_method" and value.target in ("size", "dim")
+    gets = value.op == "call_function" and value.target is getattr
+    if asks or (gets and value.args[1] in _ASKED_OF_TENSORS):
+        return True
+    return all(map(_is_of_the_batch, value.all_input_nodes))
+
+
+def _has_statistics(module: nn.Module | None) -> bool:
+    return type(module) is nn.BatchNorm2d and module.running_mean is not None
+
+
+def _is_relu(node: fx.Node, module: nn.Module | None) -> bool:
+    by_name = node.op in ("call_function", "call_method") and node.target in _RELUS
+    return type(module) is nn.ReLU or by_name

@@ -1,0 +1,1 @@
+"""Q-learning of the decision network."""

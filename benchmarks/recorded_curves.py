@@ -16,7 +16,7 @@ from optuna.storages import InMemoryStorage
 
 from orchestrator.jobs.work import Workplace, obtain_dense
 from orchestrator.methods import method_class
-from orchestrator.plan.studies import Trial, dense_network, studies
+from orchestrator.plan import Trial, dense_network, studies
 from orchestrator.search.proposer import Proposer
 from orchestrator.sweep_file import Resources, load_sweep
 from testbed.cost import count_multiplications

@@ -25,7 +25,7 @@ from optuna.storages import InMemoryStorage
 from benchmarks.side_by_side import Goal, Result, arguments, show
 from orchestrator.analysis.pareto import hypervolume
 from orchestrator.jobs.work import TrialResult, Workplace, do_job, splits_key
-from orchestrator.plan.studies import Study, Trial, dense_networks, studies
+from orchestrator.plan import Study, Trial, dense_networks, studies
 from orchestrator.search.proposer import Proposer
 from orchestrator.sweep_file import Search, Sweep, load_sweep
 from testbed.data import load_splits

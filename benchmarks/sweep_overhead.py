@@ -34,7 +34,7 @@ from benchmarks.side_by_side import Goal, Result, arguments, show
 from orchestrator.console.progress import Progress
 from orchestrator.driver.record import Record
 from orchestrator.jobs.work import TrialResult, known_columns
-from orchestrator.plan.studies import Trial, studies
+from orchestrator.plan import Trial, studies
 from orchestrator.search.proposer import Proposer
 from orchestrator.search.study_storage import open_journal
 from orchestrator.sweep_file import load_sweep

@@ -15,7 +15,7 @@ from PIL import Image
 from orchestrator.commands.choose import main
 from orchestrator.commands.trial import main as trial_main
 from orchestrator.deploy.selection import Limits, choose
-from orchestrator.plan.studies import plain_trials
+from orchestrator.plan import plain_trials
 from orchestrator.run_folder.reader import past_trial
 from orchestrator.run_folder.trials_table import read_trials
 from orchestrator.sweep_file import load_sweep

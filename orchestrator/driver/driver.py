@@ -20,11 +20,12 @@ from orchestrator.driver.schedule import Later
 from orchestrator.formatting import error_text
 from orchestrator.jobs.work import do_job, splits_key
 from orchestrator.methods import method_class
-from orchestrator.plan.studies import (
+from orchestrator.plan import (
     DenseNetwork,
     Trial,
     dense_network,
     dense_networks,
+    n_tries,
     plain_trials,
     studies,
 )
@@ -66,7 +67,6 @@ def run_on_ray(
             folder is left that was not there; or if no worker process can start.
     """
     from orchestrator.search.proposer import Proposer
-    from orchestrator.search.samplers import n_tries
     from orchestrator.search.study_storage import open_database, open_journal
     from orchestrator.tracking.tracker import Tracker
 

@@ -22,7 +22,7 @@ from orchestrator.jobs.work import (
     known_columns,
 )
 from orchestrator.methods import method_class
-from orchestrator.plan.studies import (
+from orchestrator.plan import (
     DenseNetwork,
     Trial,
     confirmation,

@@ -6,7 +6,7 @@ A trial whose dense network is still being trained waits here, and takes nobody'
 from collections.abc import Callable, Sequence
 from enum import Enum
 
-from orchestrator.plan.studies import DenseNetwork, Trial, networks_of
+from orchestrator.plan import DenseNetwork, Trial, networks_of
 
 MOST_WAITING = 8
 """Trials that may wait: each was proposed without knowing how the ones before it went."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from orchestrator.methods import method_class
-from orchestrator.plan.studies import Trial
+from orchestrator.plan import Trial
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications
 from testbed.data import DataOptions, Images, Splits, load_test_images, normalise

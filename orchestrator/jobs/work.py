@@ -19,7 +19,7 @@ from torch import nn
 from orchestrator.formatting import error_text
 from orchestrator.jobs.final_test import FinalFigures, final_figures
 from orchestrator.methods import method_class
-from orchestrator.plan.studies import DenseNetwork, Trial, dense_network, fine_tuning_teacher
+from orchestrator.plan import DenseNetwork, Trial, dense_network, fine_tuning_teacher
 from orchestrator.run_folder.atomic_files import FULL_DISK
 from orchestrator.run_folder.trial_files import write_extremes, write_reports
 from orchestrator.run_folder.trials_table import COLUMNS

@@ -5,17 +5,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.plan.studies import DenseNetwork, Study, dense_networks, studies
-from orchestrator.sweep_file import Sweep
-from orchestrator.sweep_file.grids_and_ranges import ABSENT, Range, plain_text, variables
+from orchestrator.plan.dense_networks import DenseNetwork
+from orchestrator.plan.grid_points import n_tries
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.studies import Study
+from orchestrator.sweep_file.grids_and_ranges import ABSENT, Range, has_variables, plain_text
 
 MOST_LINES = 200  # of studies, and of dense networks
 
 
-def describe(sweep: Sweep) -> str:
+def describe(plan: Plan) -> str:
     """The dense networks and trials of a sweep, one line each, and the totals."""
-    planned = [replace(study, n_trials=_n_tries(study, sweep)) for study in studies(sweep)]
-    networks = dense_networks(sweep)
+    sweep, networks = plan.sweep, plan.dense_networks
+    planned = [replace(study, n_trials=n_tries(study, sweep.search)) for study in plan.studies]
     dense_epochs = sum(network.training.epochs for network in networks)
     trial_epochs = sum(study.n_trials * _most_epochs(study) for study in planned)
     objectives = ", ".join(f"{name} ({way})" for name, way in sweep.objectives.items())
@@ -56,20 +58,11 @@ def _at_most(epochs: float) -> str:
     return "" if epochs == math.inf else f", at most {epochs:,} for trials"
 
 
-def _n_tries(study: Study, sweep: Sweep) -> float:
-    if sweep.search.sampler != "grid" or study.n_trials == 1:
-        return study.n_trials
-    from orchestrator.search.samplers import n_tries  # imports Optuna, which only this needs here
-
-    return n_tries(study, sweep.search)
-
-
 def _most_epochs(study: Study) -> int:
     """The epochs that one trial may train for, at the upper end of what is searched."""
     training, fine_tuning = study.options["training"], study.options["fine_tuning"]
     epochs = _largest({**training, **fine_tuning}["epochs"])
-    dense = {name: study.options[name] for name in ("backbone", "training")}
-    trains_dense = any(True for _ in variables(dense))
+    trains_dense = has_variables({"backbone": study.options["backbone"], "training": training})
     # `vanilla` trains from scratch for as long as dense training and fine-tuning take together.
     return epochs + _largest(training["epochs"]) * (trains_dense + (study.method == "vanilla"))
 

@@ -7,9 +7,8 @@ import optuna
 import pytest
 from optuna.storages import InMemoryStorage
 
-from orchestrator.plan.studies import Trial, dense_networks, networks_of, plain_trials, studies
+from orchestrator.plan import Trial, dense_networks, n_tries, networks_of, plain_trials, studies
 from orchestrator.search.proposer import Proposer
-from orchestrator.search.samplers import n_tries
 from orchestrator.sweep_file import Sweep, SweepFileError, load_sweep
 
 SECTIONS = """
@@ -248,6 +247,10 @@ search: {sampler: random}
             "threshold: {uniform: [1, 2], when: {method: magnitud}}",
             "methods.magnitude.threshold: when method: unknown method 'magnitud'. Did you mean "
             "'magnitude'? Known: ",
+        ),
+        (
+            "threshold: {uniform: [1, 2], when: {method: [[magnitude]]}}",
+            "methods.magnitude.threshold: when method: unknown method",
         ),
         (
             "threshold: {uniform: [1, 2], when: {threshold: 1.0}}",

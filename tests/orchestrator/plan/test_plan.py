@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sweep_files import SWEEP
 
-from orchestrator.plan.studies import (
+from orchestrator.plan import (
     DenseNetwork,
     Trial,
     dense_network,

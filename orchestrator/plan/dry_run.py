@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from orchestrator.plan.dense_networks import DenseNetwork
@@ -18,44 +19,34 @@ def describe(plan: Plan) -> str:
     """The dense networks and trials of a sweep, one line each, and the totals."""
     sweep, networks = plan.sweep, plan.dense_networks
     planned = [replace(study, n_trials=n_tries(study, sweep.search)) for study in plan.studies]
+    n_trials = sum(study.n_trials for study in planned)
+    endless = n_trials == math.inf
+    trials = "As many trials as the hours allow" if endless else _count(n_trials, "trial")
+    epochs = sum(study.n_trials * _most_epochs(study) for study in planned)
     dense_epochs = sum(network.training.epochs for network in networks)
-    trial_epochs = sum(study.n_trials * _most_epochs(study) for study in planned)
     objectives = ", ".join(f"{name} ({way})" for name, way in sweep.objectives.items())
+    unknown = "  none that is known before the trials; each is trained when a trial needs it"
     lines = [
         f"{sweep.name}: {objectives}; sampler {sweep.search.sampler}.",
         "",
         "Dense networks, trained first unless they are kept from before:",
-        *_cut(_dense_lines(networks)),
-    ]
-    if not networks:
-        lines.append(
-            "  none that is known before the trials; each is trained when a trial needs it"
-        )
-    lines += [
+        *(_cut(_dense_lines(networks)) or [unknown]),
         "",
         "Trials:",
         *_cut(_study_lines(planned)),
         "",
-        f"{_trials(planned)} in "
-        f"{_count(len(planned), 'study', 'studies')}, {_count(len(networks), 'dense network')}. "
-        f"Epochs: {dense_epochs:,} for dense networks{_at_most(trial_epochs)}.",
-        *([f"No trial starts after {sweep.search.hours:g} hours."] if sweep.search.hours else []),
+        f"{trials} in {_count(len(planned), 'study', 'studies')}, "
+        f"{_count(len(networks), 'dense network')}. Epochs: {dense_epochs:,} for dense networks"
+        + ("." if endless else f", at most {epochs:,} for trials."),
     ]
+    if sweep.search.hours:
+        lines.append(f"No trial starts after {sweep.search.hours:g} hours.")
     if sweep.confirm:
         lines.append(
             "Then every point on a method's frontier is run again with the fresh seeds "
             f"{', '.join(map(str, sweep.fresh_seeds))}."
         )
     return "\n".join(lines)
-
-
-def _trials(planned: Sequence[Study]) -> str:
-    total = sum(study.n_trials for study in planned)
-    return "As many trials as the hours allow" if total == math.inf else _count(total, "trial")
-
-
-def _at_most(epochs: float) -> str:
-    return "" if epochs == math.inf else f", at most {epochs:,} for trials"
 
 
 def _most_epochs(study: Study) -> int:
@@ -120,15 +111,10 @@ def _trial_ids(study: Study) -> str:
     return first if study.n_trials == 1 else f"{first} to -{study.n_trials - 1:03d}"
 
 
-def _cut(lines: Iterator[str]) -> Iterator[str]:
-    left = 0
-    for number, line in enumerate(lines):
-        if number < MOST_LINES:
-            yield line
-        else:
-            left += 1
-    if left:
-        yield f"  ... and {left:,} more"
+def _cut(lines: Iterator[str]) -> list[str]:
+    shown = list(islice(lines, MOST_LINES))
+    left = sum(1 for _ in lines)
+    return [*shown, f"  ... and {left:,} more"] if left else shown
 
 
 def _count(number: float, one: str, many: str = "") -> str:

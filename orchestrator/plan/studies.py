@@ -50,7 +50,7 @@ class Study:
 
     def values(self, suggest: Callable[[str, Range], Any]) -> dict[str, Any]:
         """A suggested value for each range that these values have searched, by dotted path."""
-        return self._settled(suggest)[1]
+        return settle(ranges_of(self.options), suggest)[1]
 
     def trial(self, number: int, values: Mapping[str, Any]) -> Trial:
         """Trial `number` of this study, counted from 0.
@@ -61,7 +61,7 @@ class Study:
         Raises:
             ValueError: if a value is missing or too many.
         """
-        by_key, searched = self._settled(lambda path, _: values.get(path, ABSENT))
+        by_key, searched = settle(ranges_of(self.options), lambda path, _: values.get(path, ABSENT))
         if values.keys() != searched.keys():
             raise ValueError(
                 f"study {self.name!r}: expected values for {', '.join(searched) or 'nothing'}, "
@@ -82,19 +82,6 @@ class Study:
             fine_tuning={**plain["training"], **plain["fine_tuning"]},
             seed=self.seed,
         )
-
-    def _settled(
-        self, suggest: Callable[[str, Range], Any]
-    ) -> tuple[dict[Key, Any], dict[str, Any]]:
-        """The value of every range, by its key, and by its path those that are suggested."""
-        suggested: dict[str, Any] = {}
-
-        def keep(key: Key, found: Range) -> Any:
-            path = dotted(key)
-            suggested[path] = suggest(path, found)
-            return suggested[path]
-
-        return settle(ranges_of(self.options), keep), suggested
 
 
 def studies(sweep: Sweep) -> list[Study]:

@@ -34,16 +34,20 @@ Problem = tuple[Key, str]
 SECTIONS = (*SHARED, "methods")
 
 
-def settle(ranges: Mapping[Key, Range], suggest: Callable[[Key, Range], Any]) -> dict[Key, Any]:
-    """The value of each range: what is suggested where it is searched, else its `otherwise`.
+def settle(
+    ranges: Mapping[Key, Range], suggest: Callable[[str, Range], Any]
+) -> tuple[dict[Key, Any], dict[str, Any]]:
+    """The value of each range, and by dotted path those of them that were suggested.
 
-    An option is suggested after those that it depends on.
+    An option is suggested after those that it depends on; one that is not searched is `otherwise`.
     """
     settled: dict[Key, Any] = {}
+    suggested: dict[str, Any] = {}
     for key, found in _in_order(ranges).items():
-        searched = all(settled[condition.option] in condition.values for condition in found.when)
-        settled[key] = suggest(key, found) if searched else found.otherwise
-    return settled
+        settled[key] = found.otherwise
+        if all(settled[condition.option] in condition.values for condition in found.when):
+            settled[key] = suggested[dotted(key)] = suggest(dotted(key), found)
+    return settled, suggested
 
 
 def decided(sections: Sections, method: str | None = None) -> dict[str, Any]:

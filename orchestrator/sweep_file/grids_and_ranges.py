@@ -69,10 +69,8 @@ class Range:
         written: dict[str, Any] = {self.kind: list(self.drawn)}
         if self.when:
             written["when"] = {
-                condition.name: (
-                    condition.values[0] if len(condition.values) == 1 else list(condition.values)
-                )
-                for condition in self.when
+                each.name: list(each.values) if len(each.values) > 1 else each.values[0]
+                for each in self.when
             }
         if self.otherwise is not ABSENT:
             written["otherwise"] = self.otherwise
@@ -160,15 +158,6 @@ def fill(options: Mapping[str, Any], values: Mapping[Key, Any], key: Key = ()) -
         else:
             filled[name] = fill(value, values, inner) if isinstance(value, dict) else value
     return filled
-
-
-def as_written(value: Any) -> Any:
-    """`value` with its grids and ranges as a sweep file has them."""
-    if isinstance(value, Grid | Range):
-        return value.as_written()
-    if isinstance(value, dict):
-        return {name: as_written(inner) for name, inner in value.items()}
-    return value
 
 
 def plain_text(value: Any) -> str:

@@ -13,30 +13,22 @@ from orchestrator.sweep_file.grids_and_ranges import RESERVED, plain_text
 from orchestrator.sweep_file.yaml_reader import Key, dotted
 from testbed.names import unknown
 
-_OPTIONS = "options like {{name: value}}"
 _EXPECTED = {  # where pydantic's own words would speak of Python, or say less
     "bool_type": "true or false",
-    "dict_type": _OPTIONS,
     "float_type": "a number",
-    "frozen_set_type": "a list",
     "greater_than": "more than {gt}",
     "greater_than_equal": "at least {ge}",
-    "int_from_float": "a whole number",
-    "int_type": "a whole number",
     "less_than_equal": "at most {le}",
-    "list_type": "a list",
-    "mapping_type": _OPTIONS,
-    "model_attributes_type": _OPTIONS,
-    "model_type": _OPTIONS,
     "none_required": "null",
-    "set_type": "a list",
-    "string_pattern_mismatch": "text that matches {pattern}",
-    "string_too_long": "at most {max_length} characters",
-    "string_too_short": "at least {min_length} characters",
     "string_type": "text",
     "too_long": "{max_length} or fewer values",
     "too_short": "{min_length} or more values",
-    "tuple_type": "a list",
+    **dict.fromkeys(("int_from_float", "int_type"), "a whole number"),
+    **dict.fromkeys(("frozen_set_type", "list_type", "set_type", "tuple_type"), "a list"),
+    **dict.fromkeys(
+        ("dict_type", "mapping_type", "model_attributes_type", "model_type"),
+        "options like {{name: value}}",
+    ),
 }
 
 
@@ -110,7 +102,7 @@ def _message(errors: Sequence[ErrorDetails], key: Key, model: type[BaseModel], o
 
 def _expected(error: ErrorDetails) -> str:
     if error["type"] not in _EXPECTED:
-        return error["msg"].removeprefix("Input should be ")
+        return re.sub(r"^\w+ should (be |have )?", "", error["msg"])
     context = {
         name: f"{value:g}" if isinstance(value, float) else value
         for name, value in error.get("ctx", {}).items()

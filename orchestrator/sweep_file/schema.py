@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from typing_extensions import TypedDict
 
 from orchestrator.formatting import without_password
-from orchestrator.sweep_file.grids_and_ranges import as_written, variables
+from orchestrator.sweep_file.grids_and_ranges import fill, variables
 from orchestrator.sweep_file.yaml_reader import dotted, dump_yaml
 
 SHARED = ("data", "backbone", "training", "fine_tuning")  # the sections that all methods share
@@ -230,7 +230,8 @@ class Sweep(BaseModel):
 
         But for the password of a database, which does not belong into a folder that is shared.
         """
-        sections = {name: as_written(value) for name, value in self}
+        sections = dict(self)
+        sections = fill(sections, {key: found.as_written() for key, found in variables(sections)})
         plain = self.model_dump(mode="json", exclude={*SHARED, "methods"})
         if self.storage is None:
             del sections["storage"], plain["storage"]

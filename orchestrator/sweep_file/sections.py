@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -82,7 +83,7 @@ def _resolved_sections(
     checks = {
         "data": _check_data_options,
         "backbone": resolved_backbone,
-        "training": _check_training,
+        "training": partial(check_model, Training, owner="training"),
         "fine_tuning": _fine_tuning_check(read.get("training", {})),
     }
     resolved = {
@@ -93,11 +94,18 @@ def _resolved_sections(
         names_only = {"name": read["data"]["name"]}  # which can be checked in any case
         _check_data_sets(document, read["data"] if resolved["data"] else names_only, data_root)
     if all(resolved.get(section) for section in ("backbone", "training", "fine_tuning")):
-        _leave_inherited_variables(read, resolved)
+        # What fine_tuning inherits from a grid or range varies with training, trial by trial.
+        varying = {key[0] for key, _ in variables(resolved["training"])}
+        for name in varying - read["fine_tuning"].keys():
+            resolved["fine_tuning"].pop(name, None)
         _check_teachers(document, read)
     budgets = list(_budgets(resolved))
     if (total := n_trials(read, methods, n_seeds, tries)) > MOST_TRIALS:
-        document.add_problem((), _too_many(total))
+        document.add_problem(
+            (),
+            f"the grids, seeds and tries make {total:,} trials, more than the {MOST_TRIALS:,} of "
+            "one sweep. Take values out of the grids, or make it several sweeps.",
+        )
         budgets = budgets[:1]
     resolved["methods"] = {
         method: _resolve_method(document, method, options, budgets)
@@ -178,10 +186,6 @@ def _check_data_options(options: Mapping[str, Any]) -> Options:
     return check_model(DataOptions, options, "data")
 
 
-def _check_training(options: Mapping[str, Any]) -> Options:
-    return check_model(Training, options, "training")
-
-
 def _fine_tuning_check(training: Options) -> Check:
     """Checks fine_tuning, which inherits what it does not set from `training`."""
     inherited = next(plain_options(training))
@@ -190,24 +194,12 @@ def _fine_tuning_check(training: Options) -> Check:
         try:
             return check_model(Training, {**inherited, **options}, "fine_tuning")
         except OptionsError as error:
-            own = [
-                problem for problem in error.problems if problem[0][:1] in {(o,) for o in options}
-            ]
+            own = [(key, message) for key, message in error.problems if {*key[:1]} & {*options}]
             if own:
                 raise OptionsError(own) from error
             return dict(options)  # training's own mistake, reported there
 
     return check
-
-
-def _leave_inherited_variables(read: Mapping[str, Options], resolved: dict[str, Options]) -> None:
-    """Takes out of fine_tuning what it inherits from a grid or range: that varies with training."""
-    varying = {key[0] for key, _ in variables(resolved["training"])}
-    resolved["fine_tuning"] = {
-        name: value
-        for name, value in resolved["fine_tuning"].items()
-        if name in read.get("fine_tuning", {}) or name not in varying
-    }
 
 
 def _check_data_sets(document: Document, options: Options, root: Path) -> None:
@@ -229,19 +221,16 @@ def _check_teachers(document: Document, read: Mapping[str, Options]) -> None:
         try:
             resolved_backbone({**options["backbone"], **teacher})
         except OptionsError as error:
-            problems = [
-                (("distillation", "teacher", *k), f"teacher: {m}") for k, m in error.problems
-            ]
-            raise OptionsError(problems) from error
+            key = ("distillation", "teacher")
+            raise OptionsError(
+                [((*key, *k), f"teacher: {m}") for k, m in error.problems]
+            ) from error
         return dict(options)
 
     for section in ("training", "fine_tuning"):
-        distillation = read[section].get("distillation")
-        if distillation is not None:
-            _, problems = resolve(
-                {"backbone": read["backbone"], "distillation": distillation}, check
-            )
-            for key, message in problems:
+        if distillation := read[section].get("distillation"):
+            both = {"backbone": read["backbone"], "distillation": distillation}
+            for key, message in resolve(both, check)[1]:
                 document.add_problem((section, *key), f"{section}.distillation.{message}")
 
 
@@ -263,19 +252,8 @@ def _resolve_method(
     except ValueError as error:
         document.add_problem(key, str(error))
         return {}
-    contexts: list[Any] = [{"fine_tuning": budget} for budget in budgets]
     resolved: Options = {}
-    for context in contexts or [None]:
-
-        def check(values: Mapping[str, Any], context: Any = context) -> Options:
-            return check_model(model, values, ".".join(key), context)
-
+    for context in [{"fine_tuning": budget} for budget in budgets] or [None]:
+        check = partial(check_model, model, owner=dotted(key), context=context)
         resolved = _resolve(document, key, options, check)
     return resolved
-
-
-def _too_many(total: int) -> str:
-    return (
-        f"the grids, seeds and tries make {total:,} trials, more than the {MOST_TRIALS:,} of one "
-        "sweep. Take values out of the grids, or make it several sweeps."
-    )

@@ -231,19 +231,18 @@ class _Reader:
 
     def _mapping(self, node: yaml.MappingNode, key: Key) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        lines: dict[str, int] = {}
         for key_node, value_node, merged in _items(node):
             self._count()
-            line = key_node.start_mark.line
+            place = self._place(key_node.start_mark.line)
             name = _key_text(key_node)
-            if name in lines:
-                if not merged:  # what is merged in gives way to what stands there
-                    first = "" if self.fixed_place else f", first in line {lines[name] + 1}"
-                    message = f"{dotted((*key, name))} is given twice{first}. Keep one."
-                    self.document.problems.append(Problem(self._place(line), message, (*key, name)))
-                continue
-            lines[name] = line
-            values[name] = self._value(value_node, (*key, name), self._place(line))
+            inner = (*key, name)
+            if name not in values:
+                values[name] = self._value(value_node, inner, place)
+            elif not merged:  # what is merged in gives way to what stands there
+                line = self.document.places[inner].position
+                first = "" if self.fixed_place else f", first in line {line}"
+                message = f"{dotted(inner)} is given twice{first}. Keep one."
+                self.document.problems.append(Problem(place, message, inner))
         return values
 
 
@@ -273,34 +272,30 @@ def _key_text(node: yaml.Node) -> str:
 
 
 def _scalar(node: yaml.Node) -> Any:
-    tag = node.tag.removeprefix(_TAG)
-    if not isinstance(node, yaml.ScalarNode) or tag not in ("null", "bool", "int", "float", "str"):
-        raise _BadValueError(f"the tag {node.tag!r} is not known here. Write a plain value.")
-    if tag == "str":
-        return _text(node.value)
-    if tag == "null":
-        return None
-    if tag == "bool":
-        return _boolean(node.value)
-    return _number(node.value, whole=tag == "int")
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise _BadValueError(f"expected true or false, got {text!r}.")
-    return text.lower() == "true"
+    text = node.value
+    match isinstance(node, yaml.ScalarNode) and node.tag.removeprefix(_TAG):
+        case "str":
+            return _text(text)
+        case "null":
+            return None
+        case "bool":
+            if text.lower() not in ("true", "false"):
+                raise _BadValueError(f"expected true or false, got {text!r}.")
+            return text.lower() == "true"
+        case "int" | "float" as kind:
+            return _number(text, whole=kind == "int")
+    raise _BadValueError(f"the tag {node.tag!r} is not known here. Write a plain value.")
 
 
 def _number(text: str, whole: bool) -> int | float:
     if len(text) > 300 or not (_INT if whole else _FLOAT).match(text):
         raise _BadValueError(f"expected a number, got {text[:40]!r}.")
-    digits = text.replace("_", "")
+    text = text.replace("_", "")
     if whole:
-        number = int(digits)
-        if not -(2**63) <= number < 2**63:
-            raise _BadValueError(f"{text[:40]} is too large for a whole number of 64 bits.")
-        return number
-    value = math.nan if text.lower().endswith((".inf", ".nan")) else float(digits)
+        if -(2**63) <= int(text) < 2**63:
+            return int(text)
+        raise _BadValueError(f"{text[:40]} is too large for a whole number of 64 bits.")
+    value = math.inf if text.lower().endswith((".inf", ".nan")) else float(text)
     if not math.isfinite(value):
         raise _BadValueError(f"expected a finite number, got {text[:40]}.")
     return value

@@ -1,7 +1,7 @@
 """Checks the options of a sweep against those who take them: data, backbones, training, methods."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from math import prod
@@ -80,7 +80,7 @@ def _resolved_sections(
         for method, options in _mapping(given.get("methods")).items()
         if isinstance(options, dict)
     }
-    checks = {
+    checks: dict[str, Check] = {
         "data": _check_data_options,
         "backbone": resolved_backbone,
         "training": partial(check_model, Training, owner="training"),
@@ -95,7 +95,7 @@ def _resolved_sections(
         _check_data_sets(document, read["data"] if resolved["data"] else names_only, data_root)
     if all(resolved.get(section) for section in ("backbone", "training", "fine_tuning")):
         # What fine_tuning inherits from a grid or range varies with training, trial by trial.
-        varying = {key[0] for key, _ in variables(resolved["training"])}
+        varying = {str(key[0]) for key, _ in variables(resolved["training"])}
         for name in varying - read["fine_tuning"].keys():
             resolved["fine_tuning"].pop(name, None)
         _check_teachers(document, read)
@@ -244,7 +244,7 @@ def _budgets(resolved: Mapping[str, Options]) -> Iterator[Training]:
 
 
 def _resolve_method(
-    document: Document, method: str, options: Options, budgets: list[Training]
+    document: Document, method: str, options: Options, budgets: Sequence[Training | None]
 ) -> Options:
     key = ("methods", method)
     try:
@@ -253,7 +253,8 @@ def _resolve_method(
         document.add_problem(key, str(error))
         return {}
     resolved: Options = {}
-    for context in [{"fine_tuning": budget} for budget in budgets] or [None]:
+    for budget in budgets or [None]:
+        context = budget and {"fine_tuning": budget}
         check = partial(check_model, model, owner=dotted(key), context=context)
         resolved = _resolve(document, key, options, check)
     return resolved

@@ -10,7 +10,7 @@ from orchestrator.plan.trial import Trial
 from orchestrator.sweep_file import Sweep
 from orchestrator.sweep_file.conditions import decided
 from orchestrator.sweep_file.grids_and_ranges import has_variables
-from testbed.backbones import BACKBONES
+from testbed.backbones import BACKBONES, check_backbone
 from testbed.data import DataOptions
 from testbed.training import Training
 
@@ -117,10 +117,12 @@ def _dense_network(
 def _with_defaults(backbone: Mapping[str, Any]) -> dict[str, Any]:
     """A backbone's name and options, also those that a teacher or a range has left out.
 
-    The sweep file's checker has been through them: a worker needs `testbed` alone.
+    Raises:
+        ValueError: if they do not go together.
     """
     options = dict(backbone)
     name = options.pop("name")
+    check_backbone(name, options)
     if name in BACKBONES:
         options = BACKBONES[name].options.model_validate(options).model_dump(mode="json")
     return {"name": name, **options}

@@ -9,7 +9,7 @@ from orchestrator.plan.dense_networks import DenseNetwork, dense_networks
 from orchestrator.plan.grid_points import n_tries
 from orchestrator.plan.studies import Study, studies
 from orchestrator.plan.trial import Trial
-from orchestrator.sweep_file import Sweep
+from orchestrator.sweep_file import Sweep, SweepFileError
 from testbed.data import DataOptions
 
 
@@ -72,8 +72,16 @@ class Plan:
 
 
 def make_plan(sweep: Sweep) -> Plan:
-    """Works a sweep out."""
-    return Plan(sweep, tuple(studies(sweep)), tuple(dense_networks(sweep)))
+    """Works a sweep out.
+
+    Raises:
+        SweepFileError: if a network's options do not go together, of which the sweep file's checks
+            try but so many.
+    """
+    try:
+        return Plan(sweep, tuple(studies(sweep)), tuple(dense_networks(sweep)))
+    except ValueError as error:
+        raise SweepFileError([str(error)]) from error
 
 
 def plain_trials(sweep: Sweep) -> list[Trial]:

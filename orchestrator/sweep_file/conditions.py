@@ -120,19 +120,14 @@ def _wrong(
     elif isinstance(value, Range | Grid):
         for wanted in condition.values:
             if not _takes(value, wanted):
-                yield f"it is never {plain_text(wanted)}, but {_possible(value)}."
+                yield f"it is never {plain_text(wanted)}, but {value}."
 
 
 def _takes(value: Range | Grid, wanted: Any) -> bool:
-    if isinstance(value, Range) and value.kind == "int":
-        assert value.low is not None and value.high is not None
-        inside = isinstance(wanted, int) and value.low <= wanted <= value.high
-        return inside or (bool(value.when) and wanted == value.otherwise)
+    if isinstance(value, Range) and value.kind == "int" and isinstance(wanted, int):
+        low, high = value.ends
+        return low <= wanted <= high or wanted in value.values
     return wanted in value.values
-
-
-def _possible(value: Range | Grid) -> str:
-    return str(value) if isinstance(value, Range) else ", ".join(map(plain_text, value.values))
 
 
 def _in_order(ranges: Mapping[Key, Range]) -> dict[Key, Range]:

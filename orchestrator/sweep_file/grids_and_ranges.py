@@ -22,6 +22,9 @@ class Grid:
     def as_written(self) -> dict[str, Any]:
         return {"grid": list(self.values)}
 
+    def __str__(self) -> str:
+        return ", ".join(map(plain_text, self.values))
+
 
 @dataclass(frozen=True)
 class Condition:

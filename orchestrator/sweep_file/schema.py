@@ -3,7 +3,8 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from itertools import count, islice
+from itertools import accumulate, count, islice, repeat, takewhile
+from operator import mul
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -138,13 +139,8 @@ class EarlyStopping(BaseModel):
 
     def rungs(self, epochs: int) -> tuple[int, ...]:
         """After how many of `epochs` a trial is judged: 2, 5, 12 and so on."""
-        found: list[int] = []
-        rung = float(self.min_epochs)
-        while round(rung) < epochs:
-            if round(rung) not in found:
-                found.append(round(rung))
-            rung *= self.reduction
-        return tuple(found)
+        rungs = accumulate(repeat(self.reduction), mul, initial=float(self.min_epochs))
+        return tuple(dict.fromkeys(takewhile(epochs.__gt__, map(round, rungs))))
 
 
 class Confirm(BaseModel):

@@ -19,7 +19,7 @@ from orchestrator.plan import (
     plain_trials,
     studies,
 )
-from orchestrator.sweep_file import SHARED, Sweep, load_sweep
+from orchestrator.sweep_file import SHARED, Sweep, SweepFileError, load_sweep
 from orchestrator.sweep_file.grids_and_ranges import Range
 from orchestrator.sweep_file.sections import n_trials
 
@@ -266,3 +266,12 @@ def test_a_worker_finds_a_trials_networks_without_the_sweep_files_checker() -> N
     project = Path(__file__).parents[3]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+def test_options_that_do_not_go_together_in_one_of_many_cells_are_refused() -> None:
+    """More than the sweep file's checks try with one another."""
+    many = "{grid: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]}"
+    grids = [f"backbone.{name}={many}" for name in ("dropout", "width")]
+    pools = ("backbone.depth={grid: [6, 4]}", "backbone.pool_after={grid: [[4], [6]]}")
+    with pytest.raises(SweepFileError, match="pool_after takes different convs from 1 to 4, got"):
+        make_plan(sweep(*grids, *pools))

@@ -16,7 +16,7 @@ from optuna.storages import InMemoryStorage
 
 from orchestrator.jobs.dense import obtain_dense
 from orchestrator.methods import method_class
-from orchestrator.plan.studies import Trial, dense_network, studies
+from orchestrator.plan import Trial, dense_network, studies
 from orchestrator.run_folder.workplace import Workplace
 from orchestrator.search.proposer import Proposer
 from orchestrator.sweep_file import Resources, load_sweep

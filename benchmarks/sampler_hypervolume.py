@@ -24,7 +24,7 @@ from optuna.storages import InMemoryStorage
 from benchmarks.side_by_side import Goal, Result, arguments, show
 from orchestrator.analysis.pareto import hypervolume
 from orchestrator.commands.sweep import main as sweep_main
-from orchestrator.plan.studies import Study, Trial, studies
+from orchestrator.plan import Study, Trial, studies
 from orchestrator.run_folder.trials_table import option_column, read_trials
 from orchestrator.search.proposer import Proposer
 from orchestrator.sweep_file import Search, Sweep, load_sweep

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from testbed.names import import_object, unknown
 
 METHODS = {
@@ -29,7 +31,8 @@ def method_class(name: str) -> Any:
     if ":" not in name and name not in METHODS:
         raise ValueError(unknown("method", name, METHODS) + " Or package.module:Class.")
     found = import_object(METHODS.get(name, name))
-    if not all(hasattr(found, attribute) for attribute in ("prune", "model_validate")):
+    is_model = isinstance(found, type) and issubclass(found, BaseModel)
+    if not is_model or not hasattr(found, "prune"):
         raise ValueError(
             f"Expected a pydantic model with a method `prune` at {name}, got {found!r}."
         )

@@ -16,7 +16,7 @@ from tests.test_driver import PROJECT, write
 from orchestrator.commands.choose import main
 from orchestrator.commands.trial import main as trial_main
 from orchestrator.deploy.selection import Limits, choose
-from orchestrator.plan.studies import plain_trials
+from orchestrator.plan import plain_trials
 from orchestrator.run_folder.outbox import Outbox
 from orchestrator.run_folder.reader import past_trial
 from orchestrator.run_folder.trials_table import read_trials

@@ -78,9 +78,10 @@ def _run_checked(args: argparse.Namespace, run: RunSweep) -> int:
         sweep = sweep.with_method(args.only)
     folder = args.output / sweep.name
     if args.dry_run:
+        from orchestrator.plan import make_plan
         from orchestrator.plan.dry_run import describe
 
-        print(describe(sweep))
+        print(describe(make_plan(sweep)))
         if folder.exists():
             print(f"Note: {_what_becomes_of(folder, sweep, args.fresh)}", file=sys.stderr)
         return 0

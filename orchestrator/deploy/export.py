@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from orchestrator.formatting import milliseconds
 from orchestrator.methods import method_class
-from orchestrator.plan.studies import Trial
+from orchestrator.plan import Trial
 from rnp.runtime_network import RuntimeNetwork
 from testbed.backbones import build_backbone
 from testbed.data import Splits, load_splits

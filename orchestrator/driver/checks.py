@@ -11,7 +11,7 @@ from orchestrator.plan import DenseNetwork, Plan, dense_network
 from orchestrator.plan.jobs import splits_key
 from orchestrator.sweep_file import SweepFileError
 from testbed.backbones import build_backbone
-from testbed.data import DataOptions, Splits, load_splits
+from testbed.data import Splits, load_splits
 from testbed.method import ChecksNetwork
 
 SEEN_BY_METHODS = {"method", "options", "data", "backbone", "backbone_options"}  # of a trial
@@ -31,13 +31,9 @@ def as_bad_input() -> Iterator[None]:
 def load_shared(plan: Plan, data_root: Path) -> dict[str, Splits]:
     """The splits of every data set and seed of the sweep, by `splits_key`."""
     shared: dict[str, Splits] = {}
-    for study in plan.studies:
-        data = DataOptions.model_validate(study.options["data"])
-        for seed in (study.seed, *plan.sweep.fresh_seeds):
-            key = splits_key(data, seed)
-            if key not in shared:
-                shared[key] = load_splits(data, data_root, seed)
-                _ = shared[key].fingerprint  # worked out here once, and not in every worker
+    for data, seed in plan.splits:
+        splits = shared[splits_key(data, seed)] = load_splits(data, data_root, seed)
+        _ = splits.fingerprint  # worked out here once, and not in every worker
     return shared
 
 

@@ -60,12 +60,11 @@ def run_on_ray(
             folder is left that was not there; or if no worker process can start.
     """
     from orchestrator.search.proposer import Proposer
-    from orchestrator.search.samplers import n_tries
     from orchestrator.search.study_storage import open_database, open_journal
 
     plan = make_plan(sweep)
     with ExitStack() as stack:
-        progress = Progress(sum(n_tries(study, sweep.search) for study in plan.studies))
+        progress = Progress(plan.n_trials)
 
         def opened() -> tuple[Recorder, Proposer, Coordinator]:
             recorder = _open_recorder(plan, folder, data_root, progress, begun)

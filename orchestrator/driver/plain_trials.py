@@ -17,16 +17,7 @@ class PlainTrials:
         Raises:
             ValueError: if an option is a range: names all that are.
         """
-        ranges = dict.fromkeys(
-            f"{name}: {found}" for study in plan.studies for name, found in study.ranges.items()
-        )
-        if ranges:
-            raise ValueError(
-                "expected values and grids only, since nothing searches here; these are ranges: "
-                f"{'; '.join(ranges)}. Give each a value or a grid, in the file or with --set."
-            )
-        trials = (study.trial(0, {}) for study in plan.studies)
-        self._trials = {trial.trial_id: trial for trial in trials}
+        self._trials = {trial.trial_id: trial for trial in plan.plain_trials()}
         self._left = [trial for id, trial in self._trials.items() if id not in ended]
 
     @property

@@ -1,16 +1,16 @@
 """The plan of a sweep: its studies, their trials, and the dense networks these start from."""
 
-from orchestrator.plan.plan import Plan, make_plan
-from orchestrator.plan.studies import (
+from orchestrator.plan.dense_networks import (
     DenseNetwork,
-    Study,
-    Trial,
-    confirmation,
-    confirmations,
     dense_network,
+    dense_networks,
     fine_tuning_teacher,
     networks_of,
 )
+from orchestrator.plan.grid_points import n_tries
+from orchestrator.plan.plan import Plan, make_plan, plain_trials
+from orchestrator.plan.studies import Study, studies
+from orchestrator.plan.trial import Trial, confirmation, confirmations
 
 __all__ = [
     "DenseNetwork",
@@ -20,7 +20,11 @@ __all__ = [
     "confirmation",
     "confirmations",
     "dense_network",
+    "dense_networks",
     "fine_tuning_teacher",
     "make_plan",
+    "n_tries",
     "networks_of",
+    "plain_trials",
+    "studies",
 ]

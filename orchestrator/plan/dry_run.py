@@ -3,42 +3,44 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
-from orchestrator.plan.studies import DenseNetwork, Study, dense_networks, studies
-from orchestrator.sweep_file import Sweep
-from orchestrator.sweep_file.grids_and_ranges import ABSENT, Range, plain_text, variables
+from orchestrator.plan.dense_networks import DenseNetwork
+from orchestrator.plan.grid_points import n_tries
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.studies import Study
+from orchestrator.sweep_file.grids_and_ranges import ABSENT, Range, has_variables, plain_text
 
 MOST_LINES = 200  # of studies, and of dense networks
 
 
-def describe(sweep: Sweep) -> str:
+def describe(plan: Plan) -> str:
     """The dense networks and trials of a sweep, one line each, and the totals."""
-    planned = [replace(study, n_trials=_n_tries(study, sweep)) for study in studies(sweep)]
-    networks = dense_networks(sweep)
+    sweep, networks = plan.sweep, plan.dense_networks
+    planned = [replace(study, n_trials=n_tries(study, sweep.search)) for study in plan.studies]
+    n_trials = sum(study.n_trials for study in planned)
+    endless = n_trials == math.inf
+    trials = "As many trials as the hours allow" if endless else _count(n_trials, "trial")
+    epochs = sum(study.n_trials * _most_epochs(study) for study in planned)
     dense_epochs = sum(network.training.epochs for network in networks)
-    trial_epochs = sum(study.n_trials * _most_epochs(study) for study in planned)
     objectives = ", ".join(f"{name} ({way})" for name, way in sweep.objectives.items())
+    unknown = "  none that is known before the trials; each is trained when a trial needs it"
     lines = [
         f"{sweep.name}: {objectives}; sampler {sweep.search.sampler}.",
         "",
         "Dense networks, trained first unless they are kept from before:",
-        *_cut(_dense_lines(networks)),
-    ]
-    if not networks:
-        lines.append(
-            "  none that is known before the trials; each is trained when a trial needs it"
-        )
-    lines += [
+        *(_cut(_dense_lines(networks)) or [unknown]),
         "",
         "Trials:",
         *_cut(_study_lines(planned)),
         "",
-        f"{_trials(planned)} in "
-        f"{_count(len(planned), 'study', 'studies')}, {_count(len(networks), 'dense network')}. "
-        f"Epochs: {dense_epochs:,} for dense networks{_at_most(trial_epochs)}.",
-        *([f"No trial starts after {sweep.search.hours:g} hours."] if sweep.search.hours else []),
+        f"{trials} in {_count(len(planned), 'study', 'studies')}, "
+        f"{_count(len(networks), 'dense network')}. Epochs: {dense_epochs:,} for dense networks"
+        + ("." if endless else f", at most {epochs:,} for trials."),
     ]
+    if sweep.search.hours:
+        lines.append(f"No trial starts after {sweep.search.hours:g} hours.")
     if sweep.confirm:
         lines.append(
             "Then every point on a method's frontier is run again with the fresh seeds "
@@ -47,29 +49,11 @@ def describe(sweep: Sweep) -> str:
     return "\n".join(lines)
 
 
-def _trials(planned: Sequence[Study]) -> str:
-    total = sum(study.n_trials for study in planned)
-    return "As many trials as the hours allow" if total == math.inf else _count(total, "trial")
-
-
-def _at_most(epochs: float) -> str:
-    return "" if epochs == math.inf else f", at most {epochs:,} for trials"
-
-
-def _n_tries(study: Study, sweep: Sweep) -> float:
-    if sweep.search.sampler != "grid" or study.n_trials == 1:
-        return study.n_trials
-    from orchestrator.search.samplers import n_tries  # imports Optuna, which only this needs here
-
-    return n_tries(study, sweep.search)
-
-
 def _most_epochs(study: Study) -> int:
     """The epochs that one trial may train for, at the upper end of what is searched."""
     training, fine_tuning = study.options["training"], study.options["fine_tuning"]
     epochs = _largest({**training, **fine_tuning}["epochs"])
-    dense = {name: study.options[name] for name in ("backbone", "training")}
-    trains_dense = any(True for _ in variables(dense))
+    trains_dense = has_variables({"backbone": study.options["backbone"], "training": training})
     # `vanilla` trains from scratch for as long as dense training and fine-tuning take together.
     return epochs + _largest(training["epochs"]) * (trains_dense + (study.method == "vanilla"))
 
@@ -127,15 +111,10 @@ def _trial_ids(study: Study) -> str:
     return first if study.n_trials == 1 else f"{first} to -{study.n_trials - 1:03d}"
 
 
-def _cut(lines: Iterator[str]) -> Iterator[str]:
-    left = 0
-    for number, line in enumerate(lines):
-        if number < MOST_LINES:
-            yield line
-        else:
-            left += 1
-    if left:
-        yield f"  ... and {left:,} more"
+def _cut(lines: Iterator[str]) -> list[str]:
+    shown = list(islice(lines, MOST_LINES))
+    left = sum(1 for _ in lines)
+    return [*shown, f"  ... and {left:,} more"] if left else shown
 
 
 def _count(number: float, one: str, many: str = "") -> str:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.plan.studies import DenseNetwork, Trial
+from orchestrator.plan.dense_networks import DenseNetwork
+from orchestrator.plan.trial import Trial
 from orchestrator.sweep_file import EarlyStopping
 from testbed.data import DataOptions
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import yaml
 
-from orchestrator.plan.studies import Study, studies
-from orchestrator.sweep_file import SHARED, Search, Sweep
+from orchestrator.plan.grid_points import grid_points
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.studies import Study
+from orchestrator.sweep_file import SHARED, Sweep
 from orchestrator.sweep_file.grids_and_ranges import plain_text
 
 NEVER_MATTERS = ("name", "resources", "search.trials", "search.hours", "confirm")
@@ -20,35 +22,23 @@ COMPARED_BY_STUDY = ("seeds", "methods", *SHARED)
 _NOTHING = object()
 
 
-def changes(old: Sweep, new: Sweep) -> list[str]:
+def changes(old: Plan, new: Plan) -> list[str]:
     """What differs, a line each, between two sweeps that cannot be one; nothing if they can."""
-    now = {study.name: study for study in studies(new)}
-    same = all(
-        study.name in now and replace(study, n_trials=now[study.name].n_trials) == now[study.name]
-        for study in studies(old)
-    )
+    pairs = [(study, new.by_name.get(study.name)) for study in old.studies]
+    same = all(now and replace(study, n_trials=now.n_trials) == now for study, now in pairs)
     found = []
-    for path, before, after in _differences(_plain(old), _plain(new)):
+    for path, before, after in _differences(_plain(old.sweep), _plain(new.sweep)):
         text = f"{path} was {_text(before)}, and is {_text(after)}."
-        if path == "search.trials" and same and _other_grids(old, now, new.search):
-            found.append(f"{text} That makes other grids, of other points.")
+        if path == "search.trials" and same and new.sweep.search.sampler == "grid":
+            if any(now and _points(study) != _points(now) for study, now in pairs):
+                found.append(f"{text} That makes other grids, of other points.")
         elif not _within(path, NEVER_MATTERS) and not (same and _within(path, COMPARED_BY_STUDY)):
             found.append(text)
     return found if same else found or ["Studies that ran have other names now."]
 
 
-def _other_grids(old: Sweep, now: Mapping[str, Study], search: Search) -> bool:
-    """Whether another number of tries gives a study other points."""
-    if search.sampler != "grid":
-        return False
-    from orchestrator.search.samplers import (
-        grid_points,  # imports Optuna, which only this needs here
-    )
-
-    return any(
-        grid_points(study, study.n_trials) != grid_points(study, now[study.name].n_trials)
-        for study in studies(old)
-    )
+def _points(study: Study) -> list[dict[str, Any]]:
+    return grid_points(study, study.n_trials)
 
 
 def _within(path: str, sections: tuple[str, ...]) -> bool:

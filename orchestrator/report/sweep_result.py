@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from orchestrator.run_folder.reader import FIXED_COLUMNS
+from orchestrator.run_folder.trials_table import HELD_BY_COLUMNS as FIXED_COLUMNS
 from orchestrator.run_folder.trials_table import read_trials
 
 SHARED = ("data", "backbone", "training", "fine_tuning")

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from orchestrator.plan import make_plan
 from orchestrator.plan.resume import changes
 from orchestrator.run_folder.atomic_files import write_atomically
 from orchestrator.sweep_file import Sweep, SweepFileError, load_sweep
@@ -65,7 +66,7 @@ def check_goes_on(folder: Path, sweep: Sweep) -> None:
             reason = f"its sweep.yaml cannot be read: {error}"
         problem = f"{folder} is there, and cannot be gone on with: {reason}."
         raise SweepFileError([problem, TWO_WAYS_ON]) from error
-    if found := changes(before, sweep):
+    if found := changes(make_plan(before), make_plan(sweep)):
         problem = f"{folder} was begun by a sweep file that has changed since:"
         raise SweepFileError([problem, *(f"  {text}" for text in found), TWO_WAYS_ON])
 

@@ -1,19 +1,17 @@
-"""A trial as it was told, from the run folder that its row is in."""
+"""A trial as it was told, from its row and the run folder that the row is in."""
 
+import json
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from orchestrator.plan.studies import Trial, confirmation, studies
+from orchestrator.plan import Study, Trial, confirmation, make_plan
+from orchestrator.run_folder.trials_table import cell_text, is_missing, option_column
 from orchestrator.sweep_file import load_sweep
-
-FIXED_COLUMNS = {
-    "data.name": "dataset",
-    "backbone.name": "backbone",
-    "backbone.depth": "depth",
-    "backbone.dropout": "dropout",
-}
+from orchestrator.sweep_file.grids_and_ranges import Range
 
 
 def past_trial(folder: Path, trials: pd.DataFrame, trial_id: str) -> Trial:
@@ -29,17 +27,46 @@ def past_trial(folder: Path, trials: pd.DataFrame, trial_id: str) -> Trial:
     rows = trials[trials["trial_id"] == trial_id]
     if rows.empty:
         raise ValueError(f"{folder} has no trial {trial_id!r}.")
-    row = rows.iloc[0]
+    row = {str(name): cell for name, cell in rows.iloc[0].items()}
     if row["phase"] == "confirmation":
         return confirmation(past_trial(folder, trials, row["confirms"]), int(row["seed"]))
-    by_name = {study.name: study for study in studies(load_sweep(folder / "sweep.yaml"))}
-    study = by_name.get(row["study"])
+    study = make_plan(load_sweep(folder / "sweep.yaml")).by_name.get(row["study"])
     if study is None:
         raise ValueError(f"{folder}: sweep.yaml has no study {row['study']!r}, of {trial_id}.")
-    number = int(trial_id.rpartition("-")[2])
-    return study.trial(number, study.values(lambda path, searched: _value(row, path)))
+    return study.trial(int(trial_id.rpartition("-")[2]), searched_values(study, row))
 
 
-def _value(row: pd.Series, path: str) -> Any:
-    value = row[FIXED_COLUMNS.get(path, path.removeprefix("methods."))]
-    return value.item() if hasattr(value, "item") else value
+def searched_values(study: Study, row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the search chose for a trial, by dotted path, as its row of trials.csv has it.
+
+    Raises:
+        ValueError: if a cell holds nothing that its range has.
+    """
+    return study.values(partial(_chosen, row))
+
+
+def _chosen(row: Mapping[str, Any], path: str, found: Range) -> Any:
+    cell = _cell(row, option_column(path))
+    if found.kind == "choice":
+        same = [choice for choice in found.choices if cell_text(choice) == cell_text(cell)]
+        if not is_missing(cell):  # a column of 1 and 0.5 has 1.0 and 0.5
+            same += [choice for choice in found.choices if choice == cell]
+    else:
+        same = [] if is_missing(cell) else [int(cell) if found.kind == "int" else float(cell)]
+    if not same:
+        raise ValueError(
+            f"trials.csv: in the row of {row['trial_id']}, {path} is "
+            f"{cell_text(cell) or 'missing'}, expected {found}. "
+            "Take the row out: its trial is run again when the sweep goes on."
+        )
+    return same[0]
+
+
+def _cell(row: Mapping[str, Any], column: str) -> Any:
+    """A cell; of an option inside a method's option, which has the cell as JSON, that part."""
+    if column in row or "." not in column:
+        return row.get(column)
+    outer, _, name = column.rpartition(".")
+    around = _cell(row, outer)
+    around = json.loads(around) if isinstance(around, str) else around
+    return around.get(name) if isinstance(around, Mapping) else None

@@ -27,9 +27,9 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from orchestrator.plan.studies import Study, Trial
-from orchestrator.run_folder.trials_table import cell_text, is_missing, option_column
-from orchestrator.search.samplers import ByNumber, make_sampler, n_tries
+from orchestrator.plan import Study, Trial, n_tries
+from orchestrator.run_folder.reader import searched_values
+from orchestrator.search.samplers import ByNumber, make_sampler
 from orchestrator.search.successive_halving import Arrival, RungsInMemory
 from orchestrator.sweep_file import Search
 from orchestrator.sweep_file.grids_and_ranges import Range
@@ -178,7 +178,7 @@ class _Asked:
                 opened.tell(frozen.number, state=TrialState.FAIL)  # killed while it was proposed
         for trial_id, row in rows.items():
             if trial_id not in self._proposed:
-                params = self._study.values(partial(_value_in_row, row))
+                params = searched_values(self._study, row)
                 self._add(trial_id, row, params)
             elif self._proposed[trial_id].state is TrialState.RUNNING:
                 self.running[trial_id] = self._proposed[trial_id]
@@ -300,23 +300,6 @@ def _distribution(r: Range) -> BaseDistribution:
     if r.kind == "int":
         return IntDistribution(int(r.low), int(r.high))
     return FloatDistribution(r.low, r.high, log=r.kind == "log_uniform")
-
-
-def _value_in_row(row: Mapping[str, Any], path: str, r: Range) -> Any:
-    """What the search chose for a trial, as its row has it."""
-    value: Any = row.get(option_column(path))
-    if r.kind == "choice":
-        same = [choice for choice in r.choices if cell_text(choice) == cell_text(value)]
-        same += [choice for choice in r.choices if choice == value]
-    else:
-        same = [] if is_missing(value) else [int(value) if r.kind == "int" else float(value)]
-    if not same:
-        raise ValueError(
-            f"trials.csv has a row of {row['trial_id']}, which the study does not know, and "
-            f"cannot be told to it: {path} is {cell_text(value) or 'missing'}, expected {r}. "
-            "Take the row out: its trial is run again."
-        )
-    return same[0]
 
 
 def _why_failed(row: Mapping[str, Any], objectives: Mapping[str, str]) -> str | None:

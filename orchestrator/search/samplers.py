@@ -1,10 +1,8 @@
 """Optuna's samplers as sweep files name them, and two of ours whose options follow from numbers."""
 
 import hashlib
-import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.trial import FrozenTrial
 
-from orchestrator.plan.studies import Study
+from orchestrator.plan import Study
+from orchestrator.plan.grid_points import grid_points, value_at
 from orchestrator.sweep_file import Search
 from orchestrator.sweep_file.grids_and_ranges import Range
 
@@ -26,16 +25,6 @@ TPE_SETTINGS: dict[str, Any] = {
     "multivariate": True,
     "n_ei_candidates": 12,
 }
-
-
-def n_tries(study: Study, search: Search) -> float:
-    """How many trials a study gets: what the sweep asks for, but no point of a grid twice.
-
-    Infinite where the hours alone are the bound.
-    """
-    if search.sampler != "grid":
-        return study.n_trials
-    return min(study.n_trials, len(grid_points(study, study.n_trials)))
 
 
 def make_sampler(study: Study, search: Search, begun: int = 0) -> BaseSampler:
@@ -108,82 +97,4 @@ class ByNumber(BaseSampler):
 def _random_options(ranges: Mapping[str, Range], seed: int, number: int) -> dict[str, Any]:
     """One value of each range, drawn from the seed and the trial's number alone."""
     generator = np.random.default_rng([seed, number])
-    return {name: _at(r, generator.random()) for name, r in ranges.items()}
-
-
-def _at(r: Range, share: float) -> Any:
-    """The value that lies `share` (0 <= share < 1) of the way through a range."""
-    if r.kind == "choice":
-        return r.choices[int(share * len(r.choices))]
-    assert r.low is not None and r.high is not None
-    match r.kind:
-        case "int":
-            return int(r.low) + int(share * (r.high - r.low + 1))
-        case "log_uniform":
-            return r.low * (r.high / r.low) ** share
-        case "uniform":
-            return r.low + (r.high - r.low) * share
-
-
-def grid_sizes(ranges: Mapping[str, Range], n_tries: float) -> Iterator[dict[str, int]]:
-    """How many points each range has in grids that grow, from one that might have `n_tries` points.
-
-    A choice has all its values. One more point goes to a range that has the fewest, the first of
-    equals; the last grid is the one where no range has more values to give.
-    """
-    sizes = {name: len(r.choices) if r.kind == "choice" else 1 for name, r in ranges.items()}
-    while True:
-        if math.prod(sizes.values()) >= n_tries:
-            yield sizes
-        growing = [name for name in ranges if sizes[name] < _n_values(ranges[name])]
-        if not growing:
-            break
-        sizes[min(growing, key=sizes.__getitem__)] += 1
-    yield sizes
-
-
-def grid_points(study: Study, n_tries: float) -> list[dict[str, Any]]:
-    """Every point of the smallest grid of `n_tries` points, or of the largest there is.
-
-    Each range's values lie at equal distances, its two ends included. Points that differ in options
-    that are not searched there are one.
-    """
-    for sizes in grid_sizes(study.ranges, n_tries):
-        points: list[dict[str, Any]] = [{}]
-        for name, size in sizes.items():
-            values = _spread(study.ranges[name], size)
-            points = [{**point, name: value} for point in points for value in values]
-        if any(r.when for r in study.ranges.values()):
-            searched = [study.values(partial(_at_point, point)) for point in points]
-            points = list({repr(point): point for point in searched}.values())
-        if len(points) >= n_tries:
-            break
-    return points
-
-
-def _at_point(point: Mapping[str, Any], name: str, r: Range) -> Any:
-    return point[name]
-
-
-def _spread(r: Range, size: int) -> list[Any]:
-    """`size` values at equal distances (log_uniform: at equal ratios); one alone is the middle."""
-    if r.kind == "choice":
-        return list(r.choices)
-    assert r.low is not None and r.high is not None
-    if size == 1:
-        return [_at(r, 0.5)]
-    match r.kind:
-        case "int":
-            return [round(value) for value in np.linspace(r.low, r.high, size)]
-        case "log_uniform":
-            return np.geomspace(r.low, r.high, size).tolist()
-        case "uniform":
-            return np.linspace(r.low, r.high, size).tolist()
-
-
-def _n_values(r: Range) -> float:
-    """How many different values a range has."""
-    if r.kind == "choice":
-        return len(r.choices)
-    assert r.low is not None and r.high is not None
-    return r.high - r.low + 1 if r.kind == "int" else math.inf
+    return {name: value_at(r, generator.random()) for name, r in ranges.items()}

@@ -1,5 +1,6 @@
 """The sweep file: what it may hold, and how it is read, checked and written."""
 
+from orchestrator.sweep_file.loading import load_sweep
 from orchestrator.sweep_file.schema import (
     SHARED,
     EarlyStopping,
@@ -7,7 +8,6 @@ from orchestrator.sweep_file.schema import (
     Search,
     Sweep,
     SweepFileError,
-    load_sweep,
 )
 
 __all__ = [

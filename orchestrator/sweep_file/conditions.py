@@ -21,11 +21,12 @@ from orchestrator.sweep_file.grids_and_ranges import (
     Grid,
     Range,
     fill,
+    lookup,
     plain_text,
-    variables,
+    ranges_of,
 )
 from orchestrator.sweep_file.schema import SHARED
-from orchestrator.sweep_file.yaml_reader import Key
+from orchestrator.sweep_file.yaml_reader import Key, dotted
 from testbed.names import unknown
 
 Sections = Mapping[str, Any]  # the shared sections and `methods`, grids and ranges in their places
@@ -33,17 +34,20 @@ Problem = tuple[Key, str]
 SECTIONS = (*SHARED, "methods")
 
 
-def settle(ranges: Mapping[Key, Range], suggest: Callable[[Key, Range], Any]) -> dict[Key, Any]:
-    """The value of each range: what is suggested where it is searched, else its `otherwise`.
+def settle(
+    ranges: Mapping[Key, Range], suggest: Callable[[str, Range], Any]
+) -> tuple[dict[Key, Any], dict[str, Any]]:
+    """The value of each range, and by dotted path those of them that were suggested.
 
-    An option is suggested after those that it depends on.
+    An option is suggested after those that it depends on; one that is not searched is `otherwise`.
     """
     settled: dict[Key, Any] = {}
-    for key in _in_order(ranges):
-        found = ranges[key]
-        searched = all(settled[condition.option] in condition.values for condition in found.when)
-        settled[key] = suggest(key, found) if searched else found.otherwise
-    return settled
+    suggested: dict[str, Any] = {}
+    for key, found in _in_order(ranges).items():
+        settled[key] = found.otherwise
+        if all(settled[condition.option] in condition.values for condition in found.when):
+            settled[key] = suggested[dotted(key)] = suggest(dotted(key), found)
+    return settled, suggested
 
 
 def decided(sections: Sections, method: str | None = None) -> dict[str, Any]:
@@ -52,12 +56,11 @@ def decided(sections: Sections, method: str | None = None) -> dict[str, Any]:
     Args:
         method: the study's; None for what holds whatever the method.
     """
-    ranges = {key: found for key, found in variables(sections) if isinstance(found, Range)}
     values: dict[Key, Any] = {}
-    for key in _in_order(ranges):
-        found, still_open = ranges[key], []
+    for key, found in _in_order(ranges_of(sections)).items():
+        still_open = []
         for condition in found.when:
-            value = method if condition.option == METHOD else _value(sections, condition.option)
+            value = method if condition.option == METHOD else lookup(sections, condition.option)
             value = values.get(condition.option, value)
             if (value is None and condition.option == METHOD) or isinstance(value, Range):
                 still_open.append(condition)
@@ -81,15 +84,14 @@ def misplaced_conditions(sections: Sections, methods: Mapping[str, str]) -> Iter
         sections: those that are sound.
         methods: every method that is known.
     """
-    ranges = {key: found for key, found in variables(sections) if isinstance(found, Range)}
+    ranges = ranges_of(sections)
     for key, found in ranges.items():
         for condition in found.when:
             place = (*key, "when", condition.name)
-            name = ".".join(map(str, key))
             for message in _wrong(key, condition, sections, methods):
-                yield place, f"{name}: when {condition.name}: {message}"
-    for key in set(ranges) - set(_in_order(ranges, strict=False)):
-        yield (*key, "when"), f"{'.'.join(map(str, key))}: its condition depends on itself."
+                yield place, f"{dotted(key)}: when {condition.name}: {message}"
+    for key in ranges.keys() - _in_order(ranges):
+        yield (*key, "when"), f"{dotted(key)}: its condition depends on itself."
 
 
 def _wrong(
@@ -98,7 +100,7 @@ def _wrong(
     option = condition.option
     if option == METHOD:
         for name in condition.values:
-            if name not in methods and ":" not in str(name):
+            if str(name) not in methods and ":" not in str(name):
                 yield unknown("method", str(name), methods)
         return
     if option == key:
@@ -108,9 +110,9 @@ def _wrong(
         return
     if option[0] in SECTIONS and option[0] not in sections:
         return  # it has mistakes of its own
-    value = _value(sections, option)
+    value = lookup(sections, option)
     if value is ABSENT:
-        yield f"there is no option {'.'.join(map(str, option))}, or it is not set."
+        yield f"there is no option {dotted(option)}, or it is not set."
     elif isinstance(value, Range) and value.kind in ("uniform", "log_uniform"):
         yield f"it is {value}, of which no single value can be waited for. Use a choice or int."
     elif isinstance(value, Range) and value.when and value.otherwise is ABSENT:
@@ -118,44 +120,27 @@ def _wrong(
     elif isinstance(value, Range | Grid):
         for wanted in condition.values:
             if not _takes(value, wanted):
-                yield f"it is never {plain_text(wanted)}, but {_possible(value)}."
+                yield f"it is never {plain_text(wanted)}, but {value}."
 
 
 def _takes(value: Range | Grid, wanted: Any) -> bool:
-    if isinstance(value, Range) and value.kind == "int":
-        assert value.low is not None and value.high is not None
-        inside = isinstance(wanted, int) and value.low <= wanted <= value.high
-        return inside or (bool(value.when) and wanted == value.otherwise)
+    if isinstance(value, Range) and value.kind == "int" and isinstance(wanted, int):
+        low, high = value.ends
+        return low <= wanted <= high or wanted in value.values
     return wanted in value.values
 
 
-def _possible(value: Range | Grid) -> str:
-    return str(value) if isinstance(value, Range) else ", ".join(map(plain_text, value.values))
+def _in_order(ranges: Mapping[Key, Range]) -> dict[Key, Range]:
+    """The ranges, each after those that it depends on; those in a circle are left out.
 
+    Whichever may come next and is written first does: samplers draw in this order.
+    """
+    ordered: dict[Key, Range] = {}
+    left = dict(ranges)
 
-def _value(sections: Sections, option: Key) -> Any:
-    """What stands at a key; ABSENT if nothing does."""
-    value: Any = sections
-    for name in option:
-        if not isinstance(value, Mapping) or name not in value:
-            return ABSENT
-        value = value[name]
-    return value
+    def is_ready(key: Key) -> bool:
+        return not any(condition.option in left for condition in left[key].when)
 
-
-def _in_order(ranges: Mapping[Key, Range], strict: bool = True) -> list[Key]:
-    """The ranges, each after those that it depends on; those in a circle are left out."""
-    ordered: list[Key] = []
-    left = list(ranges)
-    while left:
-        ready = [
-            key
-            for key in left
-            if not any(condition.option in left for condition in ranges[key].when)
-        ]
-        if not ready:
-            assert not strict, "circles are refused when a sweep file is read"
-            break
-        ordered += ready[:1]
-        left.remove(ready[0])
+    while ready := next(filter(is_ready, left), None):
+        ordered[ready] = left.pop(ready)
     return ordered

@@ -1,10 +1,10 @@
 """What may stand for an option's value in a sweep file: a grid, crossed, or a range, searched."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
-from orchestrator.sweep_file.yaml_reader import Key
+from orchestrator.sweep_file.yaml_reader import Key, dotted
 
 RangeKind = Literal["uniform", "log_uniform", "int", "choice"]
 RANGE_KINDS: tuple[str, ...] = get_args(RangeKind)
@@ -21,6 +21,9 @@ class Grid:
 
     def as_written(self) -> dict[str, Any]:
         return {"grid": list(self.values)}
+
+    def __str__(self) -> str:
+        return ", ".join(map(plain_text, self.values))
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,12 @@ class Range:
     otherwise: Any = ABSENT
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """`low` and `high`, which every kind but a choice has."""
+        assert self.low is not None and self.high is not None
+        return self.low, self.high
+
+    @property
     def drawn(self) -> tuple[Any, ...]:
         """Both ends of what is drawn from, or all choices."""
         return self.choices if self.kind == "choice" else (self.low, self.high)
@@ -63,10 +72,8 @@ class Range:
         written: dict[str, Any] = {self.kind: list(self.drawn)}
         if self.when:
             written["when"] = {
-                condition.name: (
-                    condition.values[0] if len(condition.values) == 1 else list(condition.values)
-                )
-                for condition in self.when
+                each.name: list(each.values) if len(each.values) > 1 else each.values[0]
+                for each in self.when
             }
         if self.otherwise is not ABSENT:
             written["otherwise"] = self.otherwise
@@ -83,33 +90,33 @@ Variable = Grid | Range
 ONE_VALUE = (
     "a choice takes a list of at least two values, as in {choice: [a, b]}, or one and a when"
 )
-MALFORMED = object()  # what was meant for a grid or range, reported already
+Refuse = Callable[[Key, str], None]  # told of a mistake, and of the value that it is in
 
 
-def read_variables(value: Any, key: Key, problems: list[tuple[Key, str]]) -> Any:
-    """`value` with its `{grid: ...}` and `{uniform: ...}` made Grids and Ranges, at any depth.
+def read_variables(options: Mapping[str, Any], refuse: Refuse, key: Key = ()) -> dict[str, Any]:
+    """`options` with their `{grid: ...}` and `{uniform: ...}` made Grids and Ranges, at any depth.
 
-    One that is malformed is reported in `problems`, and left out of its mapping.
+    Those that are malformed are refused, and left out.
     """
-    if not isinstance(value, dict):
-        return value
-    reserved = [name for name in RESERVED if name in value]
-    if not reserved:
-        read = {name: read_variables(v, (*key, name), problems) for name, v in value.items()}
-        return {name: inner for name, inner in read.items() if inner is not MALFORMED}
-    try:
-        beside = () if reserved[0] == "grid" else ("when", "otherwise")
-        others = [name for name in value if name not in (reserved[0], *beside)]
-        if others:
-            alone = "stands alone" if not beside else "takes when and otherwise beside it"
-            raise ValueError(f"{reserved[0]} {alone}, got also {', '.join(others)}")
-        if reserved[0] == "grid":
-            return _grid(value["grid"])
-        drawn = _range(cast(RangeKind, reserved[0]), value[reserved[0]])
-        return _conditional(drawn, value, key)
-    except ValueError as error:
-        problems.append((key, f"{'.'.join(map(str, key))}: {error}."))
-        return MALFORMED
+    read: dict[str, Any] = {}
+    for name, value in options.items():
+        inner = (*key, name)
+        if not isinstance(value, dict):
+            read[name] = value
+        elif not any(reserved in value for reserved in RESERVED):
+            read[name] = read_variables(value, refuse, inner)
+        else:
+            try:
+                read[name] = _variable(value, inner)
+            except ValueError as error:
+                refuse(inner, f"{dotted(inner)}: {error}.")
+    return read
+
+
+def find_variables(options: Mapping[str, Any]) -> dict[str, Variable]:
+    """Every grid and range in options as a sweep file has them, by dotted path."""
+    read = read_variables(options, lambda key, message: None)
+    return {dotted(key): found for key, found in variables(read)}
 
 
 def variables(options: Mapping[str, Any], key: Key = ()) -> Iterator[tuple[Key, Variable]]:
@@ -119,6 +126,25 @@ def variables(options: Mapping[str, Any], key: Key = ()) -> Iterator[tuple[Key, 
             yield (*key, name), value
         elif isinstance(value, dict):
             yield from variables(value, (*key, name))
+
+
+def ranges_of(options: Mapping[str, Any]) -> dict[Key, Range]:
+    """Every range in `options`, by its key."""
+    return {key: found for key, found in variables(options) if isinstance(found, Range)}
+
+
+def has_variables(options: Mapping[str, Any]) -> bool:
+    """Whether a grid or a range is in `options`."""
+    return any(True for _ in variables(options))
+
+
+def lookup(options: Any, key: Key) -> Any:
+    """What stands at a key; ABSENT if nothing does."""
+    for name in key:
+        if not isinstance(options, Mapping) or name not in options:
+            return ABSENT
+        options = options[name]
+    return options
 
 
 def fill(options: Mapping[str, Any], values: Mapping[Key, Any], key: Key = ()) -> dict[str, Any]:
@@ -137,15 +163,6 @@ def fill(options: Mapping[str, Any], values: Mapping[Key, Any], key: Key = ()) -
     return filled
 
 
-def as_written(value: Any) -> Any:
-    """`value` with its grids and ranges as a sweep file has them."""
-    if isinstance(value, Grid | Range):
-        return value.as_written()
-    if isinstance(value, dict):
-        return {name: as_written(inner) for name, inner in value.items()}
-    return value
-
-
 def plain_text(value: Any) -> str:
     """`value` as a sweep file would have it, on one line."""
     if isinstance(value, bool):
@@ -155,6 +172,17 @@ def plain_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(plain_text, value)) + "]"
     return "null" if value is None else str(value)
+
+
+def _variable(written: Mapping[str, Any], key: Key) -> Variable:
+    kind = next(name for name in RESERVED if name in written)
+    beside = () if kind == "grid" else ("when", "otherwise")
+    if others := [name for name in written if name not in (kind, *beside)]:
+        alone = "takes when and otherwise beside it" if beside else "stands alone"
+        raise ValueError(f"{kind} {alone}, got also {', '.join(others)}")
+    if kind == "grid":
+        return _grid(written["grid"])
+    return _conditional(_range(cast(RangeKind, kind), written[kind]), written, key)
 
 
 def _grid(values: Any) -> Grid:

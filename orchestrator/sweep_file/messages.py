@@ -10,41 +10,25 @@ from pydantic_core import ErrorDetails
 from typing_extensions import is_typeddict
 
 from orchestrator.sweep_file.grids_and_ranges import RESERVED, plain_text
-from orchestrator.sweep_file.yaml_reader import Key
+from orchestrator.sweep_file.yaml_reader import Key, dotted
+from testbed.names import unknown
 
-_OPTIONS = "options like {{name: value}}"
-_EXPECTED = {
+_EXPECTED = {  # where pydantic's own words would speak of Python, or say less
     "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "date_type": "a date",
-    "dict_type": _OPTIONS,
-    "enum": "{expected}",
-    "finite_number": "a finite number",
-    "float_parsing": "a number",
     "float_type": "a number",
-    "frozen_set_type": "a list",
     "greater_than": "more than {gt}",
     "greater_than_equal": "at least {ge}",
-    "int_from_float": "a whole number",
-    "int_parsing": "a whole number",
-    "int_type": "a whole number",
-    "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
-    "list_type": "a list",
-    "literal_error": "{expected}",
-    "mapping_type": _OPTIONS,
-    "model_attributes_type": _OPTIONS,
-    "model_type": _OPTIONS,
-    "multiple_of": "a multiple of {multiple_of}",
     "none_required": "null",
-    "set_type": "a list",
-    "string_pattern_mismatch": "text that matches {pattern}",
-    "string_too_long": "at most {max_length} characters",
-    "string_too_short": "at least {min_length} characters",
     "string_type": "text",
     "too_long": "{max_length} or fewer values",
     "too_short": "{min_length} or more values",
-    "tuple_type": "a list",
+    **dict.fromkeys(("int_from_float", "int_type"), "a whole number"),
+    **dict.fromkeys(("frozen_set_type", "list_type", "set_type", "tuple_type"), "a list"),
+    **dict.fromkeys(
+        ("dict_type", "mapping_type", "model_attributes_type", "model_type"),
+        "options like {{name: value}}",
+    ),
 }
 
 
@@ -83,33 +67,27 @@ def _locate(error: ErrorDetails, options: Any) -> tuple[Key, Key | None]:
 
     Pydantic puts the names of a union's alternatives between the keys: ("classes", "list[str]", 0).
     """
-    *outer, last = error["loc"] or (None,)
-    parts = outer if error["type"] == "missing" or last is None else [*outer, last]
+    parts = error["loc"]
+    absent = parts[-1:] if error["type"] == "missing" else ()
     key: Key = ()
     union: Key | None = None
     value = options
-    for part in parts:
+    for part in parts[: len(parts) - len(absent)]:
         inner = dict(enumerate(value)) if isinstance(value, list) else value
         if isinstance(inner, dict) and part in inner:
             key, value = (*key, part), inner[part]
         elif union is None and part != "[key]":
             union = key
-    return ((*key, last) if error["type"] == "missing" and last is not None else key), union
+    return (*key, *absent), union
 
 
 def _message(errors: Sequence[ErrorDetails], key: Key, model: type[BaseModel], owner: str) -> str:
     """One message for a mistake; several errors are the alternatives of one union."""
     error, kind = errors[0], errors[0]["type"]
-    name, outer = (
-        ".".join(map(str, keys if owner == "" else (owner, *keys))) for keys in (key, key[:-1])
-    )
+    name, outer = (dotted(keys if owner == "" else (owner, *keys)) for keys in (key, key[:-1]))
     if kind == "extra_forbidden":
-        # Not above: `testbed` imports torch, and YAML that cannot be read is refused without it.
-        from testbed.names import unknown
-
-        message = unknown(
-            "option" if outer else "section", str(key[-1]), _fields_at(model, key[:-1])
-        )
+        what = "option" if outer else "section"
+        message = unknown(what, str(key[-1]), _fields_at(model, key[:-1]))
         return f"{outer}: {message}" if outer else message
     if kind == "missing":
         what = f"{outer}: the option" if outer else "the section"
@@ -118,12 +96,13 @@ def _message(errors: Sequence[ErrorDetails], key: Key, model: type[BaseModel], o
         reason = str(error.get("ctx", {}).get("error") or error["msg"])
         return f"{name}: {reason}" if name else reason
     expected = " or ".join(dict.fromkeys(map(_expected, errors)))
-    return f"{name}: expected {expected}, got {show(error['input'])}.{_advice(error, expected)}"
+    advice = _advice(error, expected, owner)
+    return f"{name}: expected {expected}, got {show(error['input'])}.{advice}"
 
 
 def _expected(error: ErrorDetails) -> str:
     if error["type"] not in _EXPECTED:
-        return error["msg"].removeprefix("Input should be ")
+        return re.sub(r"^\w+ should (be |have )?", "", error["msg"])
     context = {
         name: f"{value:g}" if isinstance(value, float) else value
         for name, value in error.get("ctx", {}).items()
@@ -131,10 +110,15 @@ def _expected(error: ErrorDetails) -> str:
     return _EXPECTED[error["type"]].format(**context)
 
 
-def _advice(error: ErrorDetails, expected: str) -> str:
+def _advice(error: ErrorDetails, expected: str, owner: str) -> str:
     value = error["input"]
-    if isinstance(value, dict) and any(name in RESERVED for name in value):
-        return " It takes no grid and no range."
+    if isinstance(value, dict):
+        if any(name in RESERVED for name in value):
+            return " It takes no grid and no range."
+        near = difflib.get_close_matches(str(next(iter(value), "")), RESERVED, n=1)
+        return f" Did you mean {{{near[0]}: ...}}?" if near and owner else ""
+    if isinstance(value, list) and len(value) > 1 and owner and "options" not in expected:
+        return " To try each of these write {grid: [...]}."
     if not isinstance(value, str):
         return ""
     near = difflib.get_close_matches(value, re.findall(r"'([^']*)'", expected), n=1)

@@ -1,19 +1,18 @@
-"""The sweep file: what it may hold, and how it is read, checked and written."""
+"""What a sweep file may hold."""
 
 import re
 from collections import Counter
 from collections.abc import Sequence
-from itertools import count, islice
-from pathlib import Path
+from itertools import accumulate, count, islice, repeat, takewhile
+from operator import mul
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
 from orchestrator.formatting import without_password
-from orchestrator.sweep_file.grids_and_ranges import as_written, variables
-from orchestrator.sweep_file.option_checks import OptionsError, check_model
-from orchestrator.sweep_file.yaml_reader import Document, dump_yaml, read_document, read_override
+from orchestrator.sweep_file.grids_and_ranges import fill, variables
+from orchestrator.sweep_file.yaml_reader import dotted, dump_yaml
 
 SHARED = ("data", "backbone", "training", "fine_tuning")  # the sections that all methods share
 # What else lies in the output folder.
@@ -140,13 +139,8 @@ class EarlyStopping(BaseModel):
 
     def rungs(self, epochs: int) -> tuple[int, ...]:
         """After how many of `epochs` a trial is judged: 2, 5, 12 and so on."""
-        found: list[int] = []
-        rung = float(self.min_epochs)
-        while round(rung) < epochs:
-            if round(rung) not in found:
-                found.append(round(rung))
-            rung *= self.reduction
-        return tuple(found)
+        rungs = accumulate(repeat(self.reduction), mul, initial=float(self.min_epochs))
+        return tuple(dict.fromkeys(takewhile(epochs.__gt__, map(round, rungs))))
 
 
 class Confirm(BaseModel):
@@ -206,10 +200,14 @@ class Sweep(BaseModel):
         return tuple(islice((seed for seed in count() if seed not in self.seeds), wanted))
 
     @property
+    def shared(self) -> dict[str, dict[str, Any]]:
+        """The sections that all methods share."""
+        return {section: getattr(self, section) for section in SHARED}
+
+    @property
     def varied(self) -> list[str]:
         """The dotted paths outside the methods that have a grid or a range."""
-        shared = {section: getattr(self, section) for section in SHARED}
-        return [".".join(map(str, key)) for key, _ in variables(shared)]
+        return [dotted(key) for key, _ in variables(self.shared)]
 
     def with_method(self, name: str) -> "Sweep":
         """The sweep with this one of its methods.
@@ -228,58 +226,11 @@ class Sweep(BaseModel):
 
         But for the password of a database, which does not belong into a folder that is shared.
         """
-        sections = {name: as_written(value) for name, value in self}
+        sections = dict(self)
+        sections = fill(sections, {key: found.as_written() for key, found in variables(sections)})
         plain = self.model_dump(mode="json", exclude={*SHARED, "methods"})
         if self.storage is None:
             del sections["storage"], plain["storage"]
         else:
             plain["storage"] = without_password(self.storage)
         return dump_yaml({**sections, **plain})
-
-
-def load_sweep(path: Path, overrides: Sequence[str] = (), data_root: Path | None = None) -> Sweep:
-    """Reads and checks a sweep file.
-
-    Args:
-        overrides: `key.path=value`, values in YAML, as `--set` has them.
-        data_root: where data sets lie; None leaves the data sets themselves unchecked.
-
-    Raises:
-        SweepFileError: with every mistake there is.
-    """
-    document = read_document(path)
-    sweep = None
-    if isinstance(document.data, dict):
-        for number, override in enumerate(overrides):
-            read_override(document, override, number)
-        sweep = _check(document, path, data_root)
-    elif not document.problems:
-        got = "an empty file" if document.data is None else repr(document.data)[:40]
-        document.add_problem((), f"expected sections like {{name: value}}, got {got}.")
-    if sweep is None or document.problems:
-        raise SweepFileError(document.sorted_problems())
-    return sweep
-
-
-def _check(document: Document, path: Path, data_root: Path | None) -> Sweep | None:
-    """The sweep in a document, unless it has problems, which are added to the document's."""
-    document.data = {name: value for name, value in document.data.items() if value is not None}
-    document.data.setdefault("name", path.stem)
-    methods = document.data.get("methods")
-    if isinstance(methods, dict):
-        document.data["methods"] = {
-            method: {} if options is None else options for method, options in methods.items()
-        }
-    n_seeds, tries, plain = 1, 1, None
-    try:
-        plain = Sweep.model_validate(check_model(Sweep, document.data, ""))
-        n_seeds, tries = len(plain.seeds), plain.search.trials or 1
-    except OptionsError as error:
-        for key, message in error.problems:
-            document.add_problem(key, message)
-    # Imports torch, for the options' models: two seconds that a file which cannot be read saves.
-    from orchestrator.sweep_file.sections import resolve_sections
-
-    document.data.setdefault("fine_tuning", {})
-    sections = resolve_sections(document, n_seeds, tries, data_root)
-    return None if plain is None else plain.model_copy(update=sections)

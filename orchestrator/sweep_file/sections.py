@@ -1,33 +1,33 @@
 """Checks the options of a sweep against those who take them: data, backbones, training, methods."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from orchestrator.methods import METHODS, method_class
 from orchestrator.sweep_file.conditions import misplaced_conditions
 from orchestrator.sweep_file.grids_and_ranges import (
-    MALFORMED,
     Grid,
     Range,
-    fill,
+    ranges_of,
     read_variables,
     variables,
 )
-from orchestrator.sweep_file.option_checks import (
+from orchestrator.sweep_file.schema import SHARED, Sweep
+from orchestrator.sweep_file.validation import (
     Check,
     OptionsError,
     check_model,
-    combinations,
+    plain_options,
     resolve,
 )
-from orchestrator.sweep_file.schema import SHARED
-from orchestrator.sweep_file.yaml_reader import Document, Key
+from orchestrator.sweep_file.yaml_reader import Document, Key, dotted
 from testbed.backbones import BACKBONES, check_backbone
 from testbed.data import DataOptions, check_data
 from testbed.training import Training
@@ -38,44 +38,74 @@ MOST_DATA_READ = 20  # each may take a second; the rest is read before the first
 Options = dict[str, Any]  # of one section, grids and ranges in their places
 
 
-def resolve_sections(
-    document: Document, n_seeds: int, tries: int, data_root: Path | None
+def resolved_sweep(document: Document, name: str, data_root: Path | None) -> Sweep | None:
+    """The sweep in a document, unless it has problems, which are added to the document's.
+
+    Args:
+        name: of the sweep, if it has no other.
+        data_root: where data sets lie; None leaves the data sets themselves unchecked.
+    """
+    given = {section: value for section, value in document.data.items() if value is not None}
+    given.setdefault("name", name)
+    if isinstance(given.get("methods"), dict):
+        given["methods"] = {k: {} if v is None else v for k, v in given["methods"].items()}
+    n_seeds, tries, sweep = 1, 1, None
+    try:
+        sweep = Sweep.model_validate(check_model(Sweep, given, ""))
+        n_seeds, tries = len(sweep.seeds), sweep.search.trials or 1
+    except OptionsError as error:
+        for key, message in error.problems:
+            document.add_problem(key, message)
+    given.setdefault("fine_tuning", {})
+    sections = _resolved_sections(document, given, n_seeds, tries, data_root)
+    return sweep and sweep.model_copy(update=sections)
+
+
+def _resolved_sections(
+    document: Document, given: Options, n_seeds: int, tries: int, data_root: Path | None
 ) -> dict[str, Options]:
     """The shared sections and `methods`, with defaults filled in; adds to the document's problems.
 
     Args:
-        document: sections that are missing or no mappings are left out here.
+        given: the document's; sections that are missing or no mappings are left out here.
         tries: of a study that has a range to search.
-        data_root: where data sets lie; None leaves the data sets themselves unchecked.
     """
     read = {
-        section: _read(document, (section,), document.data[section])
+        section: _read(document, (section,), given[section])
         for section in SHARED
-        if isinstance(document.data.get(section), dict)
+        if isinstance(given.get(section), dict)
     }
     methods = {
         method: _read(document, ("methods", method), options)
-        for method, options in _mapping(document.data.get("methods")).items()
+        for method, options in _mapping(given.get("methods")).items()
         if isinstance(options, dict)
     }
-    resolved: dict[str, Options] = {}
-    for section, check in (
-        ("data", _check_data_options),
-        ("backbone", resolved_backbone),
-        ("training", _check_training),
-        ("fine_tuning", _fine_tuning_check(read.get("training", {}))),
-    ):
-        if section in read:
-            resolved[section] = _resolve(document, (section,), read[section], check)
+    checks: dict[str, Check] = {
+        "data": _check_data_options,
+        "backbone": resolved_backbone,
+        "training": partial(check_model, Training, owner="training"),
+        "fine_tuning": _fine_tuning_check(read.get("training", {})),
+    }
+    resolved = {
+        section: _resolve(document, (section,), options, checks[section])
+        for section, options in read.items()
+    }
     if data_root is not None and "name" in read.get("data", {}):
         names_only = {"name": read["data"]["name"]}  # which can be checked in any case
         _check_data_sets(document, read["data"] if resolved["data"] else names_only, data_root)
     if all(resolved.get(section) for section in ("backbone", "training", "fine_tuning")):
-        _leave_inherited_variables(read, resolved)
+        # What fine_tuning inherits from a grid or range varies with training, trial by trial.
+        varying = {str(key[0]) for key, _ in variables(resolved["training"])}
+        for name in varying - read["fine_tuning"].keys():
+            resolved["fine_tuning"].pop(name, None)
         _check_teachers(document, read)
     budgets = list(_budgets(resolved))
-    if n_trials(read, methods, n_seeds, tries) > MOST_TRIALS:
-        document.add_problem((), _too_many(n_trials(read, methods, n_seeds, tries)))
+    if (total := n_trials(read, methods, n_seeds, tries)) > MOST_TRIALS:
+        document.add_problem(
+            (),
+            f"the grids, seeds and tries make {total:,} trials, more than the {MOST_TRIALS:,} of "
+            "one sweep. Take values out of the grids, or make it several sweeps.",
+        )
         budgets = budgets[:1]
     resolved["methods"] = {
         method: _resolve_method(document, method, options, budgets)
@@ -131,18 +161,13 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 def _read(document: Document, key: Key, options: Mapping[str, Any]) -> Options:
     """Options with their grids and ranges read; those that are malformed are reported, left out."""
-    problems: list[tuple[Key, str]] = []
-    read = {name: read_variables(value, (*key, name), problems) for name, value in options.items()}
-    if key == ("data",):
-        for inner, variable in variables(read, key):
-            if isinstance(variable, Range):
-                message = "data are not searched. Give a value or a grid"
-                problems.append((inner, f"{'.'.join(map(str, inner))}: {message}."))
-        read = {name: v for name, v in read.items() if not isinstance(v, Range)}
-    for problem_key, message in problems:
-        document.add_problem(problem_key, message)
-        document.unreadable.add(problem_key)
-    return {name: value for name, value in read.items() if value is not MALFORMED}
+    read = read_variables(options, document.refuse, key)
+    if key != ("data",):
+        return read
+    for inner in ranges_of(read):
+        path = (*key, *inner)
+        document.refuse(path, f"{dotted(path)}: data are not searched. Give a value or a grid.")
+    return {name: value for name, value in read.items() if not isinstance(value, Range)}
 
 
 def _resolve(document: Document, key: Key, options: Options, check: Check) -> Options:
@@ -161,22 +186,15 @@ def _check_data_options(options: Mapping[str, Any]) -> Options:
     return check_model(DataOptions, options, "data")
 
 
-def _check_training(options: Mapping[str, Any]) -> Options:
-    return check_model(Training, options, "training")
-
-
 def _fine_tuning_check(training: Options) -> Check:
     """Checks fine_tuning, which inherits what it does not set from `training`."""
-    first = {key: variable.values[0] for key, variable in variables(training)}
-    inherited = fill(training, first)
+    inherited = next(plain_options(training))
 
     def check(options: Mapping[str, Any]) -> Options:
         try:
             return check_model(Training, {**inherited, **options}, "fine_tuning")
         except OptionsError as error:
-            own = [
-                problem for problem in error.problems if problem[0][:1] in {(o,) for o in options}
-            ]
+            own = [(key, message) for key, message in error.problems if {*key[:1]} & {*options}]
             if own:
                 raise OptionsError(own) from error
             return dict(options)  # training's own mistake, reported there
@@ -184,20 +202,8 @@ def _fine_tuning_check(training: Options) -> Check:
     return check
 
 
-def _leave_inherited_variables(read: Mapping[str, Options], resolved: dict[str, Options]) -> None:
-    """Takes out of fine_tuning what it inherits from a grid or range: that varies with training."""
-    varying = {key[0] for key, _ in variables(resolved["training"])}
-    resolved["fine_tuning"] = {
-        name: value
-        for name, value in resolved["fine_tuning"].items()
-        if name in read.get("fine_tuning", {}) or name not in varying
-    }
-
-
 def _check_data_sets(document: Document, options: Options, root: Path) -> None:
-    found = dict(variables(options))
-    for picks in islice(combinations(found, most=1), MOST_DATA_READ):
-        plain = fill(options, {key: found[key].values[i] for key, i in picks.items()})
+    for plain in islice(plain_options(options), MOST_DATA_READ):
         try:
             check_data(DataOptions.model_validate(plain), root)
         except ValidationError:
@@ -215,19 +221,16 @@ def _check_teachers(document: Document, read: Mapping[str, Options]) -> None:
         try:
             resolved_backbone({**options["backbone"], **teacher})
         except OptionsError as error:
-            problems = [
-                (("distillation", "teacher", *k), f"teacher: {m}") for k, m in error.problems
-            ]
-            raise OptionsError(problems) from error
+            key = ("distillation", "teacher")
+            raise OptionsError(
+                [((*key, *k), f"teacher: {m}") for k, m in error.problems]
+            ) from error
         return dict(options)
 
     for section in ("training", "fine_tuning"):
-        distillation = read[section].get("distillation")
-        if distillation is not None:
-            _, problems = resolve(
-                {"backbone": read["backbone"], "distillation": distillation}, check
-            )
-            for key, message in problems:
+        if distillation := read[section].get("distillation"):
+            both = {"backbone": read["backbone"], "distillation": distillation}
+            for key, message in resolve(both, check)[1]:
                 document.add_problem((section, *key), f"{section}.distillation.{message}")
 
 
@@ -236,14 +239,12 @@ def _budgets(resolved: Mapping[str, Options]) -> Iterator[Training]:
     sections = {name: resolved.get(name, {}) for name in ("training", "fine_tuning")}
     if not all(sections.values()):
         return
-    found = dict(variables(sections))
-    for picks in combinations(found, most=1):
-        plain = fill(sections, {key: found[key].values[i] for key, i in picks.items()})
+    for plain in plain_options(sections):
         yield Training.model_validate({**plain["training"], **plain["fine_tuning"]})
 
 
 def _resolve_method(
-    document: Document, method: str, options: Options, budgets: list[Training]
+    document: Document, method: str, options: Options, budgets: Sequence[Training | None]
 ) -> Options:
     key = ("methods", method)
     try:
@@ -251,22 +252,9 @@ def _resolve_method(
     except ValueError as error:
         document.add_problem(key, str(error))
         return {}
-    if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        document.add_problem(key, f"expected a pydantic model at {method}, got {model!r}.")
-        return {}
-    contexts: list[Any] = [{"fine_tuning": budget} for budget in budgets]
     resolved: Options = {}
-    for context in contexts or [None]:
-
-        def check(values: Mapping[str, Any], context: Any = context) -> Options:
-            return check_model(model, values, ".".join(key), context)
-
+    for budget in budgets or [None]:
+        context = budget and {"fine_tuning": budget}
+        check = partial(check_model, model, owner=dotted(key), context=context)
         resolved = _resolve(document, key, options, check)
     return resolved
-
-
-def _too_many(total: int) -> str:
-    return (
-        f"the grids, seeds and tries make {total:,} trials, more than the {MOST_TRIALS:,} of one "
-        "sweep. Take values out of the grids, or make it several sweeps."
-    )

@@ -16,6 +16,12 @@ import yaml
 
 Key = tuple[str | int, ...]  # ("backbone", "depth"): where a value lies in the document
 
+
+def dotted(key: Key) -> str:
+    """A key as it is written in messages: backbone.depth."""
+    return ".".join(map(str, key))
+
+
 MOST_VALUES = 20_000  # aliases of aliases can make a small file hold billions
 DEEPEST = 20
 
@@ -82,6 +88,11 @@ class Document:
         if not any(outer in self.unreadable for outer in around):
             self.problems.append(Problem(self.place(key), message, key))
 
+    def refuse(self, key: Key, message: str) -> None:
+        """Reports the value at `key`, of which nothing more is said."""
+        self.add_problem(key, message)
+        self.unreadable.add(key)
+
     def sorted_problems(self) -> list[str]:
         """Every problem once, as `file:line: message`, in the order of the lines."""
         problems = sorted(self.problems, key=lambda problem: problem.place)
@@ -113,9 +124,9 @@ def read_document(path: Path) -> Document:
 
 def read_override(document: Document, override: str, number: int) -> None:
     """Puts the value of `--set key.path=value` in, with the mappings around it."""
-    dotted, equals, text = override.partition("=")
-    place = Place(10**9 + number, f"--set {override if len(override) < 100 else dotted[:100]}")
-    key = _split(dotted.strip())
+    path, equals, text = override.partition("=")
+    place = Place(10**9 + number, f"--set {override if len(override) < 100 else path[:100]}")
+    key = _split(path.strip())
     if not equals or not all(key):
         message = "expected key.path=value, as in backbone.depth=4."
         document.problems.append(Problem(place, message))
@@ -127,8 +138,8 @@ def read_override(document: Document, override: str, number: int) -> None:
             document.places[key[:end]] = place
         inner = inner[name]
         if not isinstance(inner, dict):
-            outer = ".".join(key[:end])
-            document.problems.append(Problem(place, f"{outer} is a value and holds no options."))
+            message = f"{dotted(key[:end])} is a value and holds no options."
+            document.problems.append(Problem(place, message))
             return
     _forget(document, key)
     inner[key[-1]] = _Reader(document, place).read(text, key)
@@ -139,9 +150,9 @@ def dump_yaml(data: Any) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100)
 
 
-def _split(dotted: str) -> tuple[str, ...]:
+def _split(path: str) -> tuple[str, ...]:
     """The keys of a dotted path. The dots of `methods.package.module:Name` are the name's own."""
-    keys = dotted.split(".")
+    keys = path.split(".")
     if keys[0] == "methods":
         for last in range(1, len(keys)):
             if ":" in keys[last]:
@@ -189,12 +200,8 @@ class _Reader:
         except (RecursionError, _TooLargeError):
             line, reason = 0, f"more than {DEEPEST} levels or {MOST_VALUES:,} values"
         self.document.places[key] = self._place(line)
-        self._unreadable(key, f"not valid YAML: {reason}.")
+        self.document.refuse(key, f"not valid YAML: {reason}.")
         return None
-
-    def _unreadable(self, key: Key, message: str) -> None:
-        self.document.problems.append(Problem(self.document.places[key], message, key))
-        self.document.unreadable.add(key)
 
     def _count(self) -> None:
         self.n_values += 1
@@ -219,33 +226,28 @@ class _Reader:
                 ]
             return _scalar(node)
         except _BadValueError as error:
-            self._unreadable(key, f"{_dotted(key)}{error}")
+            self.document.refuse(key, ": ".join(filter(None, [dotted(key), str(error)])))
             return None
 
     def _mapping(self, node: yaml.MappingNode, key: Key) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        lines: dict[str, int] = {}
         for key_node, value_node, merged in _items(node):
             self._count()
-            line = key_node.start_mark.line
+            place = self._place(key_node.start_mark.line)
             name = _key_text(key_node)
-            if name in lines:
-                if not merged:  # what is merged in gives way to what stands there
-                    first = "" if self.fixed_place else f", first in line {lines[name] + 1}"
-                    message = f"{'.'.join(map(str, (*key, name)))} is given twice{first}. Keep one."
-                    self.document.problems.append(Problem(self._place(line), message, (*key, name)))
-                continue
-            lines[name] = line
-            values[name] = self._value(value_node, (*key, name), self._place(line))
+            inner = (*key, name)
+            if name not in values:
+                values[name] = self._value(value_node, inner, place)
+            elif not merged:  # what is merged in gives way to what stands there
+                line = self.document.places[inner].position
+                first = "" if self.fixed_place else f", first in line {line}"
+                message = f"{dotted(inner)} is given twice{first}. Keep one."
+                self.document.problems.append(Problem(place, message, inner))
         return values
 
 
 class _BadValueError(ValueError):
     """A value that no option could have."""
-
-
-def _dotted(key: Key) -> str:
-    return ".".join(map(str, key)) + ": " if key else ""
 
 
 def _items(node: yaml.MappingNode) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
@@ -270,34 +272,30 @@ def _key_text(node: yaml.Node) -> str:
 
 
 def _scalar(node: yaml.Node) -> Any:
-    tag = node.tag.removeprefix(_TAG)
-    if not isinstance(node, yaml.ScalarNode) or tag not in ("null", "bool", "int", "float", "str"):
-        raise _BadValueError(f"the tag {node.tag!r} is not known here. Write a plain value.")
-    if tag == "str":
-        return _text(node.value)
-    if tag == "null":
-        return None
-    if tag == "bool":
-        return _boolean(node.value)
-    return _number(node.value, whole=tag == "int")
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise _BadValueError(f"expected true or false, got {text!r}.")
-    return text.lower() == "true"
+    text = node.value
+    match isinstance(node, yaml.ScalarNode) and node.tag.removeprefix(_TAG):
+        case "str":
+            return _text(text)
+        case "null":
+            return None
+        case "bool":
+            if text.lower() not in ("true", "false"):
+                raise _BadValueError(f"expected true or false, got {text!r}.")
+            return text.lower() == "true"
+        case "int" | "float" as kind:
+            return _number(text, whole=kind == "int")
+    raise _BadValueError(f"the tag {node.tag!r} is not known here. Write a plain value.")
 
 
 def _number(text: str, whole: bool) -> int | float:
     if len(text) > 300 or not (_INT if whole else _FLOAT).match(text):
         raise _BadValueError(f"expected a number, got {text[:40]!r}.")
-    digits = text.replace("_", "")
+    text = text.replace("_", "")
     if whole:
-        number = int(digits)
-        if not -(2**63) <= number < 2**63:
-            raise _BadValueError(f"{text[:40]} is too large for a whole number of 64 bits.")
-        return number
-    value = math.nan if text.lower().endswith((".inf", ".nan")) else float(digits)
+        if -(2**63) <= int(text) < 2**63:
+            return int(text)
+        raise _BadValueError(f"{text[:40]} is too large for a whole number of 64 bits.")
+    value = math.inf if text.lower().endswith((".inf", ".nan")) else float(text)
     if not math.isfinite(value):
         raise _BadValueError(f"expected a finite number, got {text[:40]}.")
     return value

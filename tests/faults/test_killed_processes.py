@@ -14,7 +14,7 @@ from disturbed import WHOLE, DisturbedSweep, assert_whole, figures
 from optuna.storages import InMemoryStorage
 
 from orchestrator.commands.trial import main as trial_main
-from orchestrator.plan.studies import studies
+from orchestrator.plan import studies
 from orchestrator.search.proposer import Proposer
 from orchestrator.sweep_file import load_sweep
 

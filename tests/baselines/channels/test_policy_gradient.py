@@ -28,7 +28,7 @@ from baselines.channels.policy_gradient import (
 )
 from baselines.channels.reward_evaluation import CutNetwork, WholeNetwork, evaluation_of_masks
 from orchestrator.jobs.work import Workplace, obtain_dense, run_trial
-from orchestrator.plan.studies import Trial, dense_network
+from orchestrator.plan import Trial, dense_network
 from orchestrator.sweep_file import Resources
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications

@@ -8,8 +8,8 @@ import pytest
 
 from orchestrator.analysis.pareto import to_be_tested
 from orchestrator.commands.trial import main
+from orchestrator.plan import Trial, confirmations, dense_networks, make_plan, plain_trials
 from orchestrator.plan.dry_run import describe
-from orchestrator.plan.studies import Trial, confirmations, dense_networks, plain_trials
 from orchestrator.run_folder.trials_table import read_trials
 from orchestrator.sweep_file import load_sweep
 from testbed.data import DataOptions, load_test_images
@@ -101,7 +101,7 @@ def test_fresh_seeds_are_the_least_that_the_search_does_not_use(
     sweep = load_sweep(write(tmp_path, "three", METHODS + rest + "confirm: {seeds: 3}\n"))
     assert sweep.fresh_seeds == tuple(fresh)
     assert {network.seed for network in dense_networks(sweep)} == {*seeds, *fresh}
-    assert f"fresh seeds {', '.join(map(str, fresh))}." in describe(sweep)
+    assert f"fresh seeds {', '.join(map(str, fresh))}." in describe(make_plan(sweep))
 
 
 def test_settings_that_several_seeds_put_on_the_frontier_are_confirmed_once(

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from orchestrator.driver.schedule import MOST_WAITING, Later, Schedule
 
-from orchestrator.plan.studies import DenseNetwork, Trial, networks_of
+from orchestrator.plan import DenseNetwork, Trial, networks_of
 from testbed.data import DataOptions
 from testbed.training import Distillation, Training
 

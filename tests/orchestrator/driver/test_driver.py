@@ -20,7 +20,7 @@ from orchestrator.commands.trial import main as trial_main
 from orchestrator.console.progress import Progress
 from orchestrator.driver import driver, record
 from orchestrator.jobs import final_test as final_evaluation
-from orchestrator.plan.studies import plain_trials
+from orchestrator.plan import plain_trials
 from orchestrator.run_folder.trials_table import read_trials
 from orchestrator.search.study_storage import open_journal
 from orchestrator.sweep_file import load_sweep

@@ -13,9 +13,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from benchmarks import sampler_hypervolume
-from orchestrator.plan.studies import Study, Trial
+from orchestrator.plan import Study, Trial
+from orchestrator.plan.grid_points import grid_sizes, n_tries
 from orchestrator.search.proposer import Proposer
-from orchestrator.search.samplers import grid_sizes, make_sampler, n_tries
+from orchestrator.search.samplers import make_sampler
 from orchestrator.search.study_storage import open_journal
 from orchestrator.sweep_file import Search
 from orchestrator.sweep_file.grids_and_ranges import Range

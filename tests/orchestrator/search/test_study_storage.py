@@ -11,7 +11,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 from test_search import OBJECTIVES, ask_all, row, study
 
-from orchestrator.plan.studies import Trial
+from orchestrator.plan import Trial
 from orchestrator.search.proposer import Proposer
 from orchestrator.search.study_storage import open_database, open_journal
 from orchestrator.sweep_file import Search

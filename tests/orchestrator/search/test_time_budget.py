@@ -8,11 +8,10 @@ import pytest
 from optuna.storages import InMemoryStorage
 
 from orchestrator.commands.trial import main as trial_main
+from orchestrator.plan import make_plan, n_tries, studies
 from orchestrator.plan.dry_run import describe
-from orchestrator.plan.studies import studies
 from orchestrator.run_folder.trials_table import read_trials
 from orchestrator.search.proposer import Proposer
-from orchestrator.search.samplers import n_tries
 from orchestrator.search.time_budget import TimeBudget, spent
 from orchestrator.sweep_file import Search, Sweep, SweepFileError, load_sweep
 
@@ -135,7 +134,7 @@ def test_by_hours_alone_every_study_goes_on_in_turn(tmp_path: Path) -> None:
     assert load_sweep(tmp_path / "my.yaml") == planned
     (tmp_path / "resolved.yaml").write_text(planned.dump())
     assert load_sweep(tmp_path / "resolved.yaml", ["name=my"]) == planned
-    described = describe(planned)
+    described = describe(make_plan(planned))
     assert "As many trials as the hours allow in 3 studies" in described
     assert "No trial starts after 3 hours." in described
 

@@ -450,7 +450,7 @@ def test_ctrl_c_stops_the_sweep_and_leaves_nothing_behind(tmp_path: Path) -> Non
         env={
             **os.environ,
             "HOME": str(tmp_path / "home"),
-                        "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONPATH": os.pathsep.join(paths),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,21 +1,25 @@
 """Studies, trials and dense networks of a sweep."""
 
+import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from sweep_files import SWEEP
 
-from orchestrator.plan.studies import (
+from orchestrator.plan import (
     DenseNetwork,
     Trial,
     dense_network,
     dense_networks,
     fine_tuning_teacher,
+    make_plan,
     plain_trials,
     studies,
 )
-from orchestrator.sweep_file import SHARED, Sweep, load_sweep
+from orchestrator.sweep_file import SHARED, Sweep, SweepFileError, load_sweep
 from orchestrator.sweep_file.grids_and_ranges import Range
 from orchestrator.sweep_file.sections import n_trials
 
@@ -225,3 +229,49 @@ def test_a_dense_network_is_told_apart_by_data_and_teacher() -> None:
     assert alone.spec("data")["teacher"] is None
     assert taught.teacher is not None
     assert taught.spec("data")["teacher"] == taught.teacher.spec("data")
+
+
+def test_a_plan_finds_studies_and_trials_by_their_names() -> None:
+    plan = make_plan(sweep(*ONE_CELL))
+    assert [*plan.by_name] == [study.name for study in plan.studies]
+    trial = plan.trial("l1_filter-s0-007", {"methods.l1_filter.keep_ratio": 0.3})
+    study = plan.by_name["l1_filter-s0"]
+    assert trial == study.trial(7, {"methods.l1_filter.keep_ratio": 0.3})
+
+
+def test_a_plan_counts_no_point_of_a_grid_twice() -> None:
+    rounds = "methods={dense: {}, magnitude: {rounds: {choice: [1, 2]}}}"
+    assert make_plan(sweep(*ONE_CELL, rounds)).n_trials == 11
+    assert make_plan(sweep(*ONE_CELL, rounds, "search.sampler=grid")).n_trials == 3
+    assert make_plan(sweep(*ONE_CELL, rounds, "search={hours: 1}")).n_trials == math.inf
+
+
+def test_a_plan_names_every_split_once() -> None:
+    data = "data.train_images={grid: [100, 200]}"
+    plan = make_plan(sweep(data, "seeds=[0, 2]", "confirm={seeds: 1}"))
+    found = [(options.train_images, seed) for options, seed in plan.splits]
+    assert sorted(found) == [(images, seed) for images in (100, 200) for seed in (0, 1, 2)]
+
+
+def test_a_worker_finds_a_trials_networks_without_the_sweep_files_checker() -> None:
+    trial = studies(sweep(*ONE_CELL, "training." + TEACHER))[0].trial(0, {})
+    code = (
+        "import sys; from orchestrator.plan import Trial, networks_of; "
+        "networks = networks_of(Trial.model_validate_json(sys.argv[1])); "
+        "assert [n.backbone_options['depth'] for n in networks] == [8, 4, 8]; "
+        "assert not {'validation', 'sections'} & {m.rpartition('.')[2] for m in sys.modules "
+        "if m.startswith('orchestrator.')}"
+    )
+    command = [sys.executable, "-c", code, trial.model_dump_json()]
+    project = Path(__file__).parents[3]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_options_that_do_not_go_together_in_one_of_many_cells_are_refused() -> None:
+    """More than the sweep file's checks try with one another."""
+    many = "{grid: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]}"
+    grids = [f"backbone.{name}={many}" for name in ("dropout", "width")]
+    pools = ("backbone.depth={grid: [6, 4]}", "backbone.pool_after={grid: [[4], [6]]}")
+    with pytest.raises(SweepFileError, match="pool_after takes different convs from 1 to 4, got"):
+        make_plan(sweep(*grids, *pools))

@@ -12,7 +12,7 @@ from orchestrator.sweep_file import Resources, Search, Sweep, SweepFileError, lo
 from orchestrator.sweep_file.grids_and_ranges import Grid, Range
 from orchestrator.sweep_file.sections import MOST_TRIALS
 
-SWEEPS = Path(__file__).parent.parent / "sweeps"
+SWEEPS = Path(__file__).parents[3] / "sweeps"
 MINIMAL = """\
 data: {name: digits}
 backbone: {name: conv}
@@ -238,6 +238,16 @@ def _known_methods() -> str:
         (
             "training: {epochs: 1, distillation: {teacher: {depth: 5}}}",
             "training.distillation.teacher: backbone.depth: expected 4, 6 or 8, got 5.",
+        ),
+        (
+            "methods: {l1_filter: {keep_ratio: [0.2, 0.5]}}",
+            "methods.l1_filter.keep_ratio: expected a number, got [0.2, 0.5]. "
+            "To try each of these write {grid: [...]}.",
+        ),
+        (
+            "methods: {l1_filter: {keep_ratio: {loguniform: [0.2, 0.5]}}}",
+            "methods.l1_filter.keep_ratio: expected a number, got {loguniform: [0.2, 0.5]}. "
+            "Did you mean {log_uniform: ...}?",
         ),
         ("methods: {}", "methods: expected 1 or more values, got {}."),
         (

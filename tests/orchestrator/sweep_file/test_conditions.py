@@ -5,12 +5,13 @@ from pathlib import Path
 
 import optuna
 import pytest
+import yaml
 from optuna.storages import InMemoryStorage
 
-from orchestrator.plan.studies import Trial, dense_networks, networks_of, plain_trials, studies
+from orchestrator.plan import Trial, dense_networks, n_tries, networks_of, plain_trials, studies
 from orchestrator.search.proposer import Proposer
-from orchestrator.search.samplers import n_tries
 from orchestrator.sweep_file import Sweep, SweepFileError, load_sweep
+from orchestrator.sweep_file.grids_and_ranges import find_variables
 
 SECTIONS = """
 data: {name: digits}
@@ -250,6 +251,10 @@ search: {sampler: random}
             "'magnitude'? Known: ",
         ),
         (
+            "threshold: {uniform: [1, 2], when: {method: [[magnitude]]}}",
+            "methods.magnitude.threshold: when method: unknown method",
+        ),
+        (
             "threshold: {uniform: [1, 2], when: {threshold: 1.0}}",
             "methods.magnitude.threshold: its condition depends on itself.",
         ),
@@ -326,3 +331,16 @@ methods: {l1_filter: {}}
         "my.yaml:8: fine_tuning.schedule: its condition depends on itself.",
         "my.yaml:9: fine_tuning.batch_size: its condition depends on itself.",
     ]
+
+
+def test_grids_and_ranges_are_found_in_a_written_sweep(tmp_path: Path) -> None:
+    """With their conditions or without, at any depth."""
+    text = SCOPE.replace("SAMPLER", "tpe")
+    teacher = "training.distillation={teacher: {depth: {grid: [6, 8]}}}"
+    written = yaml.safe_load(sweep(tmp_path, text, teacher).dump())
+    found = find_variables({"training": written["training"], "methods": written["methods"]})
+    assert {path: str(variable) for path, variable in found.items()} == {
+        "training.distillation.teacher.depth": "6, 8",
+        "methods.magnitude.threshold": "uniform 0.5 to 3.0 where scope is layer",
+        "methods.magnitude.scope": "choice of global, layer",
+    }

@@ -19,6 +19,7 @@ from orchestrator.sweep_file.grids_and_ranges import (
     Range,
     Variable,
     fill,
+    lookup,
     variables,
 )
 from orchestrator.sweep_file.messages import problems_in_our_words, show
@@ -27,6 +28,7 @@ from orchestrator.sweep_file.yaml_reader import Key
 Problem = tuple[Key, str]
 # Gives options with their defaults filled in, or raises OptionsError.
 Check = Callable[[Mapping[str, Any]], dict[str, Any]]
+Picks = dict[Key, int]  # which of its values a grid or range has
 
 MOST_COMBINATIONS = 200  # of values in one section; with more, values are checked one at a time
 
@@ -57,6 +59,13 @@ def check_model(
     return {**options, **valid.model_dump(mode="json", by_alias=True)}
 
 
+def plain_options(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The options with the first value of each grid and range, then with each other value alone."""
+    found = dict(variables(options))
+    for picks in _combinations(found, most=1):
+        yield _picked(options, found, picks)
+
+
 def resolve(
     options: Mapping[str, Any], check: Check, section: Key = ()
 ) -> tuple[dict[str, Any], list[Problem]]:
@@ -71,80 +80,37 @@ def resolve(
     """
     found = dict(variables(options))
     problems: dict[Problem, None] = {}
-    taken: dict[Key, dict[int, Any]] = {key: {} for key in found}  # values as the model takes them
+    taken: dict[tuple[Key, int], Any] = {}  # values of the grids as the model takes them
     resolved: dict[str, Any] = {}
-    for picks in combinations(found):
-        picks = _possible(options, found, picks, section)
+    for picks in _combinations(found, MOST_COMBINATIONS):
+        _follow_conditions(picks, options, found, section)
         try:
-            plain = check(fill(options, {key: found[key].values[i] for key, i in picks.items()}))
+            plain = check(_picked(options, found, picks))
         except OptionsError as error:
             for key, message in error.problems:
                 problems[_as_written(key, found, picks), message] = None
             continue
         resolved = resolved or plain
         for key, index in picks.items():
-            if found[key].values[index] is not ABSENT:
-                taken[key][index] = _lookup(plain, key)
+            taken[key, index] = lookup(plain, key)
     if not problems:
+        resolved = fill(resolved, {})
         for key, variable in found.items():
-            problems |= dict.fromkeys(_repeated(key, variable, taken[key]))
             if isinstance(variable, Grid):
-                found[key] = Grid(tuple(taken[key][i] for i in sorted(taken[key])))
-        resolved = _with_variables(resolved, found)
+                values = [taken[key, index] for index in range(len(variable.values))]
+                problems |= dict.fromkeys(_repeated(key, values))
+                variable = Grid(tuple(values))
+            _put(resolved, key, variable)  # also where the option was left out
     return resolved, list(problems)
 
 
-def _possible(
-    options: Mapping[str, Any], found: Mapping[Key, Variable], picks: dict[Key, int], section: Key
-) -> dict[Key, int]:
-    """The picks, but for ranges whose conditions they decide: searched or not as these say."""
-    picks = dict(picks)
-    for _ in found:  # conditions on conditional ranges settle one after another
-        for key, variable in found.items():
-            if not isinstance(variable, Range) or not variable.when:
-                continue
-            met = [_met(condition, options, found, picks, section) for condition in variable.when]
-            unsearched = len(variable.drawn)
-            if False in met:
-                picks[key] = unsearched
-            elif None not in met and picks[key] == unsearched:
-                picks[key] = 0
-    return picks
+def _picked(
+    options: Mapping[str, Any], found: Mapping[Key, Variable], picks: Picks
+) -> dict[str, Any]:
+    return fill(options, {key: found[key].values[index] for key, index in picks.items()})
 
 
-def _met(
-    condition: Condition,
-    options: Mapping[str, Any],
-    found: Mapping[Key, Variable],
-    picks: Mapping[Key, int],
-    section: Key,
-) -> bool | None:
-    """Whether the picks meet a condition; None if it is on something else."""
-    key = condition.option[len(section) :]
-    if not section or condition.option[: len(section)] != section:
-        return None
-    if key in found:
-        return found[key].values[picks[key]] in condition.values
-    try:
-        return _lookup(options, key) in condition.values
-    except (KeyError, TypeError):  # its default, which the check will say
-        return None
-
-
-def _with_variables(options: Mapping[str, Any], found: Mapping[Key, Variable]) -> dict[str, Any]:
-    """`options` with grids and ranges at their keys, also where the option was left out."""
-    result = fill(options, {})
-    for key, variable in found.items():
-        inner = result
-        for name in key[:-1]:
-            inner = inner.setdefault(str(name), {})
-        inner[str(key[-1])] = variable
-    return result
-
-
-def combinations(
-    found: Mapping[Key, Variable], most: int = MOST_COMBINATIONS
-) -> Iterator[dict[Key, int]]:
+def _combinations(found: Mapping[Key, Variable], most: int) -> Iterator[Picks]:
     """Picks of a value for each variable: all, or, if more than `most`, each changed alone."""
     ranges = [range(len(variable.values)) for variable in found.values()]
     if prod(map(len, ranges)) <= most:
@@ -152,27 +118,55 @@ def combinations(
             yield dict(zip(found, indices, strict=True))
         return
     first = dict.fromkeys(found, 0)
-    yield first
+    yield dict(first)
     for key, variable in found.items():
         for index in range(1, len(variable.values)):
             yield {**first, key: index}
 
 
-def _repeated(key: Key, variable: Variable, taken: Mapping[int, Any]) -> list[Problem]:
-    if not isinstance(variable, Grid):
-        return []
-    problems: list[Problem] = []
+def _follow_conditions(
+    picks: Picks, options: Mapping[str, Any], found: Mapping[Key, Variable], section: Key
+) -> None:
+    """Changes the picks of ranges whose conditions they decide: searched or not as these say."""
+
+    def met(condition: Condition) -> bool | None:
+        """None if it is on something else than these options."""
+        key = condition.option[len(section) :]
+        if not section or condition.option[: len(section)] != section:
+            return None
+        value = found[key].values[picks[key]] if key in found else lookup(options, key)
+        # Where it stands at its default, the check will say so.
+        return None if value is ABSENT and key not in found else value in condition.values
+
+    for _ in found:  # conditions on conditional ranges settle one after another
+        for key, variable in found.items():
+            if isinstance(variable, Range) and variable.when:
+                said = [met(condition) for condition in variable.when]
+                unsearched = len(variable.drawn)
+                if False in said:
+                    picks[key] = unsearched
+                elif None not in said and picks[key] == unsearched:
+                    picks[key] = 0
+
+
+def _put(options: dict[str, Any], key: Key, value: Any) -> None:
+    for name in key[:-1]:
+        options = options.setdefault(str(name), {})
+    options[str(key[-1])] = value
+
+
+def _repeated(key: Key, values: Sequence[Any]) -> Iterator[Problem]:
+    """What is wrong with a grid that has a value twice."""
     seen: set[str] = set()
-    for index in sorted(taken):
-        text = json.dumps(taken[index], sort_keys=True)
+    for index, value in enumerate(values):
+        text = json.dumps(value, sort_keys=True)
         if text in seen:
-            message = f"the grid of {key[-1]} has {show(taken[index])} twice. Keep one."
-            problems.append(((*key, "grid", index), message))
+            message = f"the grid of {key[-1]} has {show(value)} twice. Keep one."
+            yield (*key, "grid", index), message
         seen.add(text)
-    return problems
 
 
-def _as_written(key: Key, found: Mapping[Key, Variable], picks: Mapping[Key, int]) -> Key:
+def _as_written(key: Key, found: Mapping[Key, Variable], picks: Picks) -> Key:
     """The key of a value inside a grid or range, as the file has it: (..., "grid", 2)."""
     for variable_key, variable in found.items():
         if key[: len(variable_key)] == variable_key:
@@ -181,9 +175,3 @@ def _as_written(key: Key, found: Mapping[Key, Variable], picks: Mapping[Key, int
                 return (*variable_key, "otherwise", *rest)
             return (*variable_key, next(iter(variable.as_written())), index, *rest)
     return key
-
-
-def _lookup(options: Any, key: Key) -> Any:
-    for name in key:
-        options = options[name]
-    return options

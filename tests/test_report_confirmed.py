@@ -3,7 +3,6 @@
 import csv
 import math
 import re
-import shlex
 import statistics
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,12 @@ import pytest
 
 from orchestrator.analysis.confirmed import confirmed
 from orchestrator.analysis.pareto import frontier
-from orchestrator.commands.trial import main as trial_main
 from orchestrator.report.answer import answer
 from orchestrator.report.findings import cautions
 from orchestrator.report.page import main, write_report
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.trial_tables import confirmed_table, depth_table
-from orchestrator.run_folder.trials_table import read_trials
 from tests.report_rows import METHODS, SMALL, drawn_trials, failed, result_of, run_folder
-from tests.test_driver import SMALL as TINY_SWEEP
 
 Rows = list[dict[str, Any]]
 
@@ -252,26 +248,6 @@ def test_sweeps_of_other_objectives_are_refused(
     )
     assert main([str(first), str(tmp_path / "none")]) == 2
     assert "none is no run folder: it has no sweep.yaml" in capsys.readouterr().err
-
-
-def test_the_command_of_a_trial_runs_it_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    grids = TINY_SWEEP.replace("width: 0.25", "width: {grid: [0.25, 0.5]}")
-    grids += "methods:\n  dense: {}\n  l1_filter: {keep_ratio: {grid: [0.25, 0.5]}}\nseeds: [3]\n"
-    Path("s.yaml").write_text(grids)
-    assert trial_main(["s.yaml", "--only", "l1_filter"]) == 0
-    result = SweepResult.read(Path("runs", "s"))
-    row = result.trials.iloc[2]
-    assert row["cell"] == "width=0.5" and row["l1_filter.keep_ratio"] == 0.25
-    words = shlex.split(result.command(row))
-    assert words[:3] == ["python", "-m", "orchestrator.trial"]
-    assert trial_main(words[3:]) == 0
-    (folder,) = Path("runs").glob("*-again")
-    (same,) = read_trials(folder / "trials.csv").to_dict("records")
-    for name in ("val_accuracy", "multiplications", "seed", "dense_val_accuracy"):
-        assert same[name] == row[name]
 
 
 def test_confirmed_of_no_confirmation_is_empty_with_its_columns() -> None:

@@ -12,8 +12,8 @@ from mlflow import MlflowClient
 from PIL import Image, ImageColor
 
 from orchestrator.analysis.comparison import compare_methods
+from orchestrator.palette import LIGHT, method_marks
 from orchestrator.report import write_report
-from orchestrator.report.charts import LIGHT, method_marks
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.tracking.view import TAG, view_to_write

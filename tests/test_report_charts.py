@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from orchestrator.analysis.pareto import frontier
+from orchestrator.palette import CSS, LIGHT, method_marks
 from orchestrator.report.charts import (
-    CSS,
-    LIGHT,
     below_chart,
     chart_data,
     frontier_chart,
@@ -104,7 +103,7 @@ def test_the_picture_shows_every_methods_colour(tmp_path: Path) -> None:
     pixels = image.getcolors(image.width * image.height)
     assert pixels is not None
     colours = {bytes(colour).hex() for _, colour in pixels}  # type: ignore[arg-type]
-    assert {c[1:] for c in (LIGHT.ink, LIGHT.control, *LIGHT.methods[:3])} <= colours
+    assert {c[1:] for c, _ in method_marks(METHODS, LIGHT).values()} <= colours
 
 
 @pytest.mark.parametrize(

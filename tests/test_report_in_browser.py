@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.report.charts import DARK, LIGHT
+from orchestrator.palette import DARK, LIGHT
 from orchestrator.report.page import write_report
 from orchestrator.run_folder.trial_files import write_reports
 from tests.browser import ask, needs_chromium

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from orchestrator.analysis.seed_means import all_repeated, repeated
-from orchestrator.report.charts import LIGHT
+from orchestrator.palette import LIGHT
 from orchestrator.report.means import below_charts, means_picture_spec, repeated_charts
 from orchestrator.report.page import write_report
 from orchestrator.report.trial_tables import repeated_table

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -18,6 +17,7 @@ import pandas as pd
 from orchestrator.analysis.pareto import DENSE_COST, eligible, on_frontier_within
 from orchestrator.analysis.uncertainty import standard_error
 from orchestrator.formatting import accuracy, millions, milliseconds, percent
+from orchestrator.palette import CSS, LIGHT, Palette, method_marks
 from orchestrator.report.sweep_result import SweepResult
 
 COSTS = {
@@ -28,17 +28,6 @@ COSTS = {
 }
 IN_MILLIONS = ("multiplications", "nonzero_multiplications", "parameters")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
-# SVG paths about the origin, for charts and for the page's own legend.
-STAR = "M0,-1.6L.36,-.49 1.52,-.49 .58,.19 .94,1.29 0,.61 -.94,1.29 -.58,.19 -1.52,-.49 -.36,-.49Z"
-CROSS = "M-.4,-1.1H.4V-.4H1.1V.4H.4V1.1H-.4V.4H-1.1V-.4H-.4Z"
-SHAPES = (
-    "M1,0A1,1,0,1,1,-1,0A1,1,0,1,1,1,0Z",  # circle
-    "M-.9,-.9H.9V.9H-.9Z",  # square
-    "M0,-1.15L1.15,.9H-1.15Z",  # triangle
-    "M0,-1.3L1.1,0 0,1.3 -1.1,0Z",  # diamond
-    "M0,1.15L1.15,-.9H-1.15Z",  # triangle, pointing down
-    "M1.15,0L-.9,1.15V-1.15Z",  # and to the right
-)
 MOST_CELLS_IN_PICTURE = 12
 TOOLTIP = [
     alt.Tooltip("trial_id:N", title="trial"),
@@ -56,45 +45,6 @@ TOOLTIP = [
 CHOSEN = alt.param(name="chosen", value="")
 
 Record = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Palette:
-    """The colours of a page and its charts, apart also for the colour-blind."""
-
-    surface: str
-    ink: str
-    muted: str
-    grid: str
-    control: str
-    methods: tuple[str, ...]
-
-
-# After Okabe and Ito 2008, darkened or lightened until each stands out from its surface.
-LIGHT = Palette(
-    surface="#ffffff",
-    ink="#1b1f24",
-    muted="#5b6570",
-    grid="#e3e7eb",
-    control="#87919c",
-    methods=("#0072b2", "#d55e00", "#009370", "#b5489a", "#b98500", "#3a9bd0", "#7d4b22"),
-)
-DARK = Palette(
-    surface="#14171a",
-    ink="#eceff2",
-    muted="#a3adb8",
-    grid="#2d343b",
-    control="#8b96a2",
-    methods=("#5aaee8", "#ff8f4f", "#3ccb9d", "#e58fd0", "#edb83f", "#93d8f8", "#c9a07c"),
-)
-CSS = Palette(
-    surface="var(--surface)",
-    ink="var(--ink)",
-    muted="var(--muted)",
-    grid="var(--grid)",
-    control="var(--control)",
-    methods=tuple(f"var(--method-{number})" for number in range(len(LIGHT.methods))),
-)
 
 
 def chart_data(result: SweepResult) -> list[dict[str, Any]]:
@@ -240,17 +190,6 @@ def in_words(cost: str) -> str:
     """What an axis says of a cost, without its unit, to stand in a sentence."""
     words = COSTS[cost].partition(" (")[0].removesuffix(" per image")
     return words[0].lower() + words[1:]
-
-
-def method_marks(methods: Sequence[str], palette: Palette) -> dict[str, tuple[str, str]]:
-    """Each method's colour and shape, by place in the sweep; the two controls have their own."""
-    own = {"dense": (palette.ink, STAR), "random_channels": (palette.control, CROSS)}
-    others = [method for method in methods if method not in own]
-    marks = own | {
-        method: (palette.methods[place % len(palette.methods)], SHAPES[place % len(SHAPES)])
-        for place, method in enumerate(others)
-    }
-    return {method: marks[method] for method in methods}
 
 
 def below_chart(records: Sequence[Record], cost: str) -> int:

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.analysis.comparison import attainment
-from orchestrator.report.charts import CSS
+from orchestrator.palette import CSS
 from orchestrator.report.specification import Spec, axis, faded, method_scales, spec_of, tooltip
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.run_folder.trial_files import read_reports
 
 BINS = 30
+MOST_CLASSES = 7  # that have colours of their own
 
 
 def attainment_spec(result: SweepResult, surfaces: pd.DataFrame, cell: str) -> Spec | None:
@@ -212,7 +213,7 @@ def spread_spec(images: pd.DataFrame, dense: float) -> Spec:
         if count
     ]
     names = list(dict.fromkeys(value["class"] for value in values))
-    many = len(names) > len(CSS.methods)
+    many = len(names) > MOST_CLASSES
     colour: dict[str, Any] = {"value": CSS.methods[0]}
     if not many:
         scale = {"domain": names, "range": list(CSS.methods[: len(names)])}

@@ -11,12 +11,10 @@ import pandas as pd
 from orchestrator.analysis.pareto import on_frontier_within
 from orchestrator.analysis.uncertainty import mean_and_deviation
 from orchestrator.formatting import accuracy, millions, percent
+from orchestrator.palette import CSS, LIGHT, Palette
 from orchestrator.report.charts import (
     COSTS,
-    CSS,
     IN_MILLIONS,
-    LIGHT,
-    Palette,
     config,
     panels_laid_out,
 )

@@ -30,6 +30,7 @@ from orchestrator.analysis.comparison import compare_methods, compare_pairs
 from orchestrator.analysis.confirmed import confirmed
 from orchestrator.analysis.pareto import best_within, frontier
 from orchestrator.analysis.seed_means import all_repeated, repeated
+from orchestrator.palette import CSS, DARK, LIGHT, method_marks
 from orchestrator.report import (
     facts,
     figures,
@@ -43,15 +44,11 @@ from orchestrator.report.answer import answer
 from orchestrator.report.channels import channels_table
 from orchestrator.report.charts import (
     COSTS,
-    CSS,
-    DARK,
-    LIGHT,
     MOST_CELLS_IN_PICTURE,
     Record,
     below_chart,
     chart_data,
     in_words,
-    method_marks,
     page_spec,
     picture_spec,
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.report.charts import CSS, LIGHT, Palette, config, method_marks
+from orchestrator.palette import CSS, LIGHT, Palette, method_marks
+from orchestrator.report.charts import config
 from orchestrator.report.sweep_result import SweepResult
 
 Spec = dict[str, Any]

@@ -19,9 +19,8 @@ from orchestrator.tracking.tracker import Tracker
 from orchestrator.tracking.view import TAG, view_to_write
 from tests.browser import ask, needs_chromium
 from tests.live_page import LivePage, live_page
-from tests.report_rows import run_folder
+from tests.report_rows import CONFIRMED, run_folder
 from tests.test_mlflow_server import mlflow_server
-from tests.test_report_confirmed import CONFIRMED
 
 AXES = """(() => {
   const chart = document.querySelector(".js-plotly-plot");

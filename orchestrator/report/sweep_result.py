@@ -18,6 +18,7 @@ from orchestrator.sweep_file import SHARED
 from orchestrator.sweep_file.grids_and_ranges import Range, Variable, read_variables, variables
 from orchestrator.sweep_file.yaml_reader import Key
 
+IMAGES = "images/{}.csv"
 OUT_OF = "run_folder"  # the column that says which folder a row is of, where there are several
 
 
@@ -34,7 +35,7 @@ class SweepResult:
         """
         Raises:
             FileNotFoundError: if one is no run folder.
-            ValueError: if several had other objectives, so that no frontier holds them all.
+            ValueError: if several had other objectives, so that no Pareto front holds them all.
         """
         sweeps = [_read_yaml(folder / "sweep.yaml") for folder in folders]
         tables = [read_trials(folder / "trials.csv") for folder in folders]
@@ -74,13 +75,25 @@ class SweepResult:
             if not pd.isna(row[name])
         )
 
+    def title(self, row: pd.Series) -> str:
+        """A trial's name and its settings."""
+        return ", ".join(filter(None, [row["trial_id"], self.settings(row)]))
+
     def file(self, row: pd.Series, place: str) -> Path:
         """A file of a trial's run folder.
 
         Args:
             place: its path in there, with `{}` for the trial's name.
         """
-        return self._folder(row) / place.format(str(row["trial_id"]).rpartition("/")[2])
+        return self._folder(row) / place.format(_own_name(row))
+
+    def decides_per_image(self, row: pd.Series) -> bool:
+        """Whether a trial's network has left what it spent on single images."""
+        return self.file(row, IMAGES).exists()
+
+    def images(self, row: pd.Series) -> pd.DataFrame:
+        """Class, correct and multiplications of single images, of a trial that has left them."""
+        return pd.read_csv(self.file(row, IMAGES), dtype={"class": str}, keep_default_na=False)
 
     def class_costs(self, row: pd.Series, name: str) -> pd.DataFrame:
         """What a trial's network spent: class, layer, multiplications; no row if that is unknown.
@@ -92,7 +105,7 @@ class SweepResult:
         if path not in self._class_costs:
             self._class_costs[path] = _read_class_costs(path)
         table = self._class_costs[path]
-        return table[table["trial_id"] == str(row["trial_id"]).rpartition("/")[2]]
+        return table[table["trial_id"] == _own_name(row)]
 
     def command(self, row: pd.Series) -> str:
         """The command that runs this trial again, and it alone, in a folder of its name.
@@ -101,8 +114,11 @@ class SweepResult:
         fails again.
         """
         folder, method = self._folder(row), str(row["method"])
-        name = str(row["trial_id"]).rpartition("/")[2]
-        changes = {"name": f"{name}-again", "seeds": f"[{row['seed']}]", "confirm": "null"}
+        changes = {
+            "name": f"{_own_name(row)}-again",
+            "seeds": f"[{row['seed']}]",
+            "confirm": "null",
+        }
         for key, varied in self._varied[folder]:
             if key[0] == "methods" and key[1] != method:
                 continue
@@ -145,6 +161,11 @@ class SweepResult:
             ]
             for method, rows in self.trials.groupby("method")
         }
+
+
+def _own_name(row: pd.Series) -> str:
+    """A trial's name in its own run folder."""
+    return str(row["trial_id"]).rpartition("/")[2]
 
 
 def _read_yaml(path: Path) -> Any:

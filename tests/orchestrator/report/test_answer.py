@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from orchestrator.analysis.confirmed import confirmed
-from orchestrator.report.answer import answer
-from orchestrator.report.facts import key_figures
-from orchestrator.report.trial_tables import depth_table
+from orchestrator.report.summary.answer import answer
+from orchestrator.report.summary.key_figures import key_figures
+from orchestrator.report.tables.trials import depth_table
 from tests.report_rows import SMALL, failed, result_of, trial
 
 

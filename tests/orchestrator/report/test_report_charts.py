@@ -1,6 +1,8 @@
 """The charts of a report mark what its tables hold."""
 
 import io
+import json
+import re
 from pathlib import Path
 
 import altair as alt
@@ -9,18 +11,22 @@ import pytest
 from PIL import Image
 
 from orchestrator.analysis.pareto import frontier
-from orchestrator.palette import CSS, LIGHT, method_marks
-from orchestrator.report.charts import (
-    below_chart,
-    chart_data,
-    frontier_chart,
-    picture_spec,
+from orchestrator.palette import LIGHT, method_marks
+from orchestrator.report.charts.pareto_front import (
+    below_axis,
+    drawn_trials,
+    pareto_chart,
+    pareto_picture,
 )
+from orchestrator.report.charts.vega_lite import Spec
 from orchestrator.report.page import write_report
+from orchestrator.run_folder.trial_files import write_reports
 from tests.report_rows import (
+    CONFIRMED,
     METHODS,
     SMALL,
     failed,
+    folder_with_images,
     result_of,
     run_folder,
     trial,
@@ -36,7 +42,7 @@ def test_charts_mark_the_same_frontier_as_the_table(tmp_path: Path) -> None:
         for accuracy, share in rng.random((20, 2)).round(2)
     ]
     result = result_of(tmp_path, rows)
-    records = chart_data(result)
+    records = drawn_trials(result)
     points = frontier(result.trials, result.objectives)
     on, overall = "on_multiplications", "overall_multiplications"
     assert {r["trial_id"] for r in records if r[on]} == set(points["trial_id"])
@@ -51,7 +57,7 @@ def test_charts_hold_completed_trials_with_what_was_measured(tmp_path: Path) -> 
         failed("l1_filter", "OSError: x"),
         trial("l1_filter", 0.5, 0.5, latency_ms=None),
     ]
-    records = chart_data(result_of(tmp_path, rows))
+    records = drawn_trials(result_of(tmp_path, rows))
     assert len(records) == len(SMALL) + 1
     by_id = {record["trial_id"]: record for record in records}
     assert by_id["l1_filter-006"]["multiplications"] == 45.0
@@ -62,29 +68,57 @@ def test_charts_hold_completed_trials_with_what_was_measured(tmp_path: Path) -> 
     assert records[-1]["method"] == "dense"  # drawn last, on top
 
 
-@pytest.mark.parametrize("cell", ["all", None])
-@pytest.mark.parametrize("cost", ["multiplications", "latency_ms"])
-def test_charts_are_valid_vega_lite(tmp_path: Path, cost: str, cell: str | None) -> None:
-    result = result_of(tmp_path, SMALL)
-    chart = frontier_chart(result, chart_data(result), cost, cell, CSS, alt.Legend())
-    chart.to_dict(validate=True)
+def all_charts(path: Path) -> list[Spec]:
+    """Every chart of a page, each kind among them."""
+    folder = run_folder(path / "confirmed", CONFIRMED)
+    reports = [{"epoch": 1, "val_accuracy": 0.5, "dense_val_accuracy": 0.4}]
+    reports += [{"round": 1, "sparsity": 0.5, "sparsity_before_finetuning": 0.6}]
+    write_reports(folder / "reports" / "vanilla-002.jsonl", reports)
+    seeds = [
+        {**row, "seed": seed, "cell": cell, "val_accuracy_before_finetuning": 0.2}
+        for row in SMALL
+        for seed in (0, 1)
+        for cell in ("depth=4", "depth=8")
+    ]
+    folders = [folder, run_folder(path / "seeds", seeds), folder_with_images(path / "images")]
+    found: list[Spec] = []
+    for each in folders:
+        write_report(each)
+        picture = re.search(
+            r'vegaEmbed\("#chart", (.*), \{ ren', (each / "frontier.html").read_text()
+        )
+        figures = re.search(r"^const figures = (.*);$", (each / "report.html").read_text(), re.M)
+        assert picture is not None and figures is not None
+        found += [json.loads(picture[1]), *json.loads(figures[1])]
+    return found
+
+
+def test_charts_are_valid_vega_lite(tmp_path: Path) -> None:
+    charts = all_charts(tmp_path)
+    said = "\n".join(chart.get("description", "") for chart in charts)
+    kinds = ("Test accuracy", "means over seeds", "latency", "gone", "rounds", "epochs", "reach")
+    for kind in (*kinds, "How many images"):
+        assert kind in said, kind
+    for chart in charts:
+        surface = {"background": chart["background"] or "transparent"}  # null means that too
+        alt.Chart.from_dict(chart | surface, validate=True)
 
 
 def test_ruined_trials_do_not_stretch_the_chart_but_are_counted(tmp_path: Path) -> None:
     result = result_of(
         tmp_path, [*SMALL, trial("l1_filter", 0.1, 0.5), trial("magnitude", 0.1, 1.0)]
     )
-    records = chart_data(result)
-    assert below_chart(records, "multiplications") == 3  # l1_filter's 0.6 is the third
-    subtitle = picture_spec(result, records, "multiplications")["title"]["subtitle"]
+    records = drawn_trials(result)
+    assert below_axis(records, "multiplications") == 3  # l1_filter's 0.6 is the third
+    subtitle = pareto_picture(result, records, "multiplications")["title"]["subtitle"]
     assert subtitle.endswith(" Trials below the axis: 3.")
 
 
 def test_the_intervals_of_a_frontier_are_drawn_whole(tmp_path: Path) -> None:
     few = [{**row, "validation_images": 200} for row in SMALL]
     result = result_of(tmp_path, few)
-    records = chart_data(result)
-    chart = frontier_chart(result, records, "multiplications", "all", CSS, None).to_dict()
+    records = drawn_trials(result)
+    chart = pareto_chart(result, records, "multiplications", "all")
     scales = [layer["encoding"]["y"].get("scale") for layer in chart["layer"]]
     scale = next(scale for scale in scales if scale)
     on_frontier = [record for record in records if record["on_multiplications"]]
@@ -92,7 +126,7 @@ def test_the_intervals_of_a_frontier_are_drawn_whole(tmp_path: Path) -> None:
     assert (
         lowest < min(r["low"] for r in on_frontier) < max(r["high"] for r in on_frontier) < highest
     )
-    assert not scale["nice"], "the axis ends where below_chart says"
+    assert not scale["nice"], "the axis ends where below_axis says"
 
 
 def test_the_picture_shows_every_methods_colour(tmp_path: Path) -> None:
@@ -115,5 +149,5 @@ def test_the_picture_shows_every_methods_colour(tmp_path: Path) -> None:
 )
 def test_the_pictures_title_names_the_cost_in_words(tmp_path: Path, cost: str, words: str) -> None:
     result = result_of(tmp_path, SMALL)
-    title = picture_spec(result, chart_data(result), cost)["title"]["text"]
+    title = pareto_picture(result, drawn_trials(result), cost)["title"]["text"]
     assert title.endswith(f": validation accuracy against {words}")

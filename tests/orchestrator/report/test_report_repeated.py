@@ -10,9 +10,10 @@ from PIL import Image
 
 from orchestrator.analysis.seed_means import all_repeated, repeated
 from orchestrator.palette import LIGHT
-from orchestrator.report.means import below_charts, means_picture_spec, repeated_charts
+from orchestrator.report.charts.seed_means import means_below_axis, repeated_charts
+from orchestrator.report.charts.vega_lite import picture
 from orchestrator.report.page import write_report
-from orchestrator.report.trial_tables import repeated_table
+from orchestrator.report.tables.trials import repeated_table
 from tests.report_rows import SMALL, failed, result_of, run_folder, trial
 
 Rows = list[dict[str, Any]]
@@ -111,13 +112,13 @@ def test_panels_share_a_scale_that_holds_every_interval(tmp_path: Path) -> None:
     rows = [*of_three_seeds(), *({**row, "cell": "depth=8"} for row in worse)]
     result = result_of(tmp_path, rows)
     panels = repeated_charts(result, repeated(result.trials), "multiplications", LIGHT)
-    assert list(panels) == ["all", "depth=8"] and below_charts(panels) == 0
+    assert list(panels) == ["all", "depth=8"] and means_below_axis(panels) == 0
     alone = {"depth=8": panels["depth=8"]}
-    assert means_picture_spec(result, alone, "", "")["concat"][0]["title"] == "depth=8"
+    assert picture(result, alone, "", "")["concat"][0]["title"] == "depth=8"
     assert not repeated_charts(result, repeated(result.trials).iloc[:0], "multiplications")
-    picture = means_picture_spec(result, panels, "", "")
-    values = [value for panel in picture["concat"] for value in panel["data"]["values"]]
-    for panel in picture["concat"]:
+    drawn = picture(result, panels, "", "")["concat"]
+    values = [value for panel in drawn for value in panel["data"]["values"]]
+    for panel in drawn:
         for layer in panel["layer"]:
             low, high = layer["encoding"]["y"]["scale"]["domain"]
             assert low < min(v["low"] for v in values) < max(v["high"] for v in values) < high
@@ -132,7 +133,7 @@ def test_a_ruined_option_does_not_stretch_the_chart_but_is_counted(tmp_path: Pat
     rows[6]["val_accuracy"], rows[7]["val_accuracy"] = 0.96, 0.70  # beaten, and far apart
     result = result_of(tmp_path, [*rows, *ruined])
     charts = repeated_charts(result, repeated(result.trials), "multiplications")
-    assert below_charts(charts) == 1
+    assert means_below_axis(charts) == 1
     chart = charts["all"]
     low, _ = chart["layer"][0]["encoding"]["y"]["scale"]["domain"]
     drawn = chart["data"]["values"]
@@ -184,8 +185,8 @@ def test_the_picture_is_of_means_where_they_stand_for_all_trials(tmp_path: Path)
         folder = run_folder(tmp_path / name, rows)
         write_report(folder)
         assert said in (folder / "frontier.html").read_text()
-        with Image.open(folder / "frontier.png") as picture:
-            assert picture.width > 1500
+        with Image.open(folder / "frontier.png") as image:
+            assert image.width > 1500
         for page in ("report.html", "report.md"):
             assert "Means over seeds" in (folder / page).read_text()
     single = run_folder(tmp_path / "single", SMALL)

@@ -1,7 +1,4 @@
-"""What to know before trusting the comparison, and about each cost.
-
-Every sentence is made from trials.csv and sweep.yaml alone.
-"""
+"""What to know before trusting the comparison, from trials.csv and sweep.yaml alone."""
 
 from __future__ import annotations
 
@@ -10,11 +7,10 @@ from collections import Counter
 
 import pandas as pd
 
-from orchestrator.analysis.at_budget import HALF
 from orchestrator.analysis.uncertainty import standard_error
 from orchestrator.formatting import accuracy, listed, percent
 from orchestrator.report.sweep_result import SweepResult
-from orchestrator.report.table import extent
+from orchestrator.report.tables.table import extent
 from orchestrator.search.time_budget import spent
 
 CONTROLS = {
@@ -139,55 +135,3 @@ def _validation_images(trials: pd.DataFrame) -> str:
         for method, rows in fewer.groupby("method", sort=False)
     ]
     return ", ".join([usual, *said])
-
-
-def remarks(result: SweepResult) -> dict[str, str]:
-    """What to know about each cost: its column -> a sentence or two."""
-    return {
-        "multiplications": "Counted from the operations that ran, for one image.",
-        "nonzero_multiplications": _zeros_kept(result),
-        "parameters": "Weights that the network stores, whether they are zero or not.",
-        "latency_ms": _latency(result),
-    }
-
-
-def _zeros_kept(result: SweepResult) -> str:
-    """What methods that zero weights in place still multiply."""
-    completed = result.searched[result.searched["status"] == "completed"]
-    sentences = []
-    for method in result.methods:
-        rows = completed[completed["method"] == method]
-        held = rows[rows["nonzero_multiplications"] < 0.9 * rows["multiplications"]]
-        if held.empty:
-            continue
-        run = (held["multiplications"] / held["dense_multiplications"]).median()
-        nonzero = (held["nonzero_multiplications"] / held["dense_multiplications"]).median()
-        ratio = (held["latency_ms"] / held["dense_latency_ms"]).median()
-        latency = f" and took {ratio:.2f} times its latency" if math.isfinite(ratio) else ""
-        sentences.append(
-            f"{method} leaves its zeros in place and removes no channel: its median trial has "
-            f"{percent(nonzero)} of the dense network's multiplications by weights that are not "
-            f"zero, but ran {percent(run)} of them{latency}."
-        )
-    if not sentences:
-        return (
-            "No method here leaves many zeros in place, so these are the multiplications that ran."
-        )
-    return " ".join([*sentences, "Only hardware that skips zeros would gain from them."])
-
-
-def _latency(result: SweepResult) -> str:
-    """Whether fewer multiplications were faster."""
-    caution = "Counted multiplications are not time: the batch, the threads and the machine matter."
-    completed = result.searched[result.searched["status"] == "completed"]
-    cheap = completed[completed["multiplications"] <= HALF * completed["dense_multiplications"]]
-    ratios = (cheap["latency_ms"] / cheap["dense_latency_ms"]).dropna()
-    if ratios.empty:
-        return caution
-    slower = int((ratios > 1).sum())
-    return (
-        f"{len(ratios)} trials at half of the dense multiplications or less took "
-        f"{ratios.median():.2f} times the dense network's latency at batch 1 in the median "
-        f"({ratios.min():.2f} to {ratios.max():.2f}); {slower or 'none'} of them "
-        f"{'was' if slower < 2 else 'were'} slower than it. {caution}"
-    )

@@ -17,7 +17,7 @@ from orchestrator.analysis.pareto import best_within
 from orchestrator.analysis.uncertainty import error_over_seeds, mean_and_deviation, standard_error
 from orchestrator.formatting import listed, millions, percent
 from orchestrator.report.sweep_result import SweepResult
-from orchestrator.report.table import extent
+from orchestrator.report.tables.table import extent
 
 
 def answer(result: SweepResult) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import pandas as pd
 from orchestrator.analysis.pareto import BUDGETS
 from orchestrator.formatting import MISSING, accuracy, duration, percent
 from orchestrator.report.sweep_result import SweepResult
-from orchestrator.report.table import Table, extent, number
+from orchestrator.report.tables.table import Table, extent, number
 
 
 def comparison_table(result: SweepResult, comparison: pd.DataFrame) -> Table:
@@ -39,7 +39,7 @@ def comparison_table(result: SweepResult, comparison: pd.DataFrame) -> Table:
         for _, row in ordered.iterrows()
     ]
     best = ordered.groupby("cell")["hypervolume"].idxmax().tolist() if records else []
-    return Table.of(records, words=("cell", "method"), best_rows=best)
+    return Table.of(records, best_rows=best)
 
 
 def pairs_table(result: SweepResult, pairs: pd.DataFrame) -> Table:
@@ -89,7 +89,7 @@ def effort_table(result: SweepResult) -> Table:
                 "a trial": duration(number(rows["duration_s"].median())),
             }
         )
-    return Table.of(records, words=("method",))
+    return Table.of(records)
 
 
 def _passes(column: pd.Series) -> str:

@@ -15,7 +15,7 @@ from orchestrator.analysis.comparison import (
     compare_pairs,
     interval,
 )
-from tests.test_frontier import OBJECTIVES, staircase_area, trials
+from tests.trial_points import OBJECTIVES, staircase_area, trials
 
 BUDGETS = ["val_accuracy_at_25", "val_accuracy_at_50", "val_accuracy_at_75"]
 
@@ -103,10 +103,16 @@ def test_pairs_agree_with_counting_cost_by_cost(seed: int) -> None:
         status=["completed"] * 55 + ["failed"] * 5,
     )
 
+    completed = frame[frame["status"] == "completed"]
+    columns = ["val_accuracy", "multiplications"]
+    points = {
+        key: rows[columns].to_numpy().tolist()
+        for key, rows in completed.groupby(["method", "cell", "seed"])
+    }
+
     def best(method: str, cell: str, seed: int, percent: int) -> float | None:
-        rows = frame[(frame["method"] == method) & (frame["cell"] == cell)]
-        rows = rows[(rows["seed"] == seed) & (rows["status"] == "completed")]
-        return max(rows["val_accuracy"][rows["multiplications"] <= percent], default=None)
+        own = points[method, cell, seed]
+        return max((accuracy for accuracy, cost in own if cost <= percent), default=None)
 
     table = compare_pairs(frame).set_index(["method", "other"])
     assert len(table) == 6
@@ -167,14 +173,15 @@ def test_attainment_surfaces_hold_what_so_many_seeds_reach(n_seeds: int) -> None
     table = attainment(frame)
     assert set(table["reached_by"]) == {1, (n_seeds + 1) // 2, n_seeds}
     grid = np.arange(0.005, 1, 0.02)
-    for count, corners in table.groupby("reached_by"):
+    points = frame[["multiplications", "val_accuracy", "seed"]].to_numpy(dtype=float).tolist()
+    for count, rows in table.groupby("reached_by"):
+        corners = rows[["share", "val_accuracy"]].to_numpy().tolist()
         for share, accuracy in product(grid, grid):
-            reached = (frame["multiplications"] <= 100 * share) & (
-                frame["val_accuracy"] >= accuracy
-            )
-            by_definition = frame["seed"][reached].nunique() >= count
-            inside = (corners["share"] <= share) & (corners["val_accuracy"] >= accuracy)
-            assert inside.any() == by_definition
+            seeds = {
+                seed for cost, value, seed in points if cost <= 100 * share and value >= accuracy
+            }
+            inside = any(cost <= share and value >= accuracy for cost, value in corners)
+            assert inside == (len(seeds) >= count)
 
 
 def test_attainment_needs_seeds_that_all_found_something() -> None:

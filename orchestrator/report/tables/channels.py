@@ -8,9 +8,9 @@ import pandas as pd
 from safetensors import safe_open
 
 from orchestrator.formatting import percent
-from orchestrator.report.per_image import IMAGES, mean_layers
 from orchestrator.report.sweep_result import SweepResult, natural
-from orchestrator.report.table import Table
+from orchestrator.report.tables.images import mean_layers
+from orchestrator.report.tables.table import Table, which_trial
 
 NETWORKS = "networks/{}.safetensors"
 
@@ -32,7 +32,7 @@ def channels_table(result: SweepResult, trials: pd.DataFrame) -> Table:
     for _, row in trials.iterrows():
         dense, whole = convs.get(row["cell"], {}), costs.get(row["cell"], {})
         own, computed = _channels(result.file(row, NETWORKS)), {}
-        if result.file(row, IMAGES).exists():
+        if result.decides_per_image(row):
             computed = mean_layers(result, row)
             kept = {
                 name: percent(computed.get(name, 0.0) / cost)
@@ -44,15 +44,12 @@ def channels_table(result: SweepResult, trials: pd.DataFrame) -> Table:
         if computed or any(own[name] < n for name, n in dense.items() if name in own):
             records.append(
                 {
-                    "cell": row["cell"] if len(result.cells) > 1 else "",
-                    "method": row["method"],
-                    "settings": result.settings(row),
-                    "seed": str(row["seed"]) if result.searched["seed"].nunique() > 1 else "",
+                    **which_trial(result, row),
                     **{name: kept.get(name, "") for name in names},
                     "trial": row["trial_id"],
                 }
             )
-    return Table.of(records, words=("cell", "method", "settings", "trial"))
+    return Table.of(records)
 
 
 def _channels(network: Path) -> dict[str, int]:

@@ -1,12 +1,8 @@
 """Frontiers and hypervolumes against brute force and cases worked by hand."""
 
 import math
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from orchestrator.analysis.pareto import (
@@ -18,38 +14,9 @@ from orchestrator.analysis.pareto import (
     to_be_tested,
 )
 from orchestrator.run_folder.trials_table import COLUMNS
+from tests.trial_points import CHANCE, OBJECTIVES, staircase_area, trials
 
-OBJECTIVES = {"val_accuracy": "maximize", "multiplications": "minimize"}
 THREE = {**OBJECTIVES, "latency_ms": "minimize"}
-CHANCE = 0.1
-
-
-def trials(points: Sequence[tuple[float, ...]], **columns: Any) -> pd.DataFrame:
-    """Completed trials of a ten-class dense network of 100 multiplications and 10 ms.
-
-    Args:
-        points: (val_accuracy, multiplications) or (val_accuracy, multiplications, latency_ms) each.
-        columns: what differs from that, a value for all or a list.
-    """
-    names = ("val_accuracy", "multiplications", "latency_ms")
-    frame = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
-    frame["trial_id"] = [f"t{number:03}" for number in range(len(points))]
-    for place, name in enumerate(names):
-        frame[name] = [float(p[place]) if place < len(p) else 5.0 for p in points]
-    usual = {
-        "phase": "search",
-        "status": "completed",
-        "method": "l1_filter",
-        "cell": "all",
-        "dataset": "digits",
-        "classes": 10,
-        "dense_multiplications": 100.0,
-        "dense_latency_ms": 10.0,
-        "dense_parameters": 1000,
-    }
-    for name, value in {**usual, **columns}.items():
-        frame[name] = value
-    return frame.astype(COLUMNS)
 
 
 def is_dominated(points: np.ndarray) -> np.ndarray:
@@ -57,17 +24,6 @@ def is_dominated(points: np.ndarray) -> np.ndarray:
     return np.array(
         [any((other <= own).all() and (other < own).any() for other in points) for own in points]
     )
-
-
-def staircase_area(points: np.ndarray) -> float:
-    """The area that (accuracy, cost share) points dominate, column by column of unique costs."""
-    inside = [(cost, accuracy) for accuracy, cost in points if cost < 1 and accuracy > CHANCE]
-    edges = [*sorted({cost for cost, _ in inside}), 1.0]
-    area = 0.0
-    for left, right in pairwise(edges):
-        best = max(accuracy for cost, accuracy in inside if cost <= left)
-        area += (right - left) * (best - CHANCE)
-    return area
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -10,6 +10,9 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.formatting import MISSING
+from orchestrator.report.sweep_result import SweepResult
+
+WORDS = ("cell", "method", "settings", "setting", "trial")  # columns that hold words
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,9 @@ class Table:
 
     @staticmethod
     def of(
-        records: Sequence[Mapping[str, str]], words: Sequence[str], best_rows: Sequence[int] = ()
+        records: Sequence[Mapping[str, str]],
+        words: Sequence[str] = WORDS,
+        best_rows: Sequence[int] = (),
     ) -> Table:
         """A row for each record, which all have the same columns; one of nothing is left out."""
         names, nothing = records[0] if records else {}, ("", MISSING)
@@ -38,6 +43,17 @@ class Table:
             text_columns=frozenset(place for place, name in enumerate(header) if name in words),
             best_rows=frozenset(best_rows),
         )
+
+
+def which_trial(result: SweepResult, trial: pd.Series, *, seed: bool = True) -> dict[str, str]:
+    """The first columns of a trial's row; a cell or a seed that all share is left empty."""
+    several = seed and result.searched["seed"].nunique() > 1
+    return {
+        "cell": trial["cell"] if len(result.cells) > 1 else "",
+        "method": trial["method"],
+        "settings": result.settings(trial),
+        "seed": str(trial["seed"]) if several else "",
+    }
 
 
 def number(value: Any) -> float:

@@ -8,8 +8,7 @@ from orchestrator.palette import DARK, LIGHT
 from orchestrator.report.page import write_report
 from orchestrator.run_folder.trial_files import write_reports
 from tests.browser import ask, needs_chromium
-from tests.report_rows import folder_with_images, run_folder
-from tests.test_report_confirmed import CONFIRMED
+from tests.report_rows import CONFIRMED, folder_with_images, run_folder
 
 pytestmark = needs_chromium
 

@@ -22,11 +22,10 @@ from orchestrator.sweep_file import load_sweep
 from orchestrator.tracking.outbox import Outbox
 from orchestrator.tracking.tracker import Tracker
 from testbed.data import load_splits
-from tests.report_rows import SMALL, result_of
+from tests.report_rows import CONFIRMED, SMALL, result_of
 from tests.test_driver import PROJECT, write
-from tests.test_frontier import OBJECTIVES
 from tests.test_readme import blocks
-from tests.test_report_confirmed import CONFIRMED
+from tests.trial_points import OBJECTIVES
 
 METHODS = """
 methods:

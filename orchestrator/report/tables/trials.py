@@ -1,4 +1,4 @@
-"""Tables of trials: on a frontier, confirmed, of several seeds, each method's best by setting."""
+"""Tables of trials: on a Pareto front, confirmed, of several seeds, each method's best at half."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ from orchestrator.analysis.pareto import best_within
 from orchestrator.analysis.uncertainty import mean_and_deviation
 from orchestrator.formatting import accuracy, millions, milliseconds, percent
 from orchestrator.report.sweep_result import SweepResult
-from orchestrator.report.table import Table, number
+from orchestrator.report.tables.table import Table, number, which_trial
 
 
 def frontier_table(result: SweepResult, points: pd.DataFrame) -> Table:
-    """The trials on a frontier, the cheapest first."""
+    """Trials on a Pareto front, the cheapest first."""
     records = [
         {
-            "cell": row["cell"] if len(result.cells) > 1 else "",
-            "method": row["method"],
-            "settings": result.settings(row),
-            "seed": str(row["seed"]) if result.searched["seed"].nunique() > 1 else "",
+            **which_trial(result, row),
             "validation": accuracy(row["val_accuracy"]),
             "test": accuracy(row["test_accuracy"]),
             "multiplications": millions(row["multiplications"]),
@@ -32,7 +29,7 @@ def frontier_table(result: SweepResult, points: pd.DataFrame) -> Table:
         }
         for _, row in points.sort_values(["multiplications", "val_accuracy"]).iterrows()
     ]
-    return Table.of(records, words=("cell", "method", "settings", "trial"))
+    return Table.of(records)
 
 
 def confirmed_table(result: SweepResult, points: pd.DataFrame) -> Table:
@@ -43,9 +40,7 @@ def confirmed_table(result: SweepResult, points: pd.DataFrame) -> Table:
     """
     records = [
         {
-            "cell": point["cell"] if len(result.cells) > 1 else "",
-            "method": point["method"],
-            "settings": result.settings(result.by_id.loc[point["trial_id"]]),
+            **which_trial(result, result.by_id.loc[point["trial_id"]], seed=False),
             "test": mean_and_deviation(point["test_accuracy"], point["test_deviation"]),
             "n": str(point["n"]),
             "search's validation": accuracy(point["search_val_accuracy"]),
@@ -56,7 +51,7 @@ def confirmed_table(result: SweepResult, points: pd.DataFrame) -> Table:
         }
         for _, point in points.iterrows()
     ]
-    return Table.of(records, words=("cell", "method", "settings", "trial"))
+    return Table.of(records)
 
 
 def repeated_table(result: SweepResult, points: pd.DataFrame) -> Table:
@@ -72,9 +67,7 @@ def repeated_table(result: SweepResult, points: pd.DataFrame) -> Table:
     )
     records = [
         {
-            "cell": point["cell"] if len(result.cells) > 1 else "",
-            "method": point["method"],
-            "settings": result.settings(result.by_id.loc[point["trial_id"]]),
+            **which_trial(result, result.by_id.loc[point["trial_id"]], seed=False),
             "seeds": _out_of(point["n"], point["tried"]),
             "validation": mean_and_deviation(point["val_accuracy"], point["val_deviation"]),
             "test": _of_those_tested(point),
@@ -87,7 +80,7 @@ def repeated_table(result: SweepResult, points: pd.DataFrame) -> Table:
         }
         for point in by_method
     ]
-    return Table.of(records, words=("cell", "method", "settings"))
+    return Table.of(records)
 
 
 def _out_of(n: int, all_of_them: int) -> str:
@@ -139,7 +132,7 @@ def depth_table(result: SweepResult, points: pd.DataFrame) -> Table:
                     "trial": str(best.trials.iloc[0]["trial_id"]) if best.n == 1 else "",
                 }
             )
-    return Table.of(records, words=("setting", "method", "trial"))
+    return Table.of(records)
 
 
 def _on_test_images(found: AtHalf, points: pd.DataFrame) -> str:

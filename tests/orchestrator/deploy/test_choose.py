@@ -116,13 +116,16 @@ import json, sys
 import onnxruntime, torch.export  # what they unpickle of their own is none of a run folder's
 unpickled = []
 sys.addaudithook(lambda event, args: event == "pickle.find_class" and unpickled.append(args))
-from orchestrator.commands.choose import _export, SweepResult, choose, Limits, _parser
-args = _parser().parse_args(sys.argv[2:])
-result = SweepResult.read(args.folder)
-trials = result.trials[result.trials["method"] == sys.argv[1]]
-_export(args, result, choose(trials, result.objectives, Limits()))
+from pathlib import Path
+from orchestrator.deploy.export import export
+from orchestrator.deploy.selection import Limits, choose
 from orchestrator.report import write_report
-write_report(args.folder)
+from orchestrator.report.sweep_result import SweepResult
+folder, target = map(Path, sys.argv[2:])
+result = SweepResult.read(folder)
+trials = result.trials[result.trials["method"] == sys.argv[1]]
+export(result, choose(trials, result.objectives, Limits()), target, Path("data"))
+write_report(folder)
 print(json.dumps([list(map(str, each)) for each in unpickled]))
 """
 
@@ -133,7 +136,7 @@ def test_every_format_gives_the_networks_logits_and_nothing_is_unpickled(
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
     target = tmp_path / "shipped"
-    arguments = [method, str(run_folder), "--export", str(target)]
+    arguments = [method, str(run_folder), str(target)]
     done = subprocess.run(
         [sys.executable, "-c", EXPORT, *arguments],
         cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False,
@@ -169,7 +172,7 @@ def test_every_format_gives_the_networks_logits_and_nothing_is_unpickled(
 
 
 def test_a_format_that_gives_other_logits_is_refused() -> None:
-    from orchestrator.deploy.export import _check
+    from orchestrator.deploy.programs import _check
 
     expected = np.zeros((2, 3), dtype=np.float32)
     _check("model.onnx", lambda _: expected + 1e-4, torch.zeros(2, 1), expected)

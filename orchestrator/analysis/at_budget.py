@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from orchestrator.analysis.pareto import as_share, best_within
-from orchestrator.analysis.uncertainty import mean_and_deviation
+from orchestrator.formatting import mean_and_deviation
 
 HALF = 0.5
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
 from orchestrator.analysis.pareto import as_share
@@ -23,29 +21,23 @@ def confirmed(trials: pd.DataFrame) -> pd.DataFrame:
     deviation, missing where n is 1; test_images; search_val_accuracy, by which the search chose it.
     """
     again = trials[(trials["phase"] == "confirmation") & trials["test_accuracy"].notna()]
-    searched = trials.set_index("trial_id")["val_accuracy"]
-    rows = [
-        {
-            "trial_id": trial_id,
-            "cell": seeds["cell"].iloc[0],
-            "method": seeds["method"].iloc[0],
-            "n": len(seeds),
-            "test_accuracy": seeds["test_accuracy"].mean(),
-            "test_deviation": seeds["test_accuracy"].std() if len(seeds) > 1 else math.nan,
-            "test_images": seeds["test_images"].max(),
-            "val_accuracy": seeds["val_accuracy"].mean(),
-            "multiplications": seeds["test_multiplications"].mean(),
-            "share": as_share(
-                seeds.assign(multiplications=seeds["test_multiplications"]), "multiplications"
-            ).mean(),
-            "latency_ms": seeds["latency_ms"].mean(),
-            "search_val_accuracy": searched[trial_id],
-        }
-        for trial_id, seeds in again.groupby("confirms", sort=False)
-        if trial_id in searched.index
-    ]
-    order = ["cell", "method", "multiplications"]
-    return pd.DataFrame(rows, columns=COLUMNS).sort_values(order, ignore_index=True)
+    again = again.assign(multiplications=again["test_multiplications"])
+    again = again.assign(share=as_share(again, "multiplications"))
+    points = again.groupby("confirms", sort=False).agg(
+        cell=("cell", "first"),
+        method=("method", "first"),
+        n=("seed", "size"),
+        test_accuracy=("test_accuracy", "mean"),
+        test_deviation=("test_accuracy", "std"),
+        test_images=("test_images", "max"),
+        val_accuracy=("val_accuracy", "mean"),
+        multiplications=("multiplications", "mean"),
+        share=("share", "mean"),
+        latency_ms=("latency_ms", "mean"),
+    )
+    searched = trials.set_index("trial_id")["val_accuracy"].rename("search_val_accuracy")
+    points = points.join(searched, how="inner").rename_axis("trial_id").reset_index()
+    return points[COLUMNS].sort_values(["cell", "method", "multiplications"], ignore_index=True)
 
 
 def by_seed(trials: pd.DataFrame, trial_id: str) -> pd.Series:

@@ -23,6 +23,7 @@ from testbed.data import Splits
 CHECKED_ON = 64  # validation images
 TOLERANCE = 1e-3  # of a logit, relative to the largest
 TIMED_RUNS = 100
+OWN = "its own decisions"
 PROGRAM, ONNX = "model.pt2", "model.onnx"
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -75,10 +76,9 @@ def write_programs(network: nn.Module, splits: Splits, target: Path) -> list[str
         took = _plain_onnx(whole, images, expected, target / ONNX)
         masks = f"it cannot skip, and masks instead ({error})"
         return [f"{ONNX}: any batch; {masks} One image in {took}.", masked]
-    own, *_ = skipping.values()
-    (target / ONNX).write_bytes(own)
     runs = {name: onnx_session(each) for name, each in skipping.items()}
-    _check(ONNX, one_by_one(onnx_session(own)), images, expected)
+    (target / ONNX).write_bytes(skipping[OWN])
+    _check(ONNX, one_by_one(runs[OWN]), images, expected)
     took_ms = _latencies_ms(runs, images)
     said = ", ".join(f"{name} {milliseconds(ms)}" for name, ms in took_ms.items())
     note = f"{ONNX}: single images; it skips. One image with {said} (ONNX Runtime, one thread)."
@@ -96,15 +96,13 @@ def _skipping_programs(network: RuntimeNetwork, splits: Splits) -> dict[str, byt
     from rnp.onnx_program import skipping_program
 
     networks = {
-        "its own decisions": network,
+        OWN: network,
         "the cheapest": _always(network, 0),
         "all groups": _always(network, network.flow.groups - 1),
     }
+    taken = splits.input_shape, splits.mean, splits.std
     return {
-        name: skipping_program(
-            each, splits.input_shape, splits.mean, splits.std
-        ).SerializeToString()
-        for name, each in networks.items()
+        name: skipping_program(each, *taken).SerializeToString() for name, each in networks.items()
     }
 
 

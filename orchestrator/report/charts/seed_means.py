@@ -9,8 +9,7 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.analysis.pareto import on_frontier_within
-from orchestrator.analysis.uncertainty import mean_and_deviation
-from orchestrator.formatting import accuracy, millions, percent
+from orchestrator.formatting import accuracy, mean_and_deviation, millions, percent
 from orchestrator.palette import CSS, Palette
 from orchestrator.report.charts.costs import COSTS, unit
 from orchestrator.report.charts.vega_lite import (

@@ -14,8 +14,8 @@ import pandas as pd
 from orchestrator.analysis.at_budget import HALF, AtHalf, at_half, in_some_seeds
 from orchestrator.analysis.confirmed import by_seed, confirmed
 from orchestrator.analysis.pareto import best_within
-from orchestrator.analysis.uncertainty import error_over_seeds, mean_and_deviation, standard_error
-from orchestrator.formatting import listed, millions, percent
+from orchestrator.analysis.uncertainty import error_over_seeds, standard_error
+from orchestrator.formatting import listed, mean_and_deviation, millions, percent
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.tables.table import extent
 

@@ -8,8 +8,7 @@ import pandas as pd
 
 from orchestrator.analysis.at_budget import AtHalf, at_half
 from orchestrator.analysis.pareto import best_within
-from orchestrator.analysis.uncertainty import mean_and_deviation
-from orchestrator.formatting import accuracy, millions, milliseconds, percent
+from orchestrator.formatting import accuracy, mean_and_deviation, millions, milliseconds, percent
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.tables.table import Table, number, which_trial
 

@@ -1,13 +1,11 @@
 """What a report says of confirmations, and of several run folders together."""
 
 import csv
-import math
 import re
 import statistics
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from orchestrator.analysis.confirmed import confirmed
@@ -27,6 +25,7 @@ from tests.report_rows import (
     result_of,
     run_folder,
 )
+from tests.trial_points import trials
 
 Rows = list[dict[str, Any]]
 
@@ -232,8 +231,7 @@ def test_sweeps_of_other_objectives_are_refused(
 
 
 def test_confirmed_of_no_confirmation_is_empty_with_its_columns() -> None:
-    empty = pd.DataFrame({"phase": ["search"], "test_accuracy": [math.nan], "trial_id": ["a"]})
-    found = confirmed(empty.assign(confirms="", val_accuracy=0.5))
+    found = confirmed(trials([(0.5, 10)]))
     assert found.empty and "test_deviation" in found.columns
 
 

@@ -51,10 +51,10 @@ def compare_methods(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.D
                 "hypervolume": float(np.mean([covered(each) for each in points])),
                 "hypervolume_low": low,
                 "hypervolume_high": high,
-                **{
-                    name: float(np.mean([accuracy_within(seed, budget) for seed in seeds]))
-                    for name, budget in budgets.items()
-                },
+            }
+            | {
+                name: float(np.mean([accuracy_within(seed, budget) for seed in seeds]))
+                for name, budget in budgets.items()
             }
         )
     columns = ["cell", "method", "seeds", "tries", "completed", "hypervolume"]
@@ -122,9 +122,7 @@ def compare_pairs(trials: pd.DataFrame) -> pd.DataFrame:
             drawn = ahead[_draws(len(ahead))].mean(axis=1)
         elif again and max(len(tries[0][one]), len(tries[0][other])) > 1:
             drawn = _ahead(again[one], again[other])
-        low, high = percentiles(drawn)
-        figures = (float(ahead.mean()), low, high, len(ahead))
-        rows.append((one, other, *figures))
+        rows.append((one, other, float(ahead.mean()), *percentiles(drawn), len(ahead)))
     columns = ["method", "other", "ahead", "ahead_low", "ahead_high", "comparisons"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -160,8 +158,7 @@ def attainment(trials: pd.DataFrame) -> pd.DataFrame:
         places = np.repeat(np.arange(len(points)), [len(own) for own in points])
         if len(places) == 0:
             continue
-        reached = sorted({1, (len(seeds) + 1) // 2, len(seeds)})
-        for count in reached:
+        for count in sorted({1, (len(seeds) + 1) // 2, len(seeds)}):
             for share, accuracy in _surface(np.concatenate(points), places, count):
                 rows.append((cell, method, len(seeds), count, share, accuracy))
     columns = ["cell", "method", "seeds", "reached_by", "share", "val_accuracy"]

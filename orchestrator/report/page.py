@@ -1,8 +1,4 @@
-"""The report of a sweep, made from its run folder at any time; of several from all of theirs.
-
-It is frontier.csv, report.html (one file that opens offline), report.md, frontier.png and
-frontier.html (that chart, offline too, with what there is to know of the mark that is pointed at).
-"""
+"""The report of a sweep, made from its run folder at any time; of several from all of theirs."""
 
 from __future__ import annotations
 
@@ -68,7 +64,9 @@ ALWAYS_DRAWN = ("multiplications", "nonzero_multiplications", "latency_ms")
 def write_report(*folders: Path) -> Path:
     """Writes the five files of the report, each at once; returns the folder that holds them.
 
-    The report of several run folders is a folder of its own beside the first, `A+B`.
+    They are frontier.csv, frontier.png, frontier.html (that chart, offline too, with what there is
+    to know of the mark that is pointed at), report.md and report.html. The report of several run
+    folders is a folder of its own beside the first, `A+B`.
 
     Raises:
         FileNotFoundError: if a folder holds no sweep.yaml and trials.csv.

@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.palette import CSS
-from orchestrator.report.charts.vega_lite import Spec, axis, chart, faded, layer, method_scales
+from orchestrator.report.charts import vega_lite as vega
 from orchestrator.report.sweep_result import SweepResult
 
 
-def attainment_chart(result: SweepResult, surfaces: pd.DataFrame) -> Spec | None:
+def attainment_chart(result: SweepResult, surfaces: pd.DataFrame) -> vega.Spec | None:
     """The accuracy at each cost that all, half and one of the seeds reach.
 
     Args:
@@ -29,15 +29,15 @@ def attainment_chart(result: SweepResult, surfaces: pd.DataFrame) -> Spec | None
         ]
     if not values:
         return None
-    legend: Spec = {"title": "reached by", "orient": "top", "symbolType": "stroke"}
+    legend: vega.Spec = {"title": "reached by", "orient": "top", "symbolType": "stroke"}
     legend |= {"symbolStrokeColor": CSS.ink, "symbolStrokeWidth": 2, "symbolSize": 400}
     legend |= {"titleFontWeight": "normal", "titleColor": CSS.muted}
     dashes = {"every seed": [1, 0], "half of the seeds": [5, 3], "one seed": [1, 3]}
     encoding = {
-        "x": axis("share", "Share of the dense network's multiplications", "%"),
-        "y": axis("accuracy", "Validation accuracy"),
-        "color": method_scales(result, CSS)[0],
-        "opacity": faded(0.9),
+        "x": vega.axis("share", "Share of the dense network's multiplications", "%"),
+        "y": vega.axis("accuracy", "Validation accuracy"),
+        "color": vega.method_scales(result, CSS)[0],
+        "opacity": vega.faded(0.9),
         "strokeDash": {
             "field": "by",
             "type": "nominal",
@@ -45,8 +45,8 @@ def attainment_chart(result: SweepResult, surfaces: pd.DataFrame) -> Spec | None
             "legend": legend,
         },
     }
-    return chart(
+    return vega.chart(
         values,
-        [layer("line", encoding, interpolate="step-after", strokeWidth=1.8)],
+        [vega.layer("line", encoding, interpolate="step-after", strokeWidth=1.8)],
         "Accuracies that all, half and one of the seeds reach at each cost.",
     )

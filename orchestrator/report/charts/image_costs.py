@@ -14,7 +14,7 @@ from PIL import Image
 
 from orchestrator.formatting import millions
 from orchestrator.palette import CSS
-from orchestrator.report.charts.vega_lite import Spec, axis, chart, layer, tooltip
+from orchestrator.report.charts import vega_lite as vega
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.run_folder.trial_files import extremes, read_extremes
 
@@ -38,7 +38,7 @@ class ImageCosts:
     """What one trial spent on single images."""
 
     title: str
-    chart: Spec
+    chart: vega.Spec
     """How many cost how much."""
     cheapest: list[Picture]
     dearest: list[Picture]
@@ -64,7 +64,7 @@ def image_costs(result: SweepResult, trials: pd.DataFrame) -> Iterator[ImageCost
         yield ImageCosts(result.title(trial), drawn, *shown)
 
 
-def _histogram(images: pd.DataFrame, dense: float) -> Spec:
+def _histogram(images: pd.DataFrame, dense: float) -> vega.Spec:
     """How many images cost how much.
 
     Args:
@@ -86,15 +86,15 @@ def _histogram(images: pd.DataFrame, dense: float) -> Spec:
         legend = {"title": "true class", "orient": "top", "columns": 6}
         colour = {"field": "class", "type": "nominal", "scale": scale, "legend": legend}
     encoding = {
-        "x": {**axis("from", "Share of the dense network's multiplications", "%")}
+        "x": {**vega.axis("from", "Share of the dense network's multiplications", "%")}
         | {"bin": {"binned": True}},
         "x2": {"field": "to"},
-        "y": {**axis("images", "Images"), "stack": "zero"},
+        "y": {**vega.axis("images", "Images"), "stack": "zero"},
         "color": colour,
-        "tooltip": tooltip("class", "images", "from"),
+        "tooltip": vega.tooltip("class", "images", "from"),
     }
     what = "How many images cost which share of the dense network's multiplications."
-    return chart(values, [layer("bar", encoding)], what)
+    return vega.chart(values, [vega.layer("bar", encoding)], what)
 
 
 def _address(picture: Image.Image) -> str:

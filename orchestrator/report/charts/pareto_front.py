@@ -16,18 +16,8 @@ from orchestrator.analysis.pareto import DENSE_COST, eligible, on_frontier_withi
 from orchestrator.analysis.uncertainty import standard_error
 from orchestrator.formatting import accuracy, millions, milliseconds, percent
 from orchestrator.palette import CSS, LIGHT, Palette
+from orchestrator.report.charts import vega_lite as vega
 from orchestrator.report.charts.costs import COSTS, in_words, unit
-from orchestrator.report.charts.vega_lite import (
-    Spec,
-    accuracies_shown,
-    axis,
-    chart,
-    faded,
-    layer,
-    method_scales,
-    picture,
-    tooltip,
-)
 from orchestrator.report.sweep_result import SweepResult
 
 MOST_CELLS_IN_PICTURE = 12
@@ -72,7 +62,7 @@ def drawn_trials(result: SweepResult) -> list[dict[str, Any]]:
 
 def pareto_chart(
     result: SweepResult, trials: Sequence[DrawnTrial], cost: str, cell: str, palette: Palette = CSS
-) -> Spec:
+) -> vega.Spec:
     """Validation accuracy against one cost; Pareto fronts as steps, beaten trials faint.
 
     Args:
@@ -81,10 +71,10 @@ def pareto_chart(
             with the one front over everything.
     """
     drawn = [each for each in trials if cost in each and cell in ("", each["cell"])]
-    x = axis(cost, COSTS[cost], scale=_cost_scale(drawn, cost, cell))
-    y = axis("val_accuracy", "Validation accuracy", scale=_accuracy_scale(trials, cost))
-    colour, shape = method_scales(result, palette)
-    told = tooltip(
+    x = vega.axis(cost, COSTS[cost], scale=_cost_scale(drawn, cost, cell))
+    y = vega.axis("val_accuracy", "Validation accuracy", scale=_accuracy_scale(trials, cost))
+    colour, shape = vega.method_scales(result, palette)
+    told = vega.tooltip(
         trial_id="trial",
         method="method",
         settings="settings",
@@ -98,36 +88,36 @@ def pareto_chart(
     here = f"isValid(datum.{cost})" + (f" && datum.cell === {json.dumps(cell)}" if cell else "")
     on_front = f"datum.{'on' if cell else 'overall'}_{cost}"
     marks = {"x": x, "y": y, "color": colour, "shape": shape, "tooltip": told}
-    steps: Spec = {"x": x, "y": y}
+    steps: vega.Spec = {"x": x, "y": y}
     if cell:
-        steps |= {"color": colour, "opacity": faded(1)}
+        steps |= {"color": colour, "opacity": vega.faded(1)}
     ends = {**steps, "y": {"field": "low", "type": "quantitative"}, "y2": {"field": "high"}}
     layers = [
         *_dense_accuracy(result, cell, y, palette),
-        layer(
-            "point", marks | {"opacity": faded(0.4)}, keep=f"{here} && !{on_front}", size=30,
+        vega.layer(
+            "point", marks | {"opacity": vega.faded(0.4)}, keep=f"{here} && !{on_front}", size=30,
             filled=True, clip=True,
         ),
         # What 95 of 100 draws of as many validation images would show.
-        layer(
-            "rule", ends | {"opacity": faded(0.45)},
+        vega.layer(
+            "rule", ends | {"opacity": vega.faded(0.45)},
             keep=f"{here} && {on_front} && isValid(datum.low)",
             strokeWidth=1.5, color=palette.ink, clip=True,
         ),
-        layer(
+        vega.layer(
             "line", steps, keep=f"{here} && {on_front}", interpolate="step-after", strokeWidth=2,
             color=palette.ink,
         ),
-        layer(
-            "point", marks | {"opacity": faded(1)}, keep=f"{here} && {on_front}", size=80,
+        vega.layer(
+            "point", marks | {"opacity": vega.faded(1)}, keep=f"{here} && {on_front}", size=80,
             filled=True, stroke=palette.surface, strokeWidth=1,
         ),
     ]  # fmt: skip
     what = f"Validation accuracy against {in_words(cost)}."
-    return chart({"name": "trials"}, layers, what, palette, height=340)
+    return vega.chart({"name": "trials"}, layers, what, palette, height=340)
 
 
-def pareto_picture(result: SweepResult, trials: Sequence[DrawnTrial], cost: str) -> Spec:
+def pareto_picture(result: SweepResult, trials: Sequence[DrawnTrial], cost: str) -> vega.Spec:
     """The Pareto fronts in one picture: a panel for each cell, or for all where they are many."""
     cells = result.cells if 0 < len(result.cells) <= MOST_CELLS_IN_PICTURE else [""]
     lines = "each method's frontier" if cells[0] else "the frontier over all settings"
@@ -135,7 +125,7 @@ def pareto_picture(result: SweepResult, trials: Sequence[DrawnTrial], cost: str)
     below = below_axis(trials, cost)
     missing = f" Trials below the axis: {below}." if below else ""
     drawn = f"Lines: {lines}. Faint: trials that others beat.{dashed}{missing}"
-    return picture(
+    return vega.picture(
         result,
         {cell: pareto_chart(result, trials, cost, cell, LIGHT) for cell in cells},
         f"validation accuracy against {in_words(cost)}",
@@ -150,7 +140,7 @@ def below_axis(trials: Sequence[DrawnTrial], cost: str) -> int:
     return sum(each["val_accuracy"] < lowest for each in trials if cost in each)
 
 
-def _accuracy_scale(trials: Sequence[DrawnTrial], cost: str) -> Spec:
+def _accuracy_scale(trials: Sequence[DrawnTrial], cost: str) -> vega.Spec:
     """From the worst trial on any Pareto front to the best of all, with their intervals.
 
     A trial that pruning ruined would otherwise squeeze all that matters into a strip.
@@ -161,10 +151,10 @@ def _accuracy_scale(trials: Sequence[DrawnTrial], cost: str) -> Spec:
         return {"domain": [0.0, 1.0], "nice": False}
     shown = [each.get(end, each["val_accuracy"]) for each in unbeaten for end in ("low", "high")]
     dense = [each["dense_val_accuracy"] for each in trials if "dense_val_accuracy" in each]
-    return accuracies_shown(shown + dense)
+    return vega.accuracies_shown(shown + dense)
 
 
-def _cost_scale(drawn: Sequence[DrawnTrial], cost: str, cell: str) -> Spec:
+def _cost_scale(drawn: Sequence[DrawnTrial], cost: str, cell: str) -> vega.Spec:
     """From 0 to the dearest network; logarithmic where cells are an order of size apart."""
     dense = [each[f"dense_{cost}"] for each in drawn if f"dense_{cost}" in each]
     costs = [each[cost] for each in drawn] + dense
@@ -175,7 +165,9 @@ def _cost_scale(drawn: Sequence[DrawnTrial], cost: str, cell: str) -> Spec:
     return {"domain": [0, 1.03 * max(costs)]}
 
 
-def _dense_accuracy(result: SweepResult, cell: str, y: Spec, palette: Palette) -> list[Spec]:
+def _dense_accuracy(
+    result: SweepResult, cell: str, y: vega.Spec, palette: Palette
+) -> list[vega.Spec]:
     """The dense network's accuracy as a dashed line; over several cells it would be several."""
     trials = result.searched[result.searched["cell"] == cell]
     # On all validation images, where a row has that: some methods are judged on a part of them.
@@ -187,6 +179,6 @@ def _dense_accuracy(result: SweepResult, cell: str, y: Spec, palette: Palette) -
     words = {"x": {"value": 0}, "y": y, "text": {"field": "label", "type": "nominal"}}
     data = {"data": {"values": [{"val_accuracy": value, "label": label}]}}
     return [
-        data | layer("rule", {"y": y}, strokeDash=[4, 3], color=palette.muted),
-        data | layer("text", words, align="left", dx=4, dy=-7, color=palette.muted),
+        data | vega.layer("rule", {"y": y}, strokeDash=[4, 3], color=palette.muted),
+        data | vega.layer("text", words, align="left", dx=4, dy=-7, color=palette.muted),
     ]

@@ -11,23 +11,14 @@ import pandas as pd
 from orchestrator.analysis.pareto import on_frontier_within
 from orchestrator.formatting import accuracy, mean_and_deviation, millions, percent
 from orchestrator.palette import CSS, Palette
+from orchestrator.report.charts import vega_lite as vega
 from orchestrator.report.charts.costs import COSTS, unit
-from orchestrator.report.charts.vega_lite import (
-    Spec,
-    accuracies_shown,
-    axis,
-    chart,
-    faded,
-    layer,
-    method_scales,
-    tooltip,
-)
 from orchestrator.report.sweep_result import SweepResult
 
 
 def confirmed_charts(
     result: SweepResult, points: pd.DataFrame, palette: Palette = CSS
-) -> dict[str, Spec]:
+) -> dict[str, vega.Spec]:
     """Test accuracy of each cell's confirmed points, mean and deviation, and the search's figures.
 
     A cell without any has no chart.
@@ -49,7 +40,7 @@ def confirmed_charts(
 
 def repeated_charts(
     result: SweepResult, points: pd.DataFrame, cost: str, palette: Palette = CSS
-) -> dict[str, Spec]:
+) -> dict[str, vega.Spec]:
     """Validation accuracy of each cell's options, mean and deviation over seeds; test accuracy.
 
     A step joins the means of a method that none of its other means beats. A cell that no options
@@ -71,15 +62,15 @@ def repeated_charts(
     for each in charts.values():
         rule = each["layer"][0]["encoding"]
         steps = {"x": rule["x"], "y": {**rule["y"], "field": "mean"}, "color": rule["color"]}
-        steps["opacity"] = faded(0.6)
-        front = layer(
+        steps["opacity"] = vega.faded(0.6)
+        front = vega.layer(
             "line", steps, keep="datum.unbeaten", interpolate="step-after", strokeWidth=1.5
         )
         each["layer"].insert(0, front)
     return charts
 
 
-def means_below_axis(charts: Mapping[str, Spec]) -> int:
+def means_below_axis(charts: Mapping[str, vega.Spec]) -> int:
     """How many means lie below the axes of these charts, of `repeated_charts`."""
     return sum(
         value["mean"] < each["layer"][0]["encoding"]["y"]["scale"]["domain"][0]
@@ -126,7 +117,7 @@ def _charts(
     accuracies: str,
     description: str,
     palette: Palette,
-) -> dict[str, Spec]:
+) -> dict[str, vega.Spec]:
     """A chart for each cell that has values, all with one axis of accuracies.
 
     Means are filled, with a deviation to either side, and hollow is what stands beside them.
@@ -134,8 +125,8 @@ def _charts(
     Args:
         accuracies: the title of that axis.
     """
-    colour, shape = method_scales(result, palette)
-    told = tooltip(
+    colour, shape = vega.method_scales(result, palette)
+    told = vega.tooltip(
         trial="its first trial",
         method="method",
         settings="settings",
@@ -150,33 +141,34 @@ def _charts(
         if not own:
             continue
         dearest = max(value["cost"] for value in own)
-        x = axis("cost", COSTS[cost], scale={"domain": [0, 1.03 * dearest]})
-        y = axis("mean", accuracies, scale=_accuracy_scale(values))
-        ends: Spec = {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}}
-        marks: Spec = {"x": x, "y": y, "color": colour, "shape": shape, "tooltip": told}
-        hollow = {**marks, "y": {**y, "field": "beside"}, "opacity": faded(0.45)}
+        x = vega.axis("cost", COSTS[cost], scale={"domain": [0, 1.03 * dearest]})
+        y = vega.axis("mean", accuracies, scale=_accuracy_scale(values))
+        ends: vega.Spec = {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}}
+        ends |= {"color": colour, "opacity": vega.faded(1)}
+        marks: vega.Spec = {"x": x, "y": y, "color": colour, "shape": shape, "tooltip": told}
+        hollow = {**marks, "y": {**y, "field": "beside"}, "opacity": vega.faded(0.45)}
         layers = [
-            layer("rule", ends | {"color": colour, "opacity": faded(1)}, strokeWidth=2, clip=True),
-            layer(
+            vega.layer("rule", ends, strokeWidth=2, clip=True),
+            vega.layer(
                 "point", hollow, keep="isValid(datum.beside)", size=45, filled=False, strokeWidth=1,
                 clip=True,
             ),
-            layer(
-                "point", marks | {"opacity": faded(1)}, size=90, filled=True, strokeWidth=1,
+            vega.layer(
+                "point", marks | {"opacity": vega.faded(1)}, size=90, filled=True, strokeWidth=1,
                 stroke=palette.surface, clip=True,
             ),
         ]  # fmt: skip
-        charts[cell] = chart(own, layers, description, palette)
+        charts[cell] = vega.chart(own, layers, description, palette)
     return charts
 
 
-def _accuracy_scale(values: Sequence[Mapping[str, Any]]) -> Spec:
+def _accuracy_scale(values: Sequence[Mapping[str, Any]]) -> vega.Spec:
     """What no other mean of its method and cell beats, and all means above the least of these.
 
     Another option that pruning ruined would squeeze all that matters into a strip.
     """
     least = min(value["low"] for value in values if value.get("unbeaten", True))
     shown = [value for value in values if value["mean"] >= least]
-    return accuracies_shown(
+    return vega.accuracies_shown(
         [v[end] for v in shown for end in ("low", "high", "beside") if end in v]
     )

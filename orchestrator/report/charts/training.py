@@ -7,20 +7,12 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.palette import CSS
-from orchestrator.report.charts.vega_lite import (
-    Spec,
-    axis,
-    chart,
-    faded,
-    layer,
-    method_scales,
-    tooltip,
-)
+from orchestrator.report.charts import vega_lite as vega
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.run_folder.trial_files import read_reports
 
 
-def learning_curves(result: SweepResult, trials: pd.DataFrame) -> Spec | None:
+def learning_curves(result: SweepResult, trials: pd.DataFrame) -> vega.Spec | None:
     """Validation accuracy while trials were trained; 0 is where pruning began."""
     values: list[dict[str, Any]] = []
     dense: list[dict[str, Any]] = []
@@ -44,22 +36,22 @@ def learning_curves(result: SweepResult, trials: pd.DataFrame) -> Spec | None:
     if not values:
         return None
     encoding = {
-        "x": axis("epoch", "Epochs since pruning began"),
-        "y": axis("accuracy", "Validation accuracy"),
+        "x": vega.axis("epoch", "Epochs since pruning began"),
+        "y": vega.axis("accuracy", "Validation accuracy"),
         "detail": {"field": "trial"},
-        "tooltip": tooltip("trial", "epoch", "accuracy"),
+        "tooltip": vega.tooltip("trial", "epoch", "accuracy"),
     }
-    coloured = {**encoding, "color": method_scales(result, CSS)[0], "opacity": faded(0.9)}
-    trained = layer(
+    coloured = {**encoding, "color": vega.method_scales(result, CSS)[0], "opacity": vega.faded(0.9)}
+    trained = vega.layer(
         "line", coloured, keep="datum.method !== 'before'", point={"size": 20}, strokeWidth=1.8
     )
-    before_all = layer(
+    before_all = vega.layer(
         "line", encoding, keep="datum.method === 'before'", strokeDash=[4, 3], color=CSS.muted
     )
-    return chart(values + dense, [before_all, trained], "Validation accuracy over epochs.")
+    return vega.chart(values + dense, [before_all, trained], "Validation accuracy over epochs.")
 
 
-def sparsity_chart(result: SweepResult) -> Spec | None:
+def sparsity_chart(result: SweepResult) -> vega.Spec | None:
     """Accuracy against the share of weights that are gone, before and after retraining."""
     rows = result.searched[result.searched["status"] == "completed"]
     left = rows["parameters"].astype(float) * (1 - rows["sparsity"].fillna(0))
@@ -77,24 +69,24 @@ def sparsity_chart(result: SweepResult) -> Spec | None:
             ("after", "val_accuracy"),
         )
     ]
-    colour, _ = method_scales(result, CSS)
+    colour, _ = vega.method_scales(result, CSS)
     hollow = {"test": "datum.when === 'before retraining'", "value": "transparent"}
     encoding = {
-        "x": axis("gone", "Share of the dense network's weights that are gone", "%"),
-        "y": axis("accuracy", "Validation accuracy"),
+        "x": vega.axis("gone", "Share of the dense network's weights that are gone", "%"),
+        "y": vega.axis("accuracy", "Validation accuracy"),
         "stroke": colour,
         "fill": {**colour, "condition": hollow},
-        "opacity": faded(0.8),
-        "tooltip": tooltip("trial", "method", "when", "gone", "accuracy"),
+        "opacity": vega.faded(0.8),
+        "tooltip": vega.tooltip("trial", "method", "when", "gone", "accuracy"),
     }
-    return chart(
+    return vega.chart(
         values,
-        [layer("point", encoding, size=45, strokeWidth=1.5)],
+        [vega.layer("point", encoding, size=45, strokeWidth=1.5)],
         "Accuracy against the share of weights that are gone, before and after retraining.",
     )
 
 
-def rounds_chart(result: SweepResult, trials: pd.DataFrame) -> Spec | None:
+def rounds_chart(result: SweepResult, trials: pd.DataFrame) -> vega.Spec | None:
     """Sparsity over the rounds of prune and retrain: pruned, then retrained."""
     before = "sparsity_before_finetuning"
     values = [
@@ -110,16 +102,16 @@ def rounds_chart(result: SweepResult, trials: pd.DataFrame) -> Spec | None:
     if not values:
         return None
     encoding = {
-        "x": axis("step", "Round: pruned at the half, retrained at the whole"),
-        "y": axis("sparsity", "Share of weights that are zero", "%"),
-        "color": method_scales(result, CSS)[0],
+        "x": vega.axis("step", "Round: pruned at the half, retrained at the whole"),
+        "y": vega.axis("sparsity", "Share of weights that are zero", "%"),
+        "color": vega.method_scales(result, CSS)[0],
         "detail": {"field": "trial"},
-        "opacity": faded(0.7),
-        "tooltip": tooltip("trial", "step", "sparsity"),
+        "opacity": vega.faded(0.7),
+        "tooltip": vega.tooltip("trial", "step", "sparsity"),
     }
-    return chart(
+    return vega.chart(
         values,
-        [layer("line", encoding, point=True, strokeWidth=1.5)],
+        [vega.layer("line", encoding, point=True, strokeWidth=1.5)],
         "Sparsity over rounds of pruning and retraining.",
     )
 

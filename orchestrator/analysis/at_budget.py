@@ -1,4 +1,4 @@
-"""What methods reach at half of the dense network's multiplications: the best trial of every seed.
+"""Best trial of every seed at half of the dense network's multiplications, by method.
 
 Figures are means over the seeds, since the best trial of all would be the luckiest seed's.
 """

@@ -1,4 +1,4 @@
-"""What confirmations found: of each point of a frontier, means over fresh seeds."""
+"""Confirmed points of the Pareto fronts: means over fresh seeds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COLUMNS = [
 
 
 def confirmed(trials: pd.DataFrame) -> pd.DataFrame:
-    """A row for each point that was confirmed, by cell, method and cost.
+    """Confirmed points, by cell, method and cost.
 
     Columns: trial_id (the search's trial), cell, method; n, the fresh seeds whose networks met the
     test images; means over these of test_accuracy, val_accuracy, multiplications (of the test
@@ -41,6 +41,6 @@ def confirmed(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_seed(trials: pd.DataFrame, trial_id: str) -> pd.Series:
-    """The test accuracies of a point, by fresh seed: methods met the same splits with each."""
+    """Test accuracies of a point, by fresh seed: methods met the same splits with each."""
     again = trials[(trials["confirms"] == trial_id) & trials["test_accuracy"].notna()]
     return again.set_index("seed")["test_accuracy"]

@@ -1,4 +1,4 @@
-"""Which trial to ship: the best one within limits, of those that were confirmed."""
+"""Selection of the trial to ship: the best within limits, of those that were confirmed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Choice:
-    """The point that was chosen."""
+    """A point that was chosen, and why."""
 
     point: pd.Series
     """trial_id, method, cell, n, accuracy, deviation, multiplications, latency_ms."""
@@ -32,7 +32,7 @@ class Choice:
 
 
 def candidates(trials: pd.DataFrame, objectives: dict[str, str]) -> pd.DataFrame:
-    """The confirmed points; where nothing was confirmed, the frontier with n = 0.
+    """Confirmed points; where nothing was confirmed, the Pareto fronts with n = 0.
 
     Columns: trial_id, method, cell, n, accuracy, deviation (missing where n < 2), multiplications,
     latency_ms. Accuracies are means on test images, or those of validation where n is 0.

@@ -1,4 +1,4 @@
-"""What a sweep found, first of all: which method is best at half of the dense network's cost.
+"""Answer of a sweep, first of all: which method is best at half of the dense network's cost.
 
 Every sentence is made from trials.csv and sweep.yaml alone.
 """

@@ -1,4 +1,4 @@
-"""What to know before trusting the comparison, from trials.csv and sweep.yaml alone."""
+"""Cautions before the comparison is trusted, from trials.csv and sweep.yaml alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PASSES = {"q_learning_epochs": "for Q-learning", "reward_epochs": "for rewards"}
 
 
 def cautions(result: SweepResult) -> list[str]:
-    """What a reader must know before trusting the comparison."""
+    """Cautions for whoever reads the comparison."""
     found = [
         f"{name} is not in this sweep: {why}."
         for name, why in CONTROLS.items()

@@ -1,4 +1,4 @@
-"""What to know about each cost, from trials.csv alone."""
+"""Remarks on each cost, from trials.csv alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orchestrator.report.sweep_result import SweepResult
 
 
 def remarks(result: SweepResult) -> dict[str, str]:
-    """What to know about each cost: its column -> a sentence or two."""
+    """Remarks on each cost: its column -> a sentence or two."""
     return {
         "multiplications": "Counted from the operations that ran, for one image.",
         "nonzero_multiplications": _zeros_kept(result),

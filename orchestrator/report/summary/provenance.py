@@ -1,4 +1,4 @@
-"""How a sweep was made: its settings, its machines, the versions it ran with."""
+"""Provenance of a sweep: its settings, its machines, the versions it ran with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.report.tables.table import extent
 
 
 def provenance(result: SweepResult) -> list[tuple[str, str]]:
-    """How the sweep was made: (what, value)."""
+    """Provenance of the sweep: (what, value)."""
     sweep, trials = result.sweep, result.trials
     search = sweep.get("search", {})
     facts = {

@@ -32,7 +32,7 @@ def frontier_table(result: SweepResult, points: pd.DataFrame) -> Table:
 
 
 def confirmed_table(result: SweepResult, points: pd.DataFrame) -> Table:
-    """The frontiers' points on test images with fresh seeds, beside what the search made of them.
+    """Confirmed points on test images with fresh seeds, beside what the search made of them.
 
     Args:
         points: of `confirmed`.

@@ -102,7 +102,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds on the display's clock, which stands until it is set."""
     seconds = [1000.0]
     for module in ("live_display", "progress"):
-        monkeypatch.setattr(f"orchestrator.{module}.monotonic", lambda: seconds[0])
+        monkeypatch.setattr(f"orchestrator.console.{module}.monotonic", lambda: seconds[0])
     return seconds
 
 

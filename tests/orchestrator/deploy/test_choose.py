@@ -23,11 +23,16 @@ from orchestrator.tracking.outbox import Outbox
 from orchestrator.tracking.tracker import Tracker
 from testbed.data import load_splits
 from tests.report_rows import CONFIRMED, SMALL, result_of
-from tests.test_driver import PROJECT, write
 from tests.test_readme import blocks
 from tests.trial_points import OBJECTIVES
 
-METHODS = """
+PROJECT = Path(__file__).parents[3]
+SWEEP = """
+name: ship
+data: {name: digits, train_images: 300, validation_share: 0.3}
+backbone: {name: conv, depth: 4, width: 0.25}
+training: {epochs: 2, batch_size: 64}
+fine_tuning: {epochs: 1, learning_rate: 0.01}
 methods:
   dense: {}
   l1_filter: {keep_ratio: {grid: [0.25, 0.5]}}
@@ -96,7 +101,8 @@ def test_limits_that_nothing_meets_say_how_near_it_comes(tmp_path: Path) -> None
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep with a network that decides per image, confirmed."""
     folder = tmp_path_factory.mktemp("ship")
-    assert trial_main([str(write(folder, "ship", METHODS)), "--output", str(folder / "runs")]) == 0
+    (folder / "ship.yaml").write_text(SWEEP)
+    assert trial_main([str(folder / "ship.yaml"), "--output", str(folder / "runs")]) == 0
     return folder / "runs" / "ship"
 
 
@@ -121,28 +127,39 @@ from orchestrator.deploy.export import export
 from orchestrator.deploy.selection import Limits, choose
 from orchestrator.report import write_report
 from orchestrator.report.sweep_result import SweepResult
-folder, target = map(Path, sys.argv[2:])
+folder, target, *methods = sys.argv[1:]
+folder, target = Path(folder), Path(target)
 result = SweepResult.read(folder)
-trials = result.trials[result.trials["method"] == sys.argv[1]]
-export(result, choose(trials, result.objectives, Limits()), target, Path("data"))
+for method in methods:
+    trials = result.trials[result.trials["method"] == method]
+    choice = choose(trials, result.objectives, Limits())
+    export(result, choice, target / method, Path("data"))
 write_report(folder)
 print(json.dumps([list(map(str, each)) for each in unpickled]))
 """
 
 
-@pytest.mark.parametrize("method", ["l1_filter", "rnp"])
-def test_every_format_gives_the_networks_logits_and_nothing_is_unpickled(
-    run_folder: Path, tmp_path: Path, method: str
-) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
-    target = tmp_path / "shipped"
-    arguments = [method, str(run_folder), str(target)]
+@pytest.fixture(scope="module")
+def shipped(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of each of two methods, exported by a process that unpickled nothing."""
+    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    target = tmp_path_factory.mktemp("shipped")
     done = subprocess.run(
-        [sys.executable, "-c", EXPORT, *arguments],
+        [sys.executable, "-c", EXPORT, str(run_folder), str(target), "l1_filter", "rnp"],
         cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == []
+    return target
+
+
+@pytest.mark.parametrize("method", ["l1_filter", "rnp"])
+def test_every_format_gives_the_networks_logits_and_nothing_is_unpickled(
+    run_folder: Path, shipped: Path, tmp_path: Path, method: str
+) -> None:
+    import onnxruntime
+
+    target = shipped / method
     rows = read_trials(run_folder / "trials.csv")
     card = (target / "README.md").read_text()
     (row,) = [r for _, r in rows.iterrows() if f"`{r['trial_id']}`" in card]
@@ -158,7 +175,7 @@ def test_every_format_gives_the_networks_logits_and_nothing_is_unpickled(
     Image.fromarray(splits.validation.pixels[0, 0].numpy()).save(tmp_path / "image.png")
     readme = next(block for block in blocks("python") if "onnxruntime" in block)
     said = subprocess.run(
-        [sys.executable, "-c", readme.replace("my_network", "shipped")],
+        [sys.executable, "-c", readme.replace("my_network", str(target))],
         cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True,
     ).stdout  # fmt: skip
     assert int(said) == logits[0].argmax()

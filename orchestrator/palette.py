@@ -60,18 +60,13 @@ SHAPES = (
     "M0,-1.3L1.1,0 0,1.3 -1.1,0Z",  # diamond
     "M0,1.15L1.15,-.9H-1.15Z",  # triangle, pointing down
     "M1.15,0L-.9,1.15V-1.15Z",  # and to the right
+    "M-1.15,0L.9,-1.15V1.15Z",  # and to the left
 )
 
 # A method's place is its colour and its shape. A new method goes to the end, so that none changes.
 PLACES = (
-    "vanilla",
-    "l1_filter",
-    "thinet",
-    "magnitude",
-    "policy_gradient",
-    "static_prefix",
-    "rnp",
-)
+    "vanilla", "rnp", "thinet", "magnitude", "policy_gradient", "l1_filter", "static_prefix",
+)  # fmt: skip
 
 
 def method_marks(methods: Sequence[str], palette: Palette) -> dict[str, tuple[str, str]]:
@@ -82,6 +77,6 @@ def method_marks(methods: Sequence[str], palette: Palette) -> dict[str, tuple[st
     marks = {"dense": (palette.ink, STAR), "random_channels": (palette.control, CROSS)}
     further = [method for method in methods if method not in marks and method not in PLACES]
     for place, method in enumerate((*PLACES, *further)):
-        colours, shapes = palette.methods, SHAPES
-        marks[method] = colours[place % len(colours)], shapes[place % len(shapes)]
+        colour = palette.methods[place % len(palette.methods)]
+        marks[method] = colour, SHAPES[place % len(SHAPES)]
     return {method: marks[method] for method in methods}

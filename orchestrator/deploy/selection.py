@@ -8,7 +8,7 @@ import pandas as pd
 
 from orchestrator.analysis.confirmed import confirmed
 from orchestrator.analysis.pareto import frontier
-from orchestrator.formatting import accuracy, millions, milliseconds
+from orchestrator.formatting import accuracy, mean_and_deviation, millions, milliseconds
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def choose(trials: pd.DataFrame, objectives: dict[str, str], limits: Limits) -> 
             f"{milliseconds(points['latency_ms'].min())}, the most accurate reaches "
             f"{accuracy(points['accuracy'].max())}: relax a limit."
         )
-    cheapest = limits.min_accuracy is not None and _only_accuracy(limits)
+    only_accuracy = limits == Limits(min_accuracy=limits.min_accuracy)
+    cheapest = only_accuracy and limits.min_accuracy is not None
     order = ["multiplications", "accuracy"] if cheapest else ["accuracy", "multiplications"]
     ordered = within.sort_values(order, ascending=[cheapest, not cheapest])
     point = ordered.iloc[0]
@@ -101,12 +102,7 @@ def _network(trials: pd.DataFrame, point: pd.Series) -> str:
 
 
 def _accuracy(point: pd.Series) -> str:
-    deviation = f" ± {accuracy(point['deviation'])}" if point["n"] > 1 else ""
-    return f"accuracy {accuracy(point['accuracy'])}{deviation}"
-
-
-def _only_accuracy(limits: Limits) -> bool:
-    return limits.max_multiplications is None and limits.max_latency_ms is None
+    return f"accuracy {mean_and_deviation(point['accuracy'], point['deviation'])}"
 
 
 def _said(limits: Limits) -> str:

@@ -18,6 +18,7 @@ def luminance(colour: str) -> float:
 def test_every_registered_method_has_a_colour_of_its_own_in_every_sweep() -> None:
     whole = method_marks([*METHODS], LIGHT)
     assert len({colour for colour, _ in whole.values()}) == len(METHODS)
+    assert len({shape for _, shape in whole.values()}) == len(METHODS)
     for method in METHODS:
         assert method_marks([method], LIGHT) == {method: whole[method]}
         assert method_marks(["my.own:Method", method], LIGHT)[method] == whole[method]

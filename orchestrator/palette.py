@@ -65,7 +65,7 @@ SHAPES = (
 
 # A method's place is its colour and its shape. A new method goes to the end, so that none changes.
 PLACES = (
-    "vanilla", "rnp", "thinet", "magnitude", "policy_gradient", "l1_filter", "static_prefix",
+    "vanilla", "rnp", "l1_filter", "magnitude", "thinet", "policy_gradient", "static_prefix",
 )  # fmt: skip
 
 

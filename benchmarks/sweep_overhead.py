@@ -139,7 +139,9 @@ def sweep_of_nothing(
             journal = open_journal(folder / "studies.journal")
             proposer = Proposer(plan.studies, sweep.objectives, sweep.search, journal)
             coordinator = Coordinator(plan, proposer, recorder.table.read)
-            callbacks = [MLflowCallback(tracker, recorder)] if tracker else []
+            callbacks: list[JobCallback] = []
+            if tracker:
+                callbacks.append(MLflowCallback(tracker, recorder))
             callbacks += [TableCallback(recorder), DisplayCallback(progress, recorder), clock]
             scheduler = MultiObjectiveASHA(sweep.objectives, None)
             assert run_jobs(coordinator, work, callbacks, sweep.resources, scheduler=scheduler)

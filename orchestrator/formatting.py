@@ -25,6 +25,12 @@ def accuracy(fraction: float) -> str:
     return f"{fraction:.3f}" if math.isfinite(fraction) else MISSING
 
 
+def mean_and_deviation(mean: float, deviation: float) -> str:
+    """0.912 ± 0.004, of accuracies; the deviation only where there are several seeds."""
+    several = math.isfinite(mean) and math.isfinite(deviation)
+    return f"{accuracy(mean)} ± {accuracy(deviation)}" if several else accuracy(mean)
+
+
 def milliseconds(value: float) -> str:
     """1.53 ms"""
     return f"{_three_figures(value)} ms" if math.isfinite(value) else MISSING
@@ -53,13 +59,11 @@ def without_password(url: str) -> str:
     return re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", url)
 
 
-def _three_figures(value: float) -> str:
-    """1.53, 15.3, 0.0153; from 100 on all that stand before the point."""
-    if value == 0 or abs(value) >= 99.95:
-        return f"{value:,.0f}"
-    return f"{value:#.3g}"
-
-
 def error_text(error: BaseException) -> str:
     """What went wrong on the first line, then the traceback."""
     return f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}"
+
+
+def _three_figures(value: float) -> str:
+    """1.53, 15.3, 0.0153; from 100 on all that stand before the point."""
+    return f"{value:,.0f}" if value == 0 or abs(value) >= 99.95 else f"{value:#.3g}"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_driver import SMALL
+from tests.small_sweeps import SMALL
 
 SWEEP = f"""{SMALL}
 methods:
@@ -57,7 +57,7 @@ def test_a_sweep_that_goes_on_and_its_report_unpickle_nothing(runs: Path) -> Non
     folder = runs / "runs" / "small"
     rows = (folder / "trials.csv").read_text().splitlines(keepends=True)
     (folder / "trials.csv").write_text("".join(rows[:-1]))  # as if it had been killed
-    assert unpickled(runs, _sweep(runs), ["orchestrator.report.page", str(folder)]) == []
+    assert unpickled(runs, _sweep(runs), ["orchestrator.commands.report", str(folder)]) == []
     assert len((folder / "trials.csv").read_text().splitlines()) == len(rows)
 
 

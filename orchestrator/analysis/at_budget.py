@@ -1,4 +1,4 @@
-"""What methods reach at half of the dense network's multiplications: the best trial of every seed.
+"""Best trial of every seed at half of the dense network's multiplications, by method.
 
 Figures are means over the seeds, since the best trial of all would be the luckiest seed's.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from orchestrator.analysis.pareto import as_share, best_within
-from orchestrator.analysis.uncertainty import mean_and_deviation
+from orchestrator.formatting import mean_and_deviation
 
 HALF = 0.5
 

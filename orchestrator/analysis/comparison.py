@@ -1,10 +1,10 @@
-"""Methods compared: what each one's frontier covers, and how often one is ahead of another.
+"""Comparison of methods: hypervolumes, how often one is ahead of another, attainment surfaces.
 
-A method's figures are means over seeds, each of that seed's own frontier: the best of all seeds'
-trials together would be the luckiest seed's. Intervals are 95 % percentile bootstraps (Efron and
-Tibshirani 1993, chapter 13). What is drawn again, with replacement, is what the sweep has several
-of: seeds, or the tries of the only one. Drawn again, tries never find more than they found, so that
-an interval over tries ends at the figure itself: it says what less luck would have left of it.
+A method's figures are means over seeds, each of that seed's own Pareto front: the best of all
+seeds' trials together would be the luckiest seed's. Intervals are 95 % percentile bootstraps (Efron
+and Tibshirani 1993, chapter 13). What is drawn again, with replacement, is what the sweep has
+several of: seeds, or the tries of the only one. Drawn again, tries never find more than they found,
+so that an interval over tries ends at the figure itself: it says what less luck would have left.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COSTS = np.arange(1, 101) / 100  # at which methods are compared, as shares of t
 
 
 def compare_methods(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
-    """One row per cell and method, in the order in which they first appear.
+    """Hypervolume and accuracy at equal cost of each cell and method, in order of appearance.
 
     Columns: cell, method, seeds, tries, completed; hypervolume (0 where nothing completed), with
     its interval hypervolume_low and _high, missing where there is but one try; and
@@ -51,10 +51,10 @@ def compare_methods(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.D
                 "hypervolume": float(np.mean([covered(each) for each in points])),
                 "hypervolume_low": low,
                 "hypervolume_high": high,
-                **{
-                    name: float(np.mean([accuracy_within(seed, budget) for seed in seeds]))
-                    for name, budget in budgets.items()
-                },
+            }
+            | {
+                name: float(np.mean([accuracy_within(seed, budget) for seed in seeds]))
+                for name, budget in budgets.items()
             }
         )
     columns = ["cell", "method", "seeds", "tries", "completed", "hypervolume"]
@@ -65,7 +65,7 @@ def compare_methods(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.D
 def interval(
     seeds: Sequence[np.ndarray], statistic: Callable[[np.ndarray], float]
 ) -> tuple[float, float]:
-    """The bootstrap interval of a statistic's mean over seeds; NaN where nothing can be drawn.
+    """Bootstrap interval of a statistic's mean over seeds; NaN where nothing can be drawn.
 
     Args:
         seeds: the tries of each, (tries, ...). Several seeds are drawn, each with all its tries; of
@@ -122,15 +122,13 @@ def compare_pairs(trials: pd.DataFrame) -> pd.DataFrame:
             drawn = ahead[_draws(len(ahead))].mean(axis=1)
         elif again and max(len(tries[0][one]), len(tries[0][other])) > 1:
             drawn = _ahead(again[one], again[other])
-        low, high = percentiles(drawn)
-        figures = (float(ahead.mean()), low, high, len(ahead))
-        rows.append((one, other, *figures))
+        rows.append((one, other, float(ahead.mean()), *percentiles(drawn), len(ahead)))
     columns = ["method", "other", "ahead", "ahead_low", "ahead_high", "comparisons"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def best_at(points: np.ndarray) -> np.ndarray:
-    """(COSTS,): the best accuracy at or below each cost; NaN below the cheapest.
+    """Best accuracy at or below each cost, (COSTS,); NaN below the cheapest.
 
     Args:
         points: (n, 2), accuracy and share of the dense multiplications; NaN where a try has none.
@@ -141,7 +139,7 @@ def best_at(points: np.ndarray) -> np.ndarray:
 
 
 def attainment(trials: pd.DataFrame) -> pd.DataFrame:
-    """Which accuracy at which cost one, half and all of a cell's seeds reach, by method.
+    """Empirical attainment surfaces: what one, half and all of a cell's seeds reach, by method.
 
     Columns: cell, method, seeds, reached_by (how many of them reach the point: 1, half rounded up,
     all), share (of the dense network's multiplications), val_accuracy. The points of one
@@ -160,8 +158,7 @@ def attainment(trials: pd.DataFrame) -> pd.DataFrame:
         places = np.repeat(np.arange(len(points)), [len(own) for own in points])
         if len(places) == 0:
             continue
-        reached = sorted({1, (len(seeds) + 1) // 2, len(seeds)})
-        for count in reached:
+        for count in sorted({1, (len(seeds) + 1) // 2, len(seeds)}):
             for share, accuracy in _surface(np.concatenate(points), places, count):
                 rows.append((cell, method, len(seeds), count, share, accuracy))
     columns = ["cell", "method", "seeds", "reached_by", "share", "val_accuracy"]

@@ -1,8 +1,6 @@
-"""What confirmations found: of each point of a frontier, means over fresh seeds."""
+"""Confirmed points of the Pareto fronts: means over fresh seeds."""
 
 from __future__ import annotations
-
-import math
 
 import pandas as pd
 
@@ -15,7 +13,7 @@ COLUMNS = [
 
 
 def confirmed(trials: pd.DataFrame) -> pd.DataFrame:
-    """A row for each point that was confirmed, by cell, method and cost.
+    """Confirmed points, by cell, method and cost.
 
     Columns: trial_id (the search's trial), cell, method; n, the fresh seeds whose networks met the
     test images; means over these of test_accuracy, val_accuracy, multiplications (of the test
@@ -23,32 +21,26 @@ def confirmed(trials: pd.DataFrame) -> pd.DataFrame:
     deviation, missing where n is 1; test_images; search_val_accuracy, by which the search chose it.
     """
     again = trials[(trials["phase"] == "confirmation") & trials["test_accuracy"].notna()]
-    searched = trials.set_index("trial_id")["val_accuracy"]
-    rows = [
-        {
-            "trial_id": trial_id,
-            "cell": seeds["cell"].iloc[0],
-            "method": seeds["method"].iloc[0],
-            "n": len(seeds),
-            "test_accuracy": seeds["test_accuracy"].mean(),
-            "test_deviation": seeds["test_accuracy"].std() if len(seeds) > 1 else math.nan,
-            "test_images": seeds["test_images"].max(),
-            "val_accuracy": seeds["val_accuracy"].mean(),
-            "multiplications": seeds["test_multiplications"].mean(),
-            "share": as_share(
-                seeds.assign(multiplications=seeds["test_multiplications"]), "multiplications"
-            ).mean(),
-            "latency_ms": seeds["latency_ms"].mean(),
-            "search_val_accuracy": searched[trial_id],
-        }
-        for trial_id, seeds in again.groupby("confirms", sort=False)
-        if trial_id in searched.index
-    ]
-    order = ["cell", "method", "multiplications"]
-    return pd.DataFrame(rows, columns=COLUMNS).sort_values(order, ignore_index=True)
+    again = again.assign(multiplications=again["test_multiplications"])
+    again = again.assign(share=as_share(again, "multiplications"))
+    points = again.groupby("confirms", sort=False).agg(
+        cell=("cell", "first"),
+        method=("method", "first"),
+        n=("seed", "size"),
+        test_accuracy=("test_accuracy", "mean"),
+        test_deviation=("test_accuracy", "std"),
+        test_images=("test_images", "max"),
+        val_accuracy=("val_accuracy", "mean"),
+        multiplications=("multiplications", "mean"),
+        share=("share", "mean"),
+        latency_ms=("latency_ms", "mean"),
+    )
+    searched = trials.set_index("trial_id")["val_accuracy"].rename("search_val_accuracy")
+    points = points.join(searched, how="inner").rename_axis("trial_id").reset_index()
+    return points[COLUMNS].sort_values(["cell", "method", "multiplications"], ignore_index=True)
 
 
 def by_seed(trials: pd.DataFrame, trial_id: str) -> pd.Series:
-    """The test accuracies of a point, by fresh seed: methods met the same splits with each."""
+    """Test accuracies of a point, by fresh seed: methods met the same splits with each."""
     again = trials[(trials["confirms"] == trial_id) & trials["test_accuracy"].notna()]
     return again.set_index("seed")["test_accuracy"]

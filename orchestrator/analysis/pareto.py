@@ -1,8 +1,8 @@
-"""Which trials nothing beats, and how much of the plane of cost and accuracy a method covers.
+"""Pareto front of a sweep's trials, and the hypervolume that a method's front dominates.
 
-A trial is on a frontier when no other is at least as good in every objective and better in one;
+A trial is on a front when no other is at least as good in every objective and better in one;
 equal trials stay on it together. Only completed search trials with a value for every objective
-enter. Confirmations run a frontier's trials again, so they do not compete with them.
+enter. Confirmations run a front's trials again, so they do not compete with them.
 
 Hypervolume and the accuracies at equal cost are in units of the dense network that each trial
 started from, so that they compare across depths.
@@ -28,14 +28,14 @@ TRADE = {"val_accuracy": "maximize", "multiplications": "minimize"}
 
 
 def eligible(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
-    """The completed search trials that have a finite value for every objective."""
+    """Completed search trials that have a finite value for every objective."""
     completed = trials[(trials["status"] == "completed") & (trials["phase"] == "search")]
     values = completed[list(objectives)].to_numpy(dtype=float, na_value=math.nan)
     return completed[np.isfinite(values).all(axis=1)]
 
 
 def non_dominated(trials: pd.DataFrame, objectives: Mapping[str, str]) -> np.ndarray:
-    """(n,) bool: which of these rows none of the others beats.
+    """Which rows are on the Pareto front of all, (n,) bool.
 
     Args:
         trials: n rows, every objective a number.
@@ -51,9 +51,10 @@ def non_dominated(trials: pd.DataFrame, objectives: Mapping[str, str]) -> np.nda
 def on_frontier_within(
     trials: pd.DataFrame, group: list[str], objectives: Mapping[str, str]
 ) -> pd.Series:
-    """For each row, a number in every objective, whether it is on the frontier of its group.
+    """Which rows are on the Pareto front of their group.
 
     Args:
+        trials: every objective is a number.
         group: rows that are equal in these columns compete with each other.
     """
     marks = pd.Series(False, index=trials.index)
@@ -63,7 +64,7 @@ def on_frontier_within(
 
 
 def frontier(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
-    """The rows on the frontier of their method and cell, cheapest first.
+    """Pareto fronts of every method in every cell, cheapest first.
 
     The column `on_overall_frontier` says which of them no trial on the same data beats, of whatever
     method and cell. Data sets are told apart by their name and their numbers of classes and of
@@ -81,16 +82,16 @@ def frontier(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFram
 
 
 def to_be_confirmed(trials: pd.DataFrame, objectives: Mapping[str, str]) -> list[str]:
-    """The trial_id of the rows on the frontier of their method and cell."""
+    """Names of the trials on the Pareto front of their method and cell."""
     return list(frontier(trials, objectives)["trial_id"])
 
 
 def to_be_tested(trials: pd.DataFrame, objectives: Mapping[str, str]) -> list[str]:
-    """The trial_id of the rows whose networks meet the test images.
+    """Names of the trials whose networks meet the test images.
 
-    Those are the completed confirmations, where there are any. Else the rows on the frontier of
+    Those are the completed confirmations, where there are any. Else the trials on the front of
     their method, cell and seed: each seed by itself, so that a mean over seeds is not one over
-    those that were lucky on their validation images. What is on a method's frontier is among them.
+    those that were lucky on their validation images. What is on a method's front is among them.
     """
     confirmed = trials[trials["phase"] == "confirmation"]
     if not confirmed.empty:
@@ -101,7 +102,7 @@ def to_be_tested(trials: pd.DataFrame, objectives: Mapping[str, str]) -> list[st
 
 
 def hypervolume(trials: pd.DataFrame, objectives: Mapping[str, str]) -> float:
-    """The volume that these trials' frontier dominates, up to (chance, the dense network's costs).
+    """Hypervolume of these trials' Pareto front, up to (chance, the dense network's costs).
 
     Costs are shares of the dense network's and reach from 0 to 1; val_accuracy reaches from chance,
     1 / classes, to 1. So 1 - chance is a perfect network for free. A trial that is worse than the
@@ -113,7 +114,7 @@ def hypervolume(trials: pd.DataFrame, objectives: Mapping[str, str]) -> float:
 
 
 def volume(points: np.ndarray, objectives: Mapping[str, str], chance: float) -> float:
-    """`hypervolume`, of points (n, objectives) as `shares` gives them."""
+    """Hypervolume, as of `hypervolume`, of points (n, objectives) as `shares` gives them."""
     points = points[np.isfinite(points).all(axis=1)]
     if len(points) == 0:
         return 0.0
@@ -132,18 +133,18 @@ def shares(trials: pd.DataFrame, objectives: Mapping[str, str]) -> np.ndarray:
 
 
 def chance(trials: pd.DataFrame) -> float:
-    """The accuracy of guessing; NaN where no trial says how many classes there are."""
+    """Accuracy of guessing; NaN where no trial says how many classes there are."""
     return 1 / float(trials["classes"].max()) if trials["classes"].notna().any() else math.nan
 
 
 def accuracy_within(trials: pd.DataFrame, budget: float) -> float:
-    """The best val_accuracy at or below this share of the dense multiplications, or NaN."""
+    """Best val_accuracy at or below this share of the dense multiplications, or NaN."""
     best = best_within(trials, budget)
     return math.nan if best is None else float(best["val_accuracy"])
 
 
 def best_within(trials: pd.DataFrame, budget: float) -> pd.Series | None:
-    """The most accurate trial at or below this share of the dense multiplications, if there is any.
+    """Most accurate trial at or below this share of the dense multiplications, if there is any.
 
     Of equally accurate ones the cheapest.
     """
@@ -156,7 +157,7 @@ def best_within(trials: pd.DataFrame, budget: float) -> pd.Series | None:
 
 
 def as_share(trials: pd.DataFrame, objective: str) -> np.ndarray:
-    """(n,) the objective, a cost as a share of the dense network's; NaN where that is missing."""
+    """An objective, a cost as a share of the dense network's, (n,); NaN where that is missing."""
     values = trials[objective].to_numpy(dtype=float, na_value=math.nan)
     if objective not in DENSE_COST:
         return values

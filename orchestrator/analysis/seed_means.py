@@ -1,4 +1,4 @@
-"""What several seeds made of the same options: means over the seeds."""
+"""Means over seeds of options that several seeds ran."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLUMNS = [
 
 
 def repeated(trials: pd.DataFrame) -> pd.DataFrame:
-    """A row for each method's options in each cell that completed with several seeds.
+    """Means over seeds of each method's options in each cell that completed with several.
 
     By cell, method and multiplications. Columns: trial_id (the first of them), cell, method; n, the
     seeds, and tried, with those whose trials failed or were stopped; means over the n of

@@ -1,12 +1,10 @@
-"""How sure the report's figures are, and how that is written."""
+"""How sure accuracies and their differences are."""
 
 from __future__ import annotations
 
 import math
 
 import pandas as pd
-
-from orchestrator import formatting as notation
 
 
 def standard_error(accuracy: float, images: float) -> float:
@@ -32,11 +30,3 @@ def error_over_seeds(one: pd.Series, other: pd.Series) -> float:
     if len(differences) < 2:
         return 0.0
     return float(100 * differences.std() / math.sqrt(len(differences)))
-
-
-def mean_and_deviation(mean: float, deviation: float) -> str:
-    """0.912 ± 0.004, of accuracies; the deviation only where there are several seeds."""
-    if not math.isfinite(mean):
-        return notation.MISSING
-    said = f" ± {notation.accuracy(deviation)}" if math.isfinite(deviation) else ""
-    return f"{notation.accuracy(mean)}{said}"

@@ -13,30 +13,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import jinja2
-import pandas as pd
-
+from orchestrator.deploy.registration import register, registry
 from orchestrator.deploy.selection import Choice, Limits, choose
 from orchestrator.report.sweep_result import SweepResult
-from orchestrator.run_folder.reader import past_trial
-from orchestrator.run_folder.trials_table import write_atomically
-
-if TYPE_CHECKING:
-    from orchestrator.tracking.model_registry import ModelRegistry
 
 BAD_INPUT = 2
-REGISTERED = (  # columns of trials.csv that are tags of a registered version
-    "trial_id",
-    "method",
-    "val_accuracy",
-    "test_accuracy",
-    "multiplications",
-    "dense_multiplications",
-    "parameters",
-    "latency_ms",
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,11 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = SweepResult.read(args.folder)
         choice = choose(result.trials, result.objectives, limits)
         print(f"{choice.point['trial_id']}: {choice.why}")
-        registry = None if args.register is None else _registry(args, result, choice)
         if args.export is not None:
-            _export(args, result, choice)
-        if registry is not None:
-            _register(registry, args, result, choice)
+            _ship(args, result, choice)
     except FileNotFoundError as error:
         print(f"{error.filename} is missing: expected a run folder, whole.", file=sys.stderr)
         return BAD_INPUT
@@ -71,6 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return BAD_INPUT
     return 0
+
+
+def _ship(args: argparse.Namespace, result: SweepResult, choice: Choice) -> None:
+    """Exports the chosen network and, if asked to, registers it."""
+    models = None if args.register is None else registry(args.register, result, choice)
+    from orchestrator.deploy.export import CARD, export  # imports torch
+
+    print(*export(result, choice, args.export, args.data_root), args.export / CARD, sep="\n")
+    if models is not None:
+        print(f"models:/{args.register}/{register(models, args.export, result, choice)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,55 +93,3 @@ def _parser() -> argparse.ArgumentParser:
         help="where data sets lie, to check what is exported (default: data)",
     )
     return parser
-
-
-def _registry(args: argparse.Namespace, result: SweepResult, choice: Choice) -> ModelRegistry:
-    from orchestrator.run_folder.folder import sweep_id
-    from orchestrator.tracking.model_registry import ModelRegistry
-
-    folder = args.folder.resolve()
-    name, identity = result.sweep["name"], sweep_id(folder)
-    return ModelRegistry(args.register, folder.parent, name, identity, choice.network)
-
-
-def _register(
-    registry: ModelRegistry, args: argparse.Namespace, result: SweepResult, choice: Choice
-) -> None:
-    row = result.trials[result.trials["trial_id"] == choice.network].iloc[0]
-    tags = {name: row[name] for name in REGISTERED if pd.notna(row[name])}
-    tags["sweep"] = result.sweep["name"]
-    try:
-        version = registry.register(args.export, tags, choice.why)
-    except Exception as error:  # of MLflow, of its database, of the network
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"{args.export} is written, but MLflow does not register it ({reason}). Give another "
-            "folder to --export once it does."
-        ) from error
-    print(f"models:/{args.register}/{version}")
-
-
-def _export(args: argparse.Namespace, result: SweepResult, choice: Choice) -> None:
-    from orchestrator.deploy.export import export  # imports torch
-
-    trial = past_trial(args.folder, result.trials, choice.network)
-    exported = export(trial, args.folder, args.export, args.data_root)
-    row = result.trials[result.trials["trial_id"] == choice.network].iloc[0]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("orchestrator.deploy", "."),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    card = environment.get_template("model_card.md.jinja").render(
-        sweep=result.sweep,
-        choice=choice,
-        trial=trial,
-        row=row,
-        notes=exported.notes,
-        command=result.command(row),
-    )
-    write_atomically(args.export / "README.md", card.encode())
-    for note in exported.notes:
-        print(note)
-    print(args.export / "README.md")

@@ -1,7 +1,7 @@
-"""What the terminal shows of a sweep that runs, fitted to its width and height.
+"""Live display of a sweep that runs, fitted to its width and height.
 
 First how far it has come and how long it will take, then what every place for a job does, then each
-method's frontier so far. Where there are too few lines the rows that are left out are counted.
+method's Pareto front so far. Where there are too few lines the rows that are left out are counted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Running:
 
 @dataclass
 class Standing:
-    """How a sweep stands: what the display shows."""
+    """Standing of a sweep: what the display shows."""
 
     title: str = ""
     total: float = math.inf
@@ -197,7 +197,7 @@ def _jobs(standing: Standing, room: int) -> list[RenderableType]:
 
 
 def _frontiers(standing: Standing, room: int, width: int) -> list[RenderableType]:
-    """Each method's frontier: accuracies, and at which share of the dense network's cost."""
+    """Each method's Pareto front: accuracies, and at which share of the dense network's cost."""
     names = max((len(method) for method in standing.frontiers), default=0)
     names = min(max(names, len("frontier so far")), width // 3)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")

@@ -1,8 +1,8 @@
-"""What a person sees while a sweep runs.
+"""Progress of a sweep, as a person sees it while it runs.
 
 In a terminal one live display: trials done, running and failed, the time left, what each core does,
-and every method's frontier so far (see `live_display`). Elsewhere, in a log file or a CI job, one
-plain line for each trial that ends, and one for how it stands where none does for a while.
+and every method's Pareto front so far (see `live_display`). Elsewhere, in a log file or a CI job,
+one plain line for each trial that ends, and one for how it stands where none does for a while.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which trial to ship: the best one within limits, of those that were confirmed."""
+"""Selection of the trial to ship: the best within limits, of those that were confirmed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 
 from orchestrator.analysis.confirmed import confirmed
 from orchestrator.analysis.pareto import frontier
-from orchestrator.formatting import accuracy, millions, milliseconds
+from orchestrator.formatting import accuracy, mean_and_deviation, millions, milliseconds
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Choice:
-    """The point that was chosen."""
+    """A point that was chosen, and why."""
 
     point: pd.Series
     """trial_id, method, cell, n, accuracy, deviation, multiplications, latency_ms."""
@@ -32,7 +32,7 @@ class Choice:
 
 
 def candidates(trials: pd.DataFrame, objectives: dict[str, str]) -> pd.DataFrame:
-    """The confirmed points; where nothing was confirmed, the frontier with n = 0.
+    """Confirmed points; where nothing was confirmed, the Pareto fronts with n = 0.
 
     Columns: trial_id, method, cell, n, accuracy, deviation (missing where n < 2), multiplications,
     latency_ms. Accuracies are means on test images, or those of validation where n is 0.
@@ -72,7 +72,8 @@ def choose(trials: pd.DataFrame, objectives: dict[str, str], limits: Limits) -> 
             f"{milliseconds(points['latency_ms'].min())}, the most accurate reaches "
             f"{accuracy(points['accuracy'].max())}: relax a limit."
         )
-    cheapest = limits.min_accuracy is not None and _only_accuracy(limits)
+    only_accuracy = limits == Limits(min_accuracy=limits.min_accuracy)
+    cheapest = only_accuracy and limits.min_accuracy is not None
     order = ["multiplications", "accuracy"] if cheapest else ["accuracy", "multiplications"]
     ordered = within.sort_values(order, ascending=[cheapest, not cheapest])
     point = ordered.iloc[0]
@@ -101,12 +102,7 @@ def _network(trials: pd.DataFrame, point: pd.Series) -> str:
 
 
 def _accuracy(point: pd.Series) -> str:
-    deviation = f" ± {accuracy(point['deviation'])}" if point["n"] > 1 else ""
-    return f"accuracy {accuracy(point['accuracy'])}{deviation}"
-
-
-def _only_accuracy(limits: Limits) -> bool:
-    return limits.max_multiplications is None and limits.max_latency_ms is None
+    return f"accuracy {mean_and_deviation(point['accuracy'], point['deviation'])}"
 
 
 def _said(limits: Limits) -> str:

@@ -8,7 +8,6 @@ one before have ended.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
-from functools import partial
 from typing import Any, Protocol
 
 import pandas as pd
@@ -88,11 +87,10 @@ class Coordinator:
         self._may_start = may_start
         self._waiting: list[tuple[Trial, list[str]]] = []  # with the networks that they need
         self._running = 0
+        search = self._search()
         confirmations = self._listed(self._to_be_confirmed, "Confirmation of the Pareto fronts")
         final_tests = self._listed(self._to_be_tested, "Test images")
-        self._phases = deque[Callable[[], Job | Later | None]](
-            [self._search, partial(next, confirmations, None), partial(next, final_tests, None)]
-        )
+        self._phases = deque[Iterator[Job | Later]]([search, confirmations, final_tests])
 
     @property
     def nothing_left(self) -> bool:
@@ -107,7 +105,7 @@ class Coordinator:
     def ask(self) -> Job | Later | None:
         """The next job; None after the last, and `LATER` where one that runs must end first."""
         while self._phases:
-            job = self._phases[0]()
+            job = next(self._phases[0], None)
             if isinstance(job, Later) or (job is None and self._running):
                 return LATER
             if job is None:
@@ -133,7 +131,12 @@ class Coordinator:
         elif isinstance(outcome, Lost) and outcome.status == "failed":  # a stopped one is resumed
             self._trials.tell(trial.trial_id, {"status": "failed", "error": outcome.error})
 
-    def _search(self) -> Job | Later | None:
+    def _search(self) -> Iterator[Job | Later]:
+        self._on_phase("Trials", self._trials.left)
+        while (job := self._network_or_trial()) is not None:
+            yield job
+
+    def _network_or_trial(self) -> Job | Later | None:
         """A dense network, or a trial of the search that has all its networks."""
         while True:
             network = self._networks.next()

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from orchestrator.plan import cells
+from orchestrator.plan.studies import cells
 from orchestrator.plan.trial import Trial
 from orchestrator.sweep_file import Sweep
 from orchestrator.sweep_file.conditions import decided

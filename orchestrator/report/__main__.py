@@ -2,6 +2,6 @@
 
 import sys
 
-from orchestrator.report.page import main
+from orchestrator.commands.report import main
 
 sys.exit(main())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +13,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from orchestrator.run_folder.trials_table import HELD_BY_COLUMNS as FIXED_COLUMNS
-from orchestrator.run_folder.trials_table import read_trials
+from orchestrator.run_folder.trials_table import cell_text, option_column, read_trials
+from orchestrator.sweep_file import SHARED
+from orchestrator.sweep_file.grids_and_ranges import Range, Variable, find_variables
+from orchestrator.sweep_file.yaml_reader import Key
 
-SHARED = ("data", "backbone", "training", "fine_tuning")
+IMAGES = "images/{}.csv"
 OUT_OF = "run_folder"  # the column that says which folder a row is of, where there are several
 
 
@@ -33,12 +35,9 @@ class SweepResult:
         """
         Raises:
             FileNotFoundError: if one is no run folder.
-            ValueError: if several had other objectives, so that no frontier holds them all.
+            ValueError: if several had other objectives, so that no Pareto front holds them all.
         """
-        sweeps = [
-            yaml.safe_load((folder / "sweep.yaml").read_text(encoding="utf-8"))
-            for folder in folders
-        ]
+        sweeps = [_read_yaml(folder / "sweep.yaml") for folder in folders]
         tables = [read_trials(folder / "trials.csv") for folder in folders]
         if len(folders) == 1:
             return SweepResult(sweeps[0], tables[0], folders)
@@ -76,13 +75,25 @@ class SweepResult:
             if not pd.isna(row[name])
         )
 
+    def title(self, row: pd.Series) -> str:
+        """A trial's name and its settings."""
+        return ", ".join(filter(None, [row["trial_id"], self.settings(row)]))
+
     def file(self, row: pd.Series, place: str) -> Path:
         """A file of a trial's run folder.
 
         Args:
             place: its path in there, with `{}` for the trial's name.
         """
-        return self._folder(row) / place.format(str(row["trial_id"]).rpartition("/")[2])
+        return self._folder(row) / place.format(_own_name(row))
+
+    def decides_per_image(self, row: pd.Series) -> bool:
+        """Whether a trial's network has left what it spent on single images."""
+        return self.file(row, IMAGES).exists()
+
+    def images(self, row: pd.Series) -> pd.DataFrame:
+        """Class, correct and multiplications of single images, of a trial that has left them."""
+        return pd.read_csv(self.file(row, IMAGES), dtype={"class": str}, keep_default_na=False)
 
     def class_costs(self, row: pd.Series, name: str) -> pd.DataFrame:
         """What a trial's network spent: class, layer, multiplications; no row if that is unknown.
@@ -94,20 +105,27 @@ class SweepResult:
         if path not in self._class_costs:
             self._class_costs[path] = _read_class_costs(path)
         table = self._class_costs[path]
-        return table[table["trial_id"] == str(row["trial_id"]).rpartition("/")[2]]
+        return table[table["trial_id"] == _own_name(row)]
 
     def command(self, row: pd.Series) -> str:
-        """The command that runs this trial again, and it alone, in a folder of its name."""
-        folder = self._folder(row)
-        method = str(row["method"])
-        sweep = self._sweeps.get(folder, self.sweep)
-        name = str(row["trial_id"]).rpartition("/")[2]
-        changes = {"name": f"{name}-again", "seeds": f"[{row['seed']}]", "confirm": "null"}
-        for path in _varied({section: sweep.get(section, {}) for section in SHARED}):
-            changes[path] = _plain(row.get(FIXED_COLUMNS.get(path, path)))
-        for path in _varied(sweep["methods"].get(method, {})):
-            option = path.partition(".")[0]
-            changes[f"methods.{method}.{option}"] = _plain(row.get(f"{method}.{option}"))
+        """The command that runs this trial again, and it alone, in a folder of its name.
+
+        A conditional hyperparameter that the trial did not have keeps its range: the condition
+        fails again.
+        """
+        folder, method = self._folder(row), str(row["method"])
+        changes = {
+            "name": f"{_own_name(row)}-again",
+            "seeds": f"[{row['seed']}]",
+            "confirm": "null",
+        }
+        for key, varied in self._varied[folder].items():
+            if key[0] == "methods" and key[1] != method:
+                continue
+            path = ".".join(map(str, key[:3] if key[0] == "methods" else key))
+            value = cell_text(row.get(option_column(path)))
+            if value or not (isinstance(varied, Range) and varied.when):
+                changes[path] = value or "null"
         said = [f"--set {shlex.quote(f'{key}={value}')}" for key, value in changes.items()]
         file = shlex.quote(str(Path("runs", folder.name, "sweep.yaml")))
         only = f"--only {shlex.quote(method)}"
@@ -122,11 +140,14 @@ class SweepResult:
         return {}
 
     @cached_property
-    def _sweeps(self) -> dict[Path, Mapping[str, Any]]:
-        return {
-            folder: yaml.safe_load((folder / "sweep.yaml").read_text(encoding="utf-8"))
-            for folder in self.folders
-        }
+    def _varied(self) -> dict[Path, dict[Key, Variable]]:
+        """The grids and ranges of each folder's sweep file."""
+        found = {}
+        for folder in self.folders:
+            sweep = _read_yaml(folder / "sweep.yaml")
+            sections = {name: sweep.get(name) for name in (*SHARED, "methods")}
+            found[folder] = find_variables(sections)
+        return found
 
     @cached_property
     def _varying(self) -> dict[str, list[str]]:
@@ -140,6 +161,15 @@ class SweepResult:
             ]
             for method, rows in self.trials.groupby("method")
         }
+
+
+def _own_name(row: pd.Series) -> str:
+    """A trial's name in its own run folder."""
+    return str(row["trial_id"]).rpartition("/")[2]
+
+
+def _read_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def _read_class_costs(path: Path) -> pd.DataFrame:
@@ -185,26 +215,6 @@ def _stacked(
             part["cell"] = f"{sweep['name']}: " + part["cell"]
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
-
-
-def _varied(value: Any, path: str = "") -> Iterator[str]:
-    """The dotted paths of a sweep file's grids and ranges."""
-    if not isinstance(value, Mapping):
-        return
-    if len(value) == 1 and next(iter(value)) in ("grid", "uniform", "log_uniform", "int", "choice"):
-        yield path.removeprefix(".")
-        return
-    for name, inner in value.items():
-        yield from _varied(inner, f"{path}.{name}")
-
-
-def _plain(value: Any) -> str:
-    """A cell of trials.csv as YAML has it."""
-    if value is None or pd.isna(value):
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return repr(float(value)) if isinstance(value, float) else str(value)
 
 
 def _short(value: Any) -> str:

@@ -113,10 +113,9 @@ def read_variables(options: Mapping[str, Any], refuse: Refuse, key: Key = ()) ->
     return read
 
 
-def find_variables(options: Mapping[str, Any]) -> dict[str, Variable]:
-    """Every grid and range in options as a sweep file has them, by dotted path."""
-    read = read_variables(options, lambda key, message: None)
-    return {dotted(key): found for key, found in variables(read)}
+def find_variables(options: Mapping[str, Any]) -> dict[Key, Variable]:
+    """Every grid and range in options as a sweep file has them, by its key."""
+    return dict(variables(read_variables(options, lambda key, message: None)))
 
 
 def variables(options: Mapping[str, Any], key: Key = ()) -> Iterator[tuple[Key, Variable]]:

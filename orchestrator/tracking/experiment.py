@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from orchestrator.report.charts import LIGHT, method_marks
+from orchestrator.palette import LIGHT, method_marks
 from orchestrator.run_folder.folder import REPORT
 from orchestrator.run_folder.outbox import Letter
 from orchestrator.run_folder.trials_table import COLUMNS, read_trials

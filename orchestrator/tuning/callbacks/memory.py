@@ -53,7 +53,7 @@ class MemoryCallback(Callback):
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Empties the trial's part of Tune's last checkpoint, which cannot be switched off."""
         for trial in self._ended:
-            trial._state_json = "{}"
+            trial._state_json = "{}"  # type: ignore[assignment]
         self._ended.clear()
 
     def __getstate__(self) -> dict[str, Any]:

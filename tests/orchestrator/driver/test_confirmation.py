@@ -14,7 +14,7 @@ from orchestrator.run_folder.trials_table import read_trials
 from orchestrator.sweep_file import load_sweep
 from testbed.data import DataOptions, load_test_images
 from tests.small_sweeps import write
-from tests.test_frontier import OBJECTIVES, trials
+from tests.trial_points import OBJECTIVES, trials
 
 METHODS = """
 methods:

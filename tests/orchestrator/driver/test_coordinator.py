@@ -1,10 +1,25 @@
-"""The order of dense networks and trials."""
+"""The order of a sweep's jobs."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
-from orchestrator.driver.schedule import MOST_WAITING, Later, Schedule
+import pandas as pd
 
-from orchestrator.plan import DenseNetwork, Trial, networks_of
+from orchestrator.driver.coordinator import MOST_WAITING, Coordinator, Later
+from orchestrator.plan import DenseNetwork, Plan, Trial, networks_of
+from orchestrator.plan.jobs import (
+    DenseResult,
+    FailedTrial,
+    FinalTest,
+    Job,
+    Lost,
+    TestResult,
+    TrialResult,
+    job_name,
+)
+from orchestrator.run_folder.trials_table import COLUMNS
+from orchestrator.sweep_file import Sweep as SweepFile
 from testbed.data import DataOptions
 from testbed.training import Distillation, Training
 
@@ -32,59 +47,134 @@ def network(depth: int) -> DenseNetwork:
     return networks_of(trial(0, depth))[0]
 
 
-class Sweep:
-    """A schedule and what it gave up."""
+class Given:
+    """Trials one by one, and how they ended."""
 
-    def __init__(self, trials: Iterable[Trial], known: Iterable[DenseNetwork] = ()) -> None:
+    def __init__(self, trials: Iterable[Trial]) -> None:
+        self._waiting = list(trials)
         self.asked = 0
-        self.given_up: list[tuple[str, str]] = []
-        waiting = iter(trials)
+        self.rows: dict[str, Mapping[str, Any]] = {}
 
-        def ask() -> Trial | None:
-            self.asked += 1
-            return next(waiting, None)
+    @property
+    def left(self) -> float:
+        return len(self._waiting)
 
-        self.schedule = Schedule(
-            list(known), ask, lambda given, error: self.given_up.append((given.trial_id, error))
+    def ask(self, new: bool = True) -> Trial | None:
+        if not (new and self._waiting):
+            return None
+        self.asked += 1
+        return self._waiting.pop(0)
+
+    def tell(self, trial_id: str, row: Mapping[str, Any]) -> None:
+        self.rows[trial_id] = row
+
+    def trial(self, trial_id: str) -> Trial:
+        return trial(int(trial_id), 4)
+
+
+class Sweep:
+    """A coordinator, and the jobs that it gave."""
+
+    def __init__(
+        self,
+        trials: Iterable[Trial],
+        known: Iterable[DenseNetwork] = (),
+        table: pd.DataFrame | None = None,
+        confirm: int = 0,
+        may_start: Callable[[], bool] = lambda: True,
+    ) -> None:
+        sections = {"data": {"name": "digits"}, "backbone": {"name": "conv", "depth": 4}}
+        confirmed = {"confirm": {"seeds": confirm}} if confirm else {}
+        options = {**sections, "training": {}, "fine_tuning": {}, "methods": {"dense": {}}}
+        sweep = SweepFile.model_validate({"name": "small", **options, **confirmed})
+        self.trials = Given(trials)
+        self.table = pd.DataFrame(columns=list(COLUMNS)) if table is None else table
+        self.phases: list[tuple[str, float]] = []
+        self.coordinator = Coordinator(
+            Plan(sweep, (), tuple(known)),
+            self.trials,
+            lambda: self.table,
+            may_start,
+            lambda title, total: self.phases.append((title, total)),
         )
+        self.jobs: dict[str, Job] = {}
+
+    @property
+    def asked(self) -> int:
+        return self.trials.asked
 
     def next(self) -> str | None:
         """What comes: "0" for trial 0, "depth 4" for a network, "later"."""
-        job = self.schedule.next()
+        job = self.coordinator.ask()
         if isinstance(job, Later):
             return "later"
+        if job is None:
+            return None
+        name = job_name(job)
         if isinstance(job, DenseNetwork):
-            return f"depth {job.backbone_options['depth']}"
-        return job and job.trial_id
+            name = f"depth {job.backbone_options['depth']}"
+        self.jobs[name] = job
+        return name
+
+    def trained(self, network: DenseNetwork) -> None:
+        self.coordinator.tell(network, DenseResult())
+
+    def failed(self, network: DenseNetwork, error: str) -> None:
+        self.coordinator.tell(network, Lost("failed", error))
+
+    def end(self, name: str) -> None:
+        """A trial completes."""
+        row = {"trial_id": name, "status": "completed"}
+        self.coordinator.tell(self.jobs[name], TrialResult(row))
+
+    def all_end(self) -> list[str | None]:
+        """The names of all that come, each ended before the next is asked for."""
+        found: list[str | None] = []
+        while (name := self.next()) not in (None, "later"):
+            found.append(name)
+            assert name is not None
+            job = self.jobs[name]
+            if isinstance(job, DenseNetwork):
+                self.trained(job)
+            elif isinstance(job, FailedTrial):
+                self.coordinator.tell(job, Lost("failed", job.error))
+            elif isinstance(job, FinalTest):
+                self.coordinator.tell(job, TestResult(0.5, 1.0, 10, {}))
+            else:
+                self.end(name)
+        return [*found, name]
 
 
 def test_known_networks_come_before_all_trials_and_only_once() -> None:
     sweep = Sweep([trial(0, 4), trial(1, 6)], [network(4), network(6)])
 
     assert [sweep.next(), sweep.next(), sweep.next()] == ["depth 4", "depth 6", "later"]
-    sweep.schedule.trained(network(6))
+    sweep.trained(network(6))
     assert [sweep.next(), sweep.next()] == ["1", "later"], "the one that can run, before its turn"
-    sweep.schedule.trained(network(4))
-    assert [sweep.next(), sweep.next()] == ["0", None]
+    sweep.trained(network(4))
+    assert [sweep.next(), sweep.next()] == ["0", "later"]
+    sweep.end("0")
+    sweep.end("1")
+    assert sweep.next() is None
 
 
 def test_a_network_that_only_the_search_knows_is_trained_once_and_its_trials_wait() -> None:
     sweep = Sweep([trial(0, 4), trial(1, 4), trial(2, 6), trial(3, 4)])
 
     assert [sweep.next() for _ in range(3)] == ["depth 4", "depth 6", "later"]
-    sweep.schedule.trained(network(4))
+    sweep.trained(network(4))
     assert [sweep.next() for _ in range(4)] == ["0", "1", "3", "later"]
-    sweep.schedule.trained(network(6))
-    assert [sweep.next() for _ in range(2)] == ["2", None]
+    sweep.trained(network(6))
+    assert [sweep.next() for _ in range(2)] == ["2", "later"]
 
 
 def test_a_teacher_comes_before_the_trial_that_distils_from_it() -> None:
     sweep = Sweep([trial(0, 4, teacher=8)])
 
     assert [sweep.next() for _ in range(3)] == ["depth 4", "depth 8", "later"]
-    sweep.schedule.trained(network(4))
+    sweep.trained(network(4))
     assert sweep.next() == "later"
-    sweep.schedule.trained(network(8))
+    sweep.trained(network(8))
     assert sweep.next() == "0"
 
 
@@ -96,19 +186,23 @@ def test_a_student_waits_for_its_teacher_and_fails_with_it() -> None:
     sweep = Sweep([taught, trial(1, 6)], [teacher, student])
 
     assert [sweep.next() for _ in range(3)] == ["depth 8", "depth 6", "later"]
-    sweep.schedule.failed(teacher, "diverged")
-    sweep.schedule.trained(network(6))
-    assert [sweep.next() for _ in range(2)] == ["1", None]
-    assert sweep.given_up == [("0", "diverged")]
+    sweep.failed(teacher, "diverged")
+    sweep.trained(network(6))
+    assert [sweep.next() for _ in range(3)] == ["0", "1", "later"]
+    failed = sweep.jobs["0"]
+    assert isinstance(failed, FailedTrial)
+    assert failed.error == f"Its dense network ({job_name(teacher)}) failed: diverged"
 
 
-def test_trials_of_a_failed_network_are_given_up_without_a_try() -> None:
+def test_trials_of_a_failed_network_fail_with_its_error() -> None:
     sweep = Sweep([trial(number, 4) for number in range(30)], [network(4)])
     sweep.next()
-    sweep.schedule.failed(network(4), "no memory")
+    sweep.failed(network(4), "no memory")
 
-    assert sweep.next() is None
-    assert sweep.given_up == [(str(number), "no memory") for number in range(30)]
+    assert sweep.all_end() == [*map(str, range(30)), None]
+    error = f"Its dense network ({job_name(network(4))}) failed: no memory"
+    assert sweep.trials.rows["7"] == {"status": "failed", "error": error}
+    assert len(sweep.trials.rows) == 30
 
 
 def test_few_trials_are_asked_for_ahead() -> None:
@@ -121,9 +215,58 @@ def test_few_trials_are_asked_for_ahead() -> None:
 def test_none_waits_where_its_network_is_there() -> None:
     sweep = Sweep([trial(number, 4) for number in range(3)], [network(4)])
     sweep.next()
-    sweep.schedule.trained(network(4))
+    sweep.trained(network(4))
 
     for number in range(3):
         assert sweep.next() == str(number)
         assert sweep.asked == number + 1
+    assert sweep.next() == "later", "three run"
+
+
+def rows(*trial_ids: str, **columns: Any) -> pd.DataFrame:
+    """Completed rows, each on the Pareto front of its method."""
+    front = {"val_accuracy": 0.5, "multiplications": 1e6, "cell": "all", "method": "dense"}
+    fixed = {"status": "completed", "phase": "search", "seed": 0, "test_accuracy": math.nan}
+    values = {**dict.fromkeys(COLUMNS), **front, **fixed, **columns}
+    return pd.DataFrame([{**values, "trial_id": trial_id} for trial_id in trial_ids])
+
+
+def test_a_part_begins_when_all_of_the_one_before_have_ended() -> None:
+    sweep = Sweep([trial(0, 4), trial(1, 4)], [network(4)], rows("0", "1"))
+    sweep.next()
+    sweep.trained(network(4))
+    assert [sweep.next() for _ in range(3)] == ["0", "1", "later"]
+    sweep.end("0")
+    assert sweep.next() == "later"
+    sweep.end("1")
+    assert [sweep.next() for _ in range(3)] == ["0 on test images", "1 on test images", "later"]
+    assert sweep.phases == [("Trials", 2), ("Test images", 2)]
+
+
+def test_what_is_on_a_front_is_confirmed_with_fresh_seeds_and_these_are_tested() -> None:
+    sweep = Sweep([], table=rows("0"), confirm=2)
+    assert [sweep.next(), sweep.next()] == ["0-c1", "0-c2"]
+    confirmations = rows("0-c1", phase="confirmation", confirms="0", seed=1)
+    sweep.table = pd.concat([rows("0"), confirmations], ignore_index=True)
+    sweep.end("0-c1")
+    assert sweep.next() == "later"
+    sweep.end("0-c2")
+    assert [sweep.next(), sweep.next()] == ["0-c1 on test images", "later"]
+    assert sweep.phases == [
+        ("Trials", 0), ("Confirmation of the Pareto fronts", 2), ("Test images", 1)
+    ]  # fmt: skip
+    assert sweep.trials.rows == {}, "the search learns nothing from them"
+
+
+def test_hours_that_are_over_start_no_new_trial() -> None:
+    sweep = Sweep([trial(0, 4)], may_start=lambda: False)
     assert sweep.next() is None
+    assert sweep.asked == 0
+
+
+def test_nothing_is_left_when_all_have_been_tested() -> None:
+    assert Sweep([], table=rows("0", test_accuracy=0.5)).coordinator.nothing_left
+    assert not Sweep([], table=rows("0")).coordinator.nothing_left
+    assert not Sweep([trial(0, 4)], table=rows("1", test_accuracy=0.5)).coordinator.nothing_left
+    confirmed = Sweep([], table=rows("0"), confirm=1)
+    assert not confirmed.coordinator.nothing_left

@@ -1,7 +1,7 @@
 """Early stopping: who is ahead of whom, who goes on at a rung, and what a sweep makes of it."""
 
-import json
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,35 +10,48 @@ import pytest
 import tiny
 import torch
 from numpy.typing import NDArray
-from orchestrator.search.rungs import Rungs, StoppedEarlyError, n_before, spread
 
 from baselines.channels.l1_filter import L1Filter
 from baselines.channels.vanilla import Vanilla
 from benchmarks import early_stopping
 from orchestrator.commands.sweep import main as sweep_main
+from orchestrator.plan import studies
+from orchestrator.run_folder.trial_files import read_reports
 from orchestrator.run_folder.trials_table import read_trials
+from orchestrator.search.proposer import Proposer
+from orchestrator.search.study_storage import open_journal
+from orchestrator.search.successive_halving import (
+    Arrival,
+    RungsInMemory,
+    SuccessiveHalving,
+    n_before,
+    spread,
+)
 from orchestrator.sweep_file import EarlyStopping, load_sweep
 from rnp.static_prefix import StaticPrefix
+from testbed import method
 from testbed.cost import count_multiplications
-from testbed.method import Judge
 
 OBJECTIVES = {"val_accuracy": "maximize", "multiplications": "minimize"}
 
 
-def rungs(folder: Path, reduction: float = 2.0) -> Rungs:
-    return Rungs(folder, EarlyStopping(min_epochs=1, reduction=reduction), OBJECTIVES)
+@dataclass
+class Judge:
+    """The rule with its memory."""
+
+    reduction: float = 2.0
+    rungs: RungsInMemory = field(default_factory=RungsInMemory)
+
+    def __call__(
+        self, trial: int, accuracy: float, cost: float, epochs: int = 1, study: str = "study"
+    ) -> bool:
+        rule = SuccessiveHalving(OBJECTIVES, self.reduction)
+        values = figures(accuracy, cost)
+        return rule.goes_on(self.rungs, study, epochs, f"{study}-{trial:03d}", values)
 
 
 def figures(accuracy: float, cost: float) -> dict[str, float]:
     return {"val_accuracy": accuracy, "multiplications": cost, "parameters": 7.0}
-
-
-def goes_on(judge: Rungs, trial: int, accuracy: float, cost: float, epochs: int = 1) -> bool:
-    try:
-        judge.judge("study", f"study-{trial:03d}", epochs, figures(accuracy, cost))
-    except StoppedEarlyError:
-        return False
-    return True
 
 
 def test_rungs_are_as_far_apart_as_the_reduction_and_end_before_the_training() -> None:
@@ -110,76 +123,97 @@ def test_order_is_that_of_a_second_implementation(seed: int) -> None:
     assert n_before(points).tolist() == pytest.approx(brute_force_n_before(points))
 
 
-def test_what_none_beats_goes_on_and_more_if_that_is_less_than_its_share(tmp_path: Path) -> None:
-    judge = rungs(tmp_path, reduction=3)
+def test_what_none_beats_goes_on_and_more_if_that_is_less_than_its_share() -> None:
+    judge = Judge(3)
     front = [(0.9, 9), (0.7, 7), (0.5, 5), (0.3, 3)]
 
-    assert all(goes_on(judge, trial, *point) for trial, point in enumerate(front))
-    assert not goes_on(judge, 4, 0.6, 7.5), "two are a third, and four are ahead"
-    judge = rungs(tmp_path / "poor", reduction=1.5)
-    assert goes_on(judge, 0, 0.9, 1)
-    assert goes_on(judge, 1, 0.5, 5), "two are the better two thirds of two"
-    assert goes_on(judge, 2, 0.6, 4)
-    assert not goes_on(judge, 3, 0.4, 6)
+    assert all(judge(trial, *point) for trial, point in enumerate(front))
+    assert not judge(4, 0.6, 7.5), "two are a third, and four are ahead"
+    judge = Judge(1.5)
+    assert judge(0, 0.9, 1)
+    assert judge(1, 0.5, 5), "two are the better two thirds of two"
+    assert judge(2, 0.6, 4)
+    assert not judge(3, 0.4, 6)
 
 
-def test_the_first_goes_on_then_the_better_half(tmp_path: Path) -> None:
-    judge = rungs(tmp_path)
+def test_the_first_goes_on_then_the_better_half() -> None:
+    judge = Judge()
 
-    assert goes_on(judge, 0, 0.5, 10)
-    assert not goes_on(judge, 1, 0.4, 11), "worse in both"
-    assert goes_on(judge, 2, 0.6, 9), "better in both"
-    assert not goes_on(judge, 3, 0.45, 12)
-    assert goes_on(judge, 4, 0.7, 8)
-
-
-def test_each_rung_and_each_study_is_for_itself(tmp_path: Path) -> None:
-    judge = rungs(tmp_path)
-    assert goes_on(judge, 0, 0.9, 1)
-
-    assert goes_on(judge, 1, 0.1, 9, epochs=2)
-    judge.judge("another", "another-000", 1, figures(0.1, 9))
+    assert judge(0, 0.5, 10)
+    assert not judge(1, 0.4, 11), "worse in both"
+    assert judge(2, 0.6, 9), "better in both"
+    assert not judge(3, 0.45, 12)
+    assert judge(4, 0.7, 8)
 
 
-def test_trials_that_nothing_tells_apart_go_on_together(tmp_path: Path) -> None:
-    judge = rungs(tmp_path, reduction=4)
+def test_each_rung_and_each_study_is_for_itself() -> None:
+    judge = Judge()
+    assert judge(0, 0.9, 1)
 
-    assert all(goes_on(judge, trial, 0.5, 10) for trial in range(8))
+    assert judge(1, 0.1, 9, epochs=2)
+    assert judge(0, 0.1, 9, study="another")
 
 
-def test_a_trial_that_comes_again_decides_as_it_did(tmp_path: Path) -> None:
-    """As after a kill: others have come meanwhile, and decide nothing anew."""
-    judge = rungs(tmp_path)
-    first = [goes_on(judge, 0, 0.5, 10), goes_on(judge, 1, 0.4, 11)]
+def test_trials_that_nothing_tells_apart_go_on_together() -> None:
+    judge = Judge(4)
+
+    assert all(judge(trial, 0.5, 10) for trial in range(8))
+
+
+def test_a_trial_that_comes_again_is_answered_as_it_was() -> None:
+    """As after a lost worker: others have come meanwhile, and decide nothing anew."""
+    judge = Judge()
+    first = [judge(0, 0.5, 10), judge(1, 0.4, 11)]
     for trial in range(2, 6):
-        goes_on(judge, trial, 0.9, 1)
+        judge(trial, 0.9, 1)
 
-    again = rungs(tmp_path)
-    assert [goes_on(again, 0, 0.5, 10), goes_on(again, 1, 0.4, 11)] == first == [True, False]
+    assert [judge(0, 0.5, 10), judge(1, 0.4, 11)] == first == [True, False]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_every_decision_follows_from_the_arrivals_before_it(seed: int, tmp_path: Path) -> None:
-    """Trials that arrive in any order, and the files alone, say who went on and why."""
+def test_every_answer_follows_from_the_arrivals_before_it(seed: int) -> None:
     generator = np.random.default_rng(seed)
-    points = {trial: generator.random(2) for trial in range(30)}
-    came: list[int] = []
-    for trial in generator.permutation(30):
-        accuracy, cost = points[trial]
-        came.append(trial)
-        kept = np.array([[-points[t][0], points[t][1]] for t in came])
+    judge = Judge()
+    came: list[NDArray[np.float64]] = []
+    went_on = 0
+    for trial in range(30):
+        accuracy, cost = generator.random(2)
+        came.append(np.array([-accuracy, cost]))
+        kept = np.array(came)
         beaten = ((kept <= kept[-1]).all(axis=1) & (kept < kept[-1]).any(axis=1)).any()
         expected = not beaten or brute_force_n_before(kept)[-1] < math.ceil(len(came) / 2)
-        assert goes_on(rungs(tmp_path), trial, accuracy, cost) == expected
+        assert judge(trial, accuracy, cost) == expected
+        went_on += expected
 
-    noted = [json.loads(path.read_bytes()) for path in (tmp_path / "study" / "1").iterdir()]
-    went_on = sum(note["goes_on"] for note in noted)
-    assert len(noted) == 30
     assert 10 <= went_on <= 24, "about half, more where the first ones were poor"
 
 
-def look_at(reached: list[tuple[int, dict[str, float]]], rungs: tuple[int, ...]) -> Judge:
-    return Judge(rungs, lambda rung, values: reached.append((rung, dict(values))))
+def test_rungs_are_kept_on_the_optuna_trials(tmp_path: Path) -> None:
+    """A search that is resumed remembers who came, and answers a trial as it did."""
+    sweep = load_sweep(write_sweep(tmp_path))
+    (study,) = studies(sweep)
+    rule = SuccessiveHalving(OBJECTIVES, 2)
+
+    def resumed() -> Proposer:
+        journal = open_journal(tmp_path / "studies.journal")
+        return Proposer([study], OBJECTIVES, sweep.search, journal)
+
+    before = resumed()
+    first, second = before.ask(), before.ask()
+    assert first is not None and second is not None
+    assert rule.goes_on(before, study.name, 1, first.trial_id, figures(0.5, 10))
+    assert not rule.goes_on(before, study.name, 1, second.trial_id, figures(0.4, 11))
+
+    after = resumed()
+    assert after.arrivals(study.name, 1) == {
+        first.trial_id: Arrival({"val_accuracy": 0.5, "multiplications": 10.0}, True),
+        second.trial_id: Arrival({"val_accuracy": 0.4, "multiplications": 11.0}, False),
+    }
+    assert not rule.goes_on(after, study.name, 1, second.trial_id, figures(0.9, 1))
+
+
+def look_at(reached: list[tuple[int, dict[str, float]]], rungs: tuple[int, ...]) -> method.Judge:
+    return method.Judge(rungs, lambda rung, values: reached.append((rung, dict(values))))
 
 
 def test_a_run_is_looked_at_with_the_cost_and_accuracy_that_it_has_then() -> None:
@@ -212,7 +246,7 @@ def test_training_from_scratch_is_looked_at_at_the_same_shares_of_its_budget() -
 
 
 def test_to_be_looked_at_changes_nothing() -> None:
-    def weights(judge: Judge | None) -> list[float]:
+    def weights(judge: method.Judge | None) -> list[float]:
         run = tiny.run()
         run.judge = judge
         pruned = L1Filter(keep_ratio=0.5).prune(tiny.trained(), tiny.splits(), run)
@@ -268,21 +302,39 @@ search: {trials: 4, sampler: grid}
 """
 
 
-def test_bad_trials_of_a_sweep_are_stopped_and_reported(tmp_path: Path) -> None:
-    path = tmp_path / "early.yaml"
+def write_sweep(folder: Path) -> Path:
+    path = folder / "early.yaml"
     path.write_text(SWEEP)
+    return path
+
+
+@pytest.mark.usefixtures("two_workers")
+def test_bad_trials_of_a_sweep_are_stopped_and_reported(tmp_path: Path) -> None:
+    path = write_sweep(tmp_path)
 
     assert sweep_main([str(path), "--output", str(tmp_path / "runs")]) == 0, "no failure"
 
     folder = tmp_path / "runs" / "early"
     rows = read_trials(folder / "trials.csv").set_index("trial_id")
     stopped = rows[rows["status"] == "stopped_early"]
-    notes = {path.stem: json.loads(path.read_bytes()) for path in folder.glob("rungs/*/*/*.json")}
+    sweep = load_sweep(path)
+    journal = open_journal(folder / "studies.journal")
+    proposer = Proposer(studies(sweep), sweep.objectives, sweep.search, journal)
+    (study,) = studies(sweep)
+    last = {  # at the last rung that a trial came to
+        trial_id: arrival
+        for rung in (1, 2)
+        for trial_id, arrival in proposer.arrivals(study.name, rung).items()
+    }
     assert set(rows["status"]) == {"completed", "stopped_early"}
-    assert set(stopped.index) == {name for name, note in notes.items() if not note["goes_on"]}
+    assert set(stopped.index) == {name for name, arrival in last.items() if not arrival.goes_on}
+    assert not stopped.empty
     for trial_id, row in stopped.iterrows():
         assert row["epochs_spent"] < 4
-        assert row["val_accuracy"] == notes[str(trial_id)]["val_accuracy"]
+        assert row["val_accuracy"] == last[str(trial_id)].values["val_accuracy"]
+        reports = read_reports(folder / "reports" / f"{trial_id}.jsonl")
+        epochs = [report["epoch"] for report in reports if "val_accuracy" in report]
+        assert max(epochs) == row["epochs_spent"]
         assert not (folder / "networks" / f"{trial_id}.safetensors").exists()
     on_frontier = set(read_trials(folder / "frontier.csv")["trial_id"])
     assert on_frontier
@@ -292,5 +344,4 @@ def test_bad_trials_of_a_sweep_are_stopped_and_reported(tmp_path: Path) -> None:
     assert f"{len(stopped)} of 4 trials were stopped early" in report
     assert f"saved {100 * saved:.0f} % of the fine-tuning epochs" in report
     assert "did not complete" not in report
-    journal = (folder / "studies.journal").read_text()
-    assert journal.count('"stopped_at"') == len(stopped)
+    assert (folder / "studies.journal").read_text().count('"stopped_at"') == len(stopped)

@@ -339,7 +339,7 @@ def test_grids_and_ranges_are_found_in_a_written_sweep(tmp_path: Path) -> None:
     teacher = "training.distillation={teacher: {depth: {grid: [6, 8]}}}"
     written = yaml.safe_load(sweep(tmp_path, text, teacher).dump())
     found = find_variables({"training": written["training"], "methods": written["methods"]})
-    assert {path: str(variable) for path, variable in found.items()} == {
+    assert {".".join(key): str(variable) for key, variable in found.items()} == {
         "training.distillation.teacher.depth": "6, 8",
         "methods.magnitude.threshold": "uniform 0.5 to 3.0 where scope is layer",
         "methods.magnitude.scope": "choice of global, layer",

@@ -1,0 +1,203 @@
+"""A network as programs that others can run, of torch.export and of ONNX.
+
+What is written takes images (n, C, H, W) float32 from 0 to 1 and gives logits; normalisation is
+part of it. Every format is run on validation images and must give what the network gives.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from orchestrator.formatting import milliseconds
+from rnp.runtime_network import RuntimeNetwork
+from testbed.data import Splits
+
+CHECKED_ON = 64  # validation images
+TOLERANCE = 1e-3  # of a logit, relative to the largest
+TIMED_RUNS = 100
+OWN = "its own decisions"
+PROGRAM, ONNX = "model.pt2", "model.onnx"
+
+Run = Callable[[np.ndarray], np.ndarray]
+"""Images to logits, both as arrays."""
+
+
+class FromPixels(nn.Module):
+    """A network with its normalisation before it. One that decides per image masks, not skips."""
+
+    network: nn.Module
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        normalised = (images - self.mean) / self.std
+        if isinstance(self.network, RuntimeNetwork):
+            return self.network.masked(normalised)
+        logits: Tensor = self.network(normalised)
+        return logits
+
+
+def write_programs(network: nn.Module, splits: Splits, target: Path) -> list[str]:
+    """Writes a network to the folder `target` as a program in each format, each one checked.
+
+    Returns:
+        A sentence for each thing to know, the measured latencies among them.
+
+    Raises:
+        ValueError: if a format does not give what the network gives.
+    """
+    whole = FromPixels(network, splits.mean, splits.std).eval()
+    images = splits.validation.pixels[:CHECKED_ON].float() / 255
+    with torch.inference_mode():
+        expected = whole(images).numpy()
+    program = _torch_program(whole, images, target / PROGRAM)
+    _check(PROGRAM, _run_torch(program), images, expected)
+    if not isinstance(network, RuntimeNetwork):
+        took = _plain_onnx(whole, images, expected, target / ONNX)
+        return [f"{ONNX}: any batch; one image in {took}.", f"{PROGRAM}: any batch."]
+    masked = f"{PROGRAM}: any batch; it computes all channels and masks, so it skips nothing."
+    try:
+        skipping = _skipping_programs(network, splits)
+    except ValueError as error:
+        took = _plain_onnx(whole, images, expected, target / ONNX)
+        masks = f"it cannot skip, and masks instead ({error})"
+        return [f"{ONNX}: any batch; {masks} One image in {took}.", masked]
+    runs = {name: onnx_session(each) for name, each in skipping.items()}
+    (target / ONNX).write_bytes(skipping[OWN])
+    _check(ONNX, one_by_one(runs[OWN]), images, expected)
+    took_ms = _latencies_ms(runs, images)
+    said = ", ".join(f"{name} {milliseconds(ms)}" for name, ms in took_ms.items())
+    note = f"{ONNX}: single images; it skips. One image with {said} (ONNX Runtime, one thread)."
+    if not took_ms["the cheapest"] < took_ms["all groups"]:
+        note += " On a network as small as this, skipping saved no time here."
+    return [note, masked]
+
+
+def _skipping_programs(network: RuntimeNetwork, splits: Splits) -> dict[str, bytes]:
+    """ONNX programs for single images, by the decisions that they take: its own, and fixed ones.
+
+    Raises:
+        ValueError: if the network has an operation that no such program is written for.
+    """
+    from rnp.onnx_program import skipping_program
+
+    networks = {
+        OWN: network,
+        "the cheapest": _always(network, 0),
+        "all groups": _always(network, network.flow.groups - 1),
+    }
+    taken = splits.input_shape, splits.mean, splits.std
+    return {
+        name: skipping_program(each, *taken).SerializeToString() for name, each in networks.items()
+    }
+
+
+def _torch_program(whole: FromPixels, images: Tensor, path: Path) -> torch.export.ExportedProgram:
+    shapes = {"images": {0: torch.export.Dim("batch", min=1)}}
+    with torch.no_grad():
+        program = torch.export.export(whole, (images[:2],), dynamic_shapes=shapes)
+    torch.export.save(program, path)
+    return program
+
+
+def _plain_onnx(whole: FromPixels, images: Tensor, expected: np.ndarray, path: Path) -> str:
+    """Writes a checked ONNX program for any batch; returns how long one image takes."""
+    shapes = {"images": {0: torch.export.Dim("batch", min=1)}}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own parts, about one another
+        torch.onnx.export(
+            whole,
+            (images[:2],),
+            path,
+            dynamo=True,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=shapes,
+            external_data=False,
+            verbose=False,
+        )
+    run = onnx_session(path)
+    _check(ONNX, run, images, expected)
+    took = _latencies_ms({"": run}, images)[""]
+    return f"{milliseconds(took)} (ONNX Runtime, one thread)"
+
+
+def onnx_session(program: Path | bytes) -> Run:
+    """An ONNX program, run by ONNX Runtime on one thread of the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    source = program if isinstance(program, bytes) else str(program)
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return lambda images: np.asarray(session.run(["logits"], {"images": images})[0])
+
+
+def one_by_one(run: Run) -> Run:
+    """Takes a batch image by image."""
+    return lambda images: np.concatenate([run(image[None]) for image in images])
+
+
+def _run_torch(program: torch.export.ExportedProgram) -> Run:
+    module = program.module()
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            logits: Tensor = module(torch.from_numpy(images))
+        return logits.numpy()
+
+    return run
+
+
+def _check(name: str, run: Run, images: Tensor, expected: np.ndarray) -> None:
+    """
+    Raises:
+        ValueError: if the logits of the images are not those expected, but for rounding.
+    """
+    found = run(images.numpy())
+    largest = float(np.abs(found - expected).max())
+    allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    if not largest <= allowed:
+        raise ValueError(
+            f"{name} gives other logits than the network: up to {largest:.3g} off on "
+            f"{len(images)} validation images, where {allowed:.3g} is allowed. Do not use it."
+        )
+
+
+def _always(network: RuntimeNetwork, action: int) -> RuntimeNetwork:
+    """The network with the same decision for every image and conv, the work for it included."""
+    fixed = copy.deepcopy(network)
+    with torch.no_grad():
+        fixed.decision.decoder.weight.zero_()
+        fixed.decision.decoder.bias.zero_()
+        fixed.decision.offsets.zero_()
+        fixed.decision.decoder.bias[action] = 1
+    return fixed
+
+
+def _latencies_ms(runs: dict[str, Run], images: Tensor) -> dict[str, float]:
+    """The median time of a single image, of all programs in turn."""
+    singles = [image[None] for image in images.numpy()]
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run(singles[0])
+    for number in range(TIMED_RUNS):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run(singles[number % len(singles)])
+            times[name].append(1000 * (time.perf_counter() - start))
+    return {name: float(np.median(taken)) for name, taken in times.items()}

@@ -1,0 +1,48 @@
+"""An exported network as a version of a model in MLflow's registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from orchestrator.deploy.selection import Choice
+from orchestrator.report.sweep_result import SweepResult
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.model_registry import ModelRegistry
+
+TAGS = (  # columns of trials.csv
+    *("trial_id", "method", "val_accuracy", "test_accuracy", "multiplications"),
+    *("dense_multiplications", "parameters", "latency_ms"),
+)
+
+
+def registry(model: str, result: SweepResult, choice: Choice) -> ModelRegistry:
+    """MLflow's registry, found to have all that `register` needs; raises as `ModelRegistry`."""
+    from orchestrator.run_folder.folder import sweep_id  # imports torch
+    from orchestrator.tracking.model_registry import ModelRegistry
+
+    folder = result.folders[0].resolve()
+    sweep = result.sweep["name"]
+    return ModelRegistry(model, folder.parent, sweep, sweep_id(folder), choice.network)
+
+
+def register(models: ModelRegistry, exported: Path, result: SweepResult, choice: Choice) -> str:
+    """Makes an exported folder a version; returns its number.
+
+    Raises:
+        ValueError: if MLflow does not take it.
+    """
+    row = result.by_id.loc[choice.network]
+    tags = {name: row[name] for name in TAGS if pd.notna(row[name])}
+    tags["sweep"] = result.sweep["name"]
+    try:
+        return models.register(exported, tags, choice.why)
+    except Exception as error:  # of MLflow, of its database, of the network
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{exported} is written, but MLflow does not register it ({reason}). Give another "
+            "folder to --export once it does."
+        ) from error

@@ -1,0 +1,53 @@
+"""The few large numbers at the head of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from orchestrator.analysis.at_budget import at_half
+from orchestrator.formatting import accuracy, duration, millions
+from orchestrator.report.sweep_result import SweepResult
+
+
+@dataclass(frozen=True)
+class KeyFigure:
+    """One large number, with what it is and a word about it."""
+
+    label: str
+    value: str
+    detail: str
+
+
+def key_figures(result: SweepResult) -> list[KeyFigure]:
+    """What the sweep comes down to."""
+    figures = []
+    best = [found[0] for cell in result.cells if (found := at_half(result.searched, cell))]
+    if best:
+        first = max(best, key=lambda each: each.mean("val_accuracy"))
+        seeds = f", mean of {first.n} seeds" if first.n > 1 else ""
+        cost = millions(first.mean("multiplications"))
+        reached = accuracy(first.mean("val_accuracy"))
+        title = "Best at half the cost, validation"
+        figures.append(KeyFigure(title, reached, f"{first.method}, {cost}{seeds}"))
+    trials = result.trials
+    dense = trials.dropna(subset=["dense_val_accuracy", "dense_multiplications"])
+    if not dense.empty:
+        # On all validation images, where a row has that: some methods are judged on a part of them.
+        rewarding = dense["reward_images"].fillna(0)
+        dense = dense[rewarding == rewarding.min()]
+        reached = _between(dense["dense_val_accuracy"], accuracy)
+        cost = f"{_between(dense['dense_multiplications'], millions)} multiplications"
+        figures.append(KeyFigure("Dense network, validation", reached, cost))
+    completed = int((trials["status"] == "completed").sum())
+    work = duration(trials["duration_s"].sum())
+    figures.append(KeyFigure("Trials completed", f"{completed:,}", f"of {len(trials):,}"))
+    figures.append(KeyFigure("Work", work, "summed over the trials"))
+    return figures
+
+
+def _between(values: pd.Series, write: Callable[[float], str]) -> str:
+    """0.740, or 0.740 to 0.823"""
+    return " to ".join(dict.fromkeys([write(values.min()), write(values.max())]))

@@ -1,0 +1,313 @@
+"""The network that a sweep ends with: which one is named, and that its exports are that network."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from orchestrator.commands.choose import main
+from orchestrator.commands.trial import main as trial_main
+from orchestrator.deploy.selection import Limits, choose
+from orchestrator.plan import plain_trials
+from orchestrator.run_folder.outbox import Outbox
+from orchestrator.run_folder.reader import past_trial
+from orchestrator.run_folder.trials_table import read_trials
+from orchestrator.sweep_file import load_sweep
+from orchestrator.tracking.tracker import Tracker
+from testbed.data import load_splits
+from tests.report_rows import CONFIRMED, SMALL, result_of
+from tests.test_readme import blocks
+from tests.trial_points import OBJECTIVES
+
+PROJECT = Path(__file__).parents[3]
+SWEEP = """
+name: ship
+data: {name: digits, train_images: 300, validation_share: 0.3}
+backbone: {name: conv, depth: 4, width: 0.25}
+training: {epochs: 2, batch_size: 64}
+fine_tuning: {epochs: 1, learning_rate: 0.01}
+methods:
+  dense: {}
+  l1_filter: {keep_ratio: {grid: [0.25, 0.5]}}
+  rnp: {p: -0.1, rounds: 1, steps: 20, encoding: 4, hidden: 4}
+confirm: {seeds: 1}
+"""
+
+
+# Which one
+
+
+def chosen(path: Path, rows: list[dict[str, Any]], **limits: float) -> tuple[str, str, str]:
+    found = choose(result_of(path, rows).trials, OBJECTIVES, Limits(**limits))
+    return found.point["trial_id"], found.network, found.why
+
+
+def test_the_most_accurate_confirmed_point_within_the_limit_is_named(tmp_path: Path) -> None:
+    # l1_filter-005's 0.99 with one seed is the best of all, at 20 M
+    rows = [row for row in CONFIRMED if row.get("confirms") != "l1_filter-005"]
+    trial_id, network, why = chosen(tmp_path, rows, max_multiplications=5e7)
+    assert trial_id == "vanilla-002"
+    assert network.startswith("vanilla-002-c")
+    assert "the most accurate of 3 within 50.0 M multiplications, of 4 points" in why
+    assert "accuracy 0.850 ± 0.010 on test images, confirmed with 3 fresh seeds" in why
+    assert "Next: l1_filter-006" in why
+
+
+def test_the_search_figures_do_not_choose(tmp_path: Path) -> None:
+    """By validation l1_filter-006 was ahead."""
+    before = chosen(tmp_path / "a", SMALL, max_multiplications=5e7)
+    assert before[0] == before[1] == "l1_filter-006"
+    assert "on validation images, not confirmed" in before[2]
+
+
+def test_an_accuracy_alone_asks_for_the_cheapest(tmp_path: Path) -> None:
+    assert chosen(tmp_path, CONFIRMED, min_accuracy=0.8)[0] == "l1_filter-005"
+    rows = [row for row in CONFIRMED if row.get("confirms") != "l1_filter-005"]
+    assert chosen(tmp_path / "b", rows, min_accuracy=0.8)[0] == "l1_filter-006"
+    assert chosen(tmp_path / "c", rows, min_accuracy=0.8, max_latency_ms=6.0)[0] == "vanilla-002"
+
+
+def test_the_network_is_the_fresh_seeds_best_on_validation_images(tmp_path: Path) -> None:
+    rows = [
+        {**row, "val_accuracy": 0.7 + row["seed"] / 100 if row["seed"] == 2 else 0.6}
+        if row.get("confirms") == "vanilla-002"
+        else row
+        for row in CONFIRMED
+        if row.get("confirms") != "l1_filter-005"
+    ]
+    assert chosen(tmp_path, rows, max_multiplications=5e7)[1] == "vanilla-002-c2"
+
+
+def test_limits_that_nothing_meets_say_how_near_it_comes(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"cheapest has 20\.0 M .* the most accurate reaches 0\.990"
+    ):
+        chosen(tmp_path, CONFIRMED, max_multiplications=1e6)
+    with pytest.raises(ValueError, match="nothing to choose from"):
+        chosen(tmp_path / "none", [])
+
+
+# What is written
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep with a network that decides per image, confirmed."""
+    folder = tmp_path_factory.mktemp("ship")
+    (folder / "ship.yaml").write_text(SWEEP)
+    assert trial_main([str(folder / "ship.yaml"), "--output", str(folder / "runs")]) == 0
+    return folder / "runs" / "ship"
+
+
+def test_a_past_trial_is_the_one_that_was_planned(run_folder: Path) -> None:
+    rows = read_trials(run_folder / "trials.csv")
+    for trial in plain_trials(load_sweep(run_folder / "sweep.yaml")):
+        assert past_trial(run_folder, rows, trial.trial_id) == trial
+    again = rows[rows["phase"] == "confirmation"].iloc[0]
+    found = past_trial(run_folder, rows, again["trial_id"])
+    assert (found.seed, found.confirms) == (1, again["confirms"])
+    with pytest.raises(ValueError, match="has no trial 'x'"):
+        past_trial(run_folder, rows, "x")
+
+
+EXPORT = """
+import json, sys
+import onnxruntime, torch.export  # what they unpickle of their own is none of a run folder's
+unpickled = []
+sys.addaudithook(lambda event, args: event == "pickle.find_class" and unpickled.append(args))
+from pathlib import Path
+from orchestrator.deploy.export import export
+from orchestrator.deploy.selection import Limits, choose
+from orchestrator.report import write_report
+from orchestrator.report.sweep_result import SweepResult
+folder, target, *methods = sys.argv[1:]
+folder, target = Path(folder), Path(target)
+result = SweepResult.read(folder)
+for method in methods:
+    trials = result.trials[result.trials["method"] == method]
+    choice = choose(trials, result.objectives, Limits())
+    export(result, choice, target / method, Path("data"))
+write_report(folder)
+print(json.dumps([list(map(str, each)) for each in unpickled]))
+"""
+
+
+@pytest.fixture(scope="module")
+def shipped(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of each of two methods, exported by a process that unpickled nothing."""
+    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    target = tmp_path_factory.mktemp("shipped")
+    done = subprocess.run(
+        [sys.executable, "-c", EXPORT, str(run_folder), str(target), "l1_filter", "rnp"],
+        cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+    return target
+
+
+@pytest.mark.parametrize("method", ["l1_filter", "rnp"])
+def test_every_format_gives_the_networks_logits_and_nothing_is_unpickled(
+    run_folder: Path, shipped: Path, tmp_path: Path, method: str
+) -> None:
+    import onnxruntime
+
+    target = shipped / method
+    rows = read_trials(run_folder / "trials.csv")
+    card = (target / "README.md").read_text()
+    (row,) = [r for _, r in rows.iterrows() if f"`{r['trial_id']}`" in card]
+    assert row["method"] == method and row["phase"] == "confirmation"
+    trial = past_trial(run_folder, rows, row["trial_id"])
+    splits = load_splits(trial.data, Path("data"), trial.seed)
+    images = splits.validation.pixels.float() / 255
+    session = onnxruntime.InferenceSession(str(target / "model.onnx"))
+    batches = images.split(1 if method == "rnp" else 7)
+    logits = np.concatenate([session.run(["logits"], {"images": b.numpy()})[0] for b in batches])
+    right = torch.from_numpy(logits).argmax(dim=1) == splits.validation.labels
+    assert right.double().mean().item() == pytest.approx(row["val_accuracy"], abs=0.02)
+    Image.fromarray(splits.validation.pixels[0, 0].numpy()).save(tmp_path / "image.png")
+    readme = next(block for block in blocks("python") if "onnxruntime" in block)
+    said = subprocess.run(
+        [sys.executable, "-c", readme.replace("my_network", str(target))],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+    assert int(said) == logits[0].argmax()
+    program = torch.export.load(target / "model.pt2").module()
+    np.testing.assert_allclose(program(images).detach().numpy(), logits, rtol=1e-2, atol=1e-2)
+    assert (target / "weights.safetensors").exists()
+    assert ("it skips." in card) == (method == "rnp")
+    assert ("it skips nothing" in card) == (method == "rnp")
+    assert "ONNX Runtime, one thread" in card and "MIT" in card
+    assert not math.isnan(row["test_accuracy"]) and "test accuracy" in card
+
+
+def test_a_format_that_gives_other_logits_is_refused() -> None:
+    from orchestrator.deploy.programs import _check
+
+    expected = np.zeros((2, 3), dtype=np.float32)
+    _check("model.onnx", lambda _: expected + 1e-4, torch.zeros(2, 1), expected)
+    for wrong in (0.01, math.nan):
+        with pytest.raises(ValueError, match=r"model\.onnx gives other logits"):
+            _check("model.onnx", lambda _, w=wrong: expected + w, torch.zeros(2, 1), expected)
+
+
+def test_nothing_is_overwritten_and_no_run_folder_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path), "--export", str(tmp_path)]) == 2
+    assert "nothing is overwritten" in capsys.readouterr().err
+    assert main([str(tmp_path / "none")]) == 2
+    assert "expected a run folder" in capsys.readouterr().err
+
+
+def test_weights_are_read_with_weights_only_everywhere() -> None:
+    """torch.load is in no source, and pickle only where two processes of one sweep talk."""
+    for room in ("orchestrator", "rnp", "baselines", "testbed"):
+        for path in (PROJECT / room).rglob("*.py"):
+            text = path.read_text()
+            assert "torch.load(" not in text, path
+            if path.name != "zero_copy.py":  # Ray's shared objects
+                assert "import pickle" not in text, path
+
+
+# What is registered
+
+
+@pytest.fixture(scope="module")
+def tracked(run_folder: Path) -> str:
+    """The same sweep's runs in a local MLflow: its URI."""
+    rows = json.loads(read_trials(run_folder / "trials.csv").to_json(orient="records"))
+    said: list[str] = []
+    with (
+        pytest.MonkeyPatch.context() as environment,
+        Tracker(run_folder.name, run_folder.parent, said.append) as tracker,
+    ):
+        environment.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for row in rows:
+            tracker.keep(row, [], {})
+            tracker.send(row["trial_id"])
+        Outbox(run_folder).report_is_due = False
+    assert said == []
+    return f"sqlite:///{run_folder.parent / 'mlflow.db'}"
+
+
+def test_what_is_registered_twice_is_two_versions_that_give_the_networks_logits(
+    run_folder: Path,
+    tracked: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    import mlflow
+    from mlflow import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for number in (1, 2):
+        export = ["--export", str(tmp_path / f"shipped-{number}")]
+        assert main([str(run_folder), *export, "--register", "digits small"]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == f"models:/digits small/{number}"
+    client = MlflowClient(tracked)
+    assert len(client.search_model_versions("name = 'digits small'")) == 2
+    version = client.get_model_version("digits small", "1")
+    run = client.get_run(version.run_id)
+    rows = read_trials(run_folder / "trials.csv").set_index("trial_id")
+    row = rows.loc[run.data.tags["trial_id"]]
+    assert version.tags["trial_id"] == run.info.run_name == row.name
+    assert float(version.tags["val_accuracy"]) == row["val_accuracy"]
+    assert float(version.tags["multiplications"]) == row["multiplications"]
+    assert "the most accurate of" in version.description
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracked)
+    model = mlflow.pyfunc.load_model("models:/digits small/1")
+    held = Path(mlflow.artifacts.download_artifacts("models:/digits small/1"))
+    exported = tmp_path / "shipped-1"
+    for path in exported.iterdir():
+        assert (held / path.name).read_bytes() == path.read_bytes()
+    trial = past_trial(run_folder, rows.reset_index(), str(row.name))
+    splits = load_splits(trial.data, Path("data"), trial.seed)
+    images = (splits.validation.pixels.float() / 255).numpy()
+    session = onnxruntime.InferenceSession(str(exported / "model.onnx"))
+    logits = np.concatenate([model.predict(image[None])["logits"] for image in images])
+    (one,) = session.run(["logits"], {"images": images[:1]})
+    np.testing.assert_array_equal(logits[:1], one)
+    right = logits.argmax(axis=1) == splits.validation.labels.numpy()
+    assert right.mean() == pytest.approx(row["val_accuracy"], abs=0.02)
+
+
+def test_what_cannot_be_registered_is_said_before_anything_is_exported(
+    run_folder: Path,
+    tracked: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refusal(*arguments: str) -> str:
+        assert main([str(run_folder), *arguments]) == 2
+        assert not target.exists()
+        return capsys.readouterr().err
+
+    target = tmp_path / "shipped"
+    export = ["--export", str(target)]
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert "give both" in refusal("--register", "a")
+    for name in ("", "a/b", "a:b", ".."):
+        assert "expected a name without '/' and ':'" in refusal(*export, "--register", name)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'none.db'}")
+    assert "none.db is missing" in refusal(*export, "--register", "a")
+    assert not (tmp_path / "none.db").exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # where nobody listens
+    assert "MLflow at http://127.0.0.1:9 does not answer" in refusal(*export, "--register", "a")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracked)
+    (run_folder / "sweep_id").rename(tmp_path / "sweep_id")  # another sweep of that name
+    try:
+        assert "has no run of" in refusal(*export, "--register", "a")
+    finally:
+        (tmp_path / "sweep_id").rename(run_folder / "sweep_id")

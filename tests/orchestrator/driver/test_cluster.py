@@ -132,7 +132,7 @@ def test_trials_outlive_their_processes_and_their_node(two_nodes: Cluster, tmp_p
         weights = load_file(folder / "networks" / f"{trial_id}.safetensors")
         added = max(float((weights[name] - dense[name]).abs().max()) for name in dense)
         assert added == pytest.approx(N_STEPS, abs=1e-3), "and each step's work once"
-        assert f"{trial_id} goes on in another process. The worker process" in output
+        assert f"{trial_id} resumes in another process. The worker process" in output
         assert len({process for _, process, _ in taken}) == 2, "two processes took part"
     assert len({taken[-1][2] for taken in steps().values()}) == 1, "one node was left"
 

@@ -326,7 +326,7 @@ def test_a_full_disk_is_not_blamed_on_the_trial_and_the_same_command_goes_on(
         assert trial_main(arguments(sweep, tmp_path)) == 3
     said = capsys.readouterr().err
     assert "No space left on device" in said
-    assert f"Go on with: python -m orchestrator.trial {sweep} --output" in said
+    assert f"Resume with: python -m orchestrator.trial {sweep} --output" in said
     assert read_trials(tmp_path / "runs" / "full" / "trials.csv").empty
     assert trial_main(arguments(sweep, tmp_path)) == 0
     rows = read_trials(tmp_path / "runs" / "full" / "trials.csv")
@@ -398,7 +398,7 @@ def test_an_interrupted_sweep_writes_what_it_has_exits_130_and_can_go_on(tmp_pat
     assert (folder / "report.md").exists()
     assert "Traceback" not in output
     assert output.rstrip().endswith(
-        f"Go on with: python -m orchestrator.sweep {' '.join(arguments(sweep, tmp_path))}"
+        f"Resume with: python -m orchestrator.sweep {' '.join(arguments(sweep, tmp_path))}"
     )
 
     assert sweep_main(arguments(sweep, tmp_path)) == 0

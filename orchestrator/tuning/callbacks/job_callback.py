@@ -71,13 +71,11 @@ class JobCallback(Callback):
             self.job_ended(trial.config[JOB], lost)
             self.job_told(trial.config[JOB])
 
-    def on_experiment_end(self, *_: Any, **info: Any) -> None:
-        """Jobs still run only where a signal, or an error, has ended all."""
-        running, self._running = list(self._running.values()), {}
-        if self.error is None:
-            with self._kept():
-                for job in running:
-                    self.job_ended(job, INTERRUPTED)
+    def give_up(self) -> None:
+        """The run was interrupted: what still runs has stopped."""
+        for job in self._running.values():
+            self.job_ended(job, INTERRUPTED)
+            self.job_told(job)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing of it is saved."""

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from PIL import Image, ImageColor
-from tests.test_mlflow_server import mlflow_server
 
 from orchestrator.analysis.comparison import compare_methods
 from orchestrator.palette import LIGHT, method_marks
@@ -20,6 +19,7 @@ from orchestrator.tracking.tracker import Tracker
 from orchestrator.tracking.view import TAG, view_to_write
 from tests.browser import ask, needs_chromium
 from tests.live_page import LivePage, live_page
+from tests.orchestrator.tracking.test_mlflow_server import mlflow_server
 from tests.report_rows import CONFIRMED, run_folder
 
 AXES = """(() => {

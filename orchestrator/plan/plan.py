@@ -82,8 +82,3 @@ def make_plan(sweep: Sweep) -> Plan:
         return Plan(sweep, tuple(studies(sweep)), tuple(dense_networks(sweep)))
     except ValueError as error:
         raise SweepFileError([str(error)]) from error
-
-
-def plain_trials(sweep: Sweep) -> list[Trial]:
-    """See `Plan.plain_trials`."""
-    return make_plan(sweep).plain_trials()

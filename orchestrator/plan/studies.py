@@ -19,7 +19,6 @@ from orchestrator.sweep_file.grids_and_ranges import (
     Grid,
     Range,
     fill,
-    has_variables,
     plain_text,
     ranges_of,
     variables,
@@ -95,7 +94,7 @@ def studies(sweep: Sweep) -> list[Study]:
                 sections = decided({**cell.options, **own.options}, method)
                 name = _study_name(method, labels, seed, names)
                 names.add(name.lower())  # some file systems do not tell A from a
-                n_trials = (sweep.search.trials or math.inf) if has_variables(sections) else 1
+                n_trials = (sweep.search.trials or math.inf) if any(variables(sections)) else 1
                 found.append(Study(name, cell.name, method, seed, n_trials, sections))
     return found
 

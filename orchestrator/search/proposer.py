@@ -261,8 +261,8 @@ class _Asked:
 def _distribution(r: Range) -> BaseDistribution:
     """The range in Optuna's words."""
     if r.kind == "choice":
-        return CategoricalDistribution(r.choices)
-    low, high = r.ends
+        return CategoricalDistribution(r.drawn)
+    low, high = r.drawn
     if r.kind == "int":
-        return IntDistribution(int(low), int(high))
+        return IntDistribution(low, high)
     return FloatDistribution(low, high, log=r.kind == "log_uniform")

@@ -20,7 +20,7 @@ from orchestrator.commands.trial import main as trial_main
 from orchestrator.console.progress import Progress
 from orchestrator.driver import driver, record
 from orchestrator.jobs import final_test as final_evaluation
-from orchestrator.plan import plain_trials
+from orchestrator.plan import make_plan
 from orchestrator.run_folder.trials_table import read_trials
 from orchestrator.search.study_storage import open_journal
 from orchestrator.sweep_file import load_sweep
@@ -337,7 +337,9 @@ def test_a_trial_lost_before_it_started_is_a_row(tmp_path: Path) -> None:
     sweep = load_sweep(write(tmp_path, "lost", "methods: {dense: {}}"))
     with Progress(1) as progress:
         kept = record.Record(sweep, tmp_path / "run", tmp_path, progress)
-        kept.lost(plain_trials(sweep)[0], "stopped", "Stopped: the sweep was interrupted.")
+        kept.lost(
+            make_plan(sweep).plain_trials()[0], "stopped", "Stopped: the sweep was interrupted."
+        )
     assert list(read_trials(tmp_path / "run" / "trials.csv")["status"]) == ["stopped"]
 
 

@@ -13,7 +13,7 @@ import yaml
 from orchestrator.plan.grid_points import grid_points
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.studies import Study
-from orchestrator.sweep_file import SHARED, Sweep
+from orchestrator.sweep_file import SHARED
 from orchestrator.sweep_file.grids_and_ranges import plain_text
 
 NEVER_MATTERS = ("name", "resources", "search.trials", "search.hours", "confirm")
@@ -27,7 +27,8 @@ def changes(old: Plan, new: Plan) -> list[str]:
     pairs = [(study, new.by_name.get(study.name)) for study in old.studies]
     same = all(now and replace(study, n_trials=now.n_trials) == now for study, now in pairs)
     found = []
-    for path, before, after in _differences(_plain(old.sweep), _plain(new.sweep)):
+    written = (yaml.safe_load(plan.sweep.dump()) for plan in (old, new))
+    for path, before, after in _differences(*written):
         text = f"{path} was {_text(before)}, and is {_text(after)}."
         if path == "search.trials" and same and new.sweep.search.sampler == "grid":
             if any(now and _points(study) != _points(now) for study, now in pairs):
@@ -43,11 +44,6 @@ def _points(study: Study) -> list[dict[str, Any]]:
 
 def _within(path: str, sections: tuple[str, ...]) -> bool:
     return any(path == section or path.startswith(f"{section}.") for section in sections)
-
-
-def _plain(sweep: Sweep) -> dict[str, Any]:
-    plain: dict[str, Any] = yaml.safe_load(sweep.dump())
-    return plain
 
 
 def _differences(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

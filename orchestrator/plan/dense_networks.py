@@ -65,8 +65,8 @@ def dense_networks(sweep: Sweep) -> list[DenseNetwork]:
     What depends on a range is not among them: it is known only when the trial is.
     """
     found: dict[str, DenseNetwork] = {}
-    for cell in cells(sweep.shared):
-        sections = decided(cell.options)
+    for options, _ in cells(sweep.shared):
+        sections = decided(options)
         if any(variables({name: sections[name] for name in ("data", "backbone", "training")})):
             continue
         data = DataOptions.model_validate(sections["data"])
@@ -77,8 +77,8 @@ def dense_networks(sweep: Sweep) -> list[DenseNetwork]:
         if isinstance(distillation, Mapping) and not any(variables(distillation["teacher"])):
             backbones.append({**sections["backbone"], **distillation["teacher"]})
         for seed in (*sweep.seeds, *sweep.fresh_seeds):
-            for options in backbones:
-                for network in _with_teachers(_dense_network(data, options, training, seed)):
+            for backbone in backbones:
+                for network in _with_teachers(_dense_network(data, backbone, training, seed)):
                     found.setdefault(network.model_dump_json(), network)
     return list(found.values())
 

@@ -10,8 +10,9 @@ resumes from.
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import count
 from typing import Any
 
@@ -65,7 +66,10 @@ class Proposer:
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study and trial
         self._studies = {
-            study.name: _Asked(study, objectives, search, storage, prefix) for study in studies
+            study.name: _Asked(
+                study, n_tries(study, search), objectives, search, storage, prefix + study.name
+            )
+            for study in studies
         }
         kept = set(optuna.get_all_study_names(storage))
         ended: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)  # by study
@@ -121,36 +125,26 @@ class Proposer:
         return self._studies[trial_id.rpartition("-")[0]]
 
 
+@dataclass(eq=False)
 class _Asked:
     """One study: what it still may propose, and its trials that are running."""
 
-    def __init__(
-        self,
-        study: Study,
-        objectives: Mapping[str, str],
-        search: Search,
-        storage: BaseStorage,
-        prefix: str,
-    ) -> None:
-        self.running: set[str] = set()  # ids of trials
-        self.rungs = RungsInMemory()
-        self.stopped: deque[str] = deque()  # proposed, but not run to their ends
-        self.turn = 0  # where the hours may end before the trials, no study is worked before others
-        self._proposed: dict[str, FrozenTrial] = {}  # as they were when they were proposed
-        # The first number that no trial has. Only a failed machine leaves a gap.
-        self._numbers = (n for n in count() if study.trial_id(n) not in self._proposed)
-        self._n_tries = n_tries(study, search)
-        self._study = study
-        self._objectives = objectives
-        self._search = search
-        self._storage = storage
-        self._name = prefix + study.name
-        self._optuna: optuna.Study | None = None  # made with its first trial
+    study: Study
+    n_tries: float
+    objectives: Mapping[str, str]
+    search: Search
+    storage: BaseStorage
+    name: str  # in the storage
+    turn: int = 0  # where the hours may end before the trials, no study is worked before others
+    running: set[str] = field(default_factory=set)  # ids of trials
+    stopped: deque[str] = field(default_factory=deque)  # proposed, but not run to their ends
+    rungs: RungsInMemory = field(default_factory=RungsInMemory)
+    _proposed: dict[str, FrozenTrial] = field(default_factory=dict)  # as they then were
 
     @property
     def left(self) -> float:
         """How many trials it still gives."""
-        return len(self.stopped) + max(0, self._n_tries - len(self._proposed))
+        return len(self.stopped) + max(0, self.n_tries - len(self._proposed))
 
     def take_up(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
         """Brings the study and the rows of its trials together, and goes on from there.
@@ -158,16 +152,15 @@ class _Asked:
         A driver that is killed leaves a trial without a row, or a row that was not told. A machine
         that fails may leave a row of a trial that the study has forgotten.
         """
-        opened = self._open()
-        for frozen in opened.get_trials(deepcopy=False):
+        for frozen in self.opened.get_trials(deepcopy=False):
             trial_id = frozen.user_attrs.get("trial_id")
             if trial_id is not None:  # a failed trial's later success takes its place
                 self._proposed[trial_id] = frozen
-            elif frozen.state is TrialState.RUNNING:
-                opened.tell(frozen.number, state=TrialState.FAIL)  # killed while it was proposed
+            elif frozen.state is TrialState.RUNNING:  # killed while it was proposed
+                self.opened.tell(frozen.number, state=TrialState.FAIL)
         for trial_id, row in rows.items():
             if trial_id not in self._proposed:
-                self._add(trial_id, row, searched_values(self._study, row))
+                self._add(trial_id, row, searched_values(self.study, row))
             elif self._proposed[trial_id].state is TrialState.RUNNING:
                 self.tell(trial_id, row)
         self.stopped.extend(sorted(self._proposed.keys() - rows.keys()))
@@ -175,7 +168,7 @@ class _Asked:
             for name, kept in frozen.user_attrs.items():
                 if name.startswith(RUNG):
                     epochs = int(name.removeprefix(RUNG))
-                    self.rungs.keep(self._study.name, epochs, trial_id, Arrival(**kept))
+                    self.rungs.keep(self.study.name, epochs, trial_id, Arrival(**kept))
 
     def ask(self) -> Trial:
         trial_id = self.stopped.popleft() if self.stopped else self._propose()
@@ -188,51 +181,57 @@ class _Asked:
         state, values, notes = self._outcome(row)
         if proposed.state is TrialState.RUNNING:
             for name, note in notes.items():
-                self._storage.set_trial_user_attr(proposed._trial_id, name, note)
-            self._open().tell(proposed.number, values, state)
+                self.storage.set_trial_user_attr(proposed._trial_id, name, note)
+            self.opened.tell(proposed.number, values, state)
         elif proposed.state is TrialState.FAIL and state is not TrialState.FAIL:
             self._add(trial_id, row, proposed.params)  # Optuna lets no failed trial succeed
 
     def keep(self, epochs: int, trial_id: str, arrival: Arrival) -> None:
-        self.rungs.keep(self._study.name, epochs, trial_id, arrival)
+        self.rungs.keep(self.study.name, epochs, trial_id, arrival)
         proposed = self._proposed[trial_id]
         if proposed.state is TrialState.RUNNING:  # Optuna changes no other
             note = asdict(arrival)
-            self._storage.set_trial_user_attr(proposed._trial_id, f"{RUNG}{epochs}", note)
+            self.storage.set_trial_user_attr(proposed._trial_id, f"{RUNG}{epochs}", note)
 
     def trial(self, trial_id: str) -> Trial:
         """A trial that was proposed."""
         number = int(trial_id.rpartition("-")[2])
-        return self._study.trial(number, self._proposed[trial_id].params)
+        return self.study.trial(number, self._proposed[trial_id].params)
 
-    def _open(self) -> optuna.Study:
-        if self._optuna is None:
-            self._optuna = optuna.create_study(
-                study_name=self._name,
-                storage=self._storage,
-                directions=[StudyDirection[d.upper()] for d in self._objectives.values()],
-                load_if_exists=True,
-            )
-            begun = len(self._optuna.get_trials(deepcopy=False))
-            self._optuna.sampler = make_sampler(self._study, self._search, begun)
-        return self._optuna
+    @cached_property
+    def opened(self) -> optuna.Study:
+        """Made with its first trial."""
+        opened = optuna.create_study(
+            study_name=self.name,
+            storage=self.storage,
+            directions=[StudyDirection[d.upper()] for d in self.objectives.values()],
+            load_if_exists=True,
+        )
+        begun = len(opened.get_trials(deepcopy=False))
+        opened.sampler = make_sampler(self.study, self.search, begun)
+        return opened
+
+    @cached_property
+    def _numbers(self) -> Iterator[int]:
+        """Those that no trial has, from the first on. Only a failed machine leaves a gap."""
+        return (n for n in count() if self.study.trial_id(n) not in self._proposed)
 
     def _propose(self) -> str:
         """The id of a new trial."""
-        opened, number = self._open(), next(self._numbers)
-        if isinstance(opened.sampler, ByNumber):
-            opened.sampler.number = number
-        asked, trial_id = opened.ask(), self._study.trial_id(number)
-        self._study.values(lambda name, found: asked._suggest(name, _distribution(found)))
+        number = next(self._numbers)
+        if isinstance(self.opened.sampler, ByNumber):
+            self.opened.sampler.number = number
+        asked, trial_id = self.opened.ask(), self.study.trial_id(number)
+        self.study.values(lambda name, found: asked._suggest(name, _distribution(found)))
         asked.set_user_attr("trial_id", trial_id)
-        self._proposed[trial_id] = self._storage.get_trial(asked._trial_id)
-        self.turn += self._search.hours is not None
+        self._proposed[trial_id] = self.storage.get_trial(asked._trial_id)
+        self.turn += self.search.hours is not None
         return trial_id
 
     def _add(self, trial_id: str, row: Mapping[str, Any], params: Mapping[str, Any]) -> None:
         """Tells a trial that the study does not have as running."""
         state, values, notes = self._outcome(row)
-        ranges = self._study.ranges
+        ranges = self.study.ranges
         self._proposed[trial_id] = optuna.trial.create_trial(
             state=state,
             values=values,
@@ -240,22 +239,22 @@ class _Asked:
             distributions={name: _distribution(ranges[name]) for name in params},
             user_attrs={"trial_id": trial_id} | notes,
         )
-        self._open().add_trial(self._proposed[trial_id])
+        self.opened.add_trial(self._proposed[trial_id])
 
     def _outcome(
         self, row: Mapping[str, Any]
     ) -> tuple[TrialState, list[float] | None, dict[str, Any]]:
         """How a trial ended: state, values if it has some, and what is noted beside them."""
         if row["status"] == "stopped_early":
-            stopped_at = {name: float(row[name]) for name in ("epochs_spent", *self._objectives)}
+            stopped_at = {name: float(row[name]) for name in ("epochs_spent", *self.objectives)}
             return TrialState.PRUNED, None, {"stopped_at": stopped_at}
         if row["status"] != "completed":
             return TrialState.FAIL, None, {"error": str(row.get("error") or row["status"])}
-        for name in self._objectives:
+        for name in self.objectives:
             value = row.get(name)
             if value is None or not math.isfinite(value):
                 return TrialState.FAIL, None, {"error": f"The objective {name} is {value}."}
-        return TrialState.COMPLETE, [float(row[name]) for name in self._objectives], {}
+        return TrialState.COMPLETE, [float(row[name]) for name in self.objectives], {}
 
 
 def _distribution(r: Range) -> BaseDistribution:

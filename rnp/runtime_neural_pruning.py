@@ -85,9 +85,7 @@ class RNP(Adaptation, QLearning):
             self._report(network, data, run, number, learned)
             checkpoint.save(number, network)
         network.eval()
-        if self.learn_last:
-            return self.relearn(network, data, run)
-        return network
+        return self.relearn(network, data, run) if self.learn_last else network
 
     def relearn(self, network: RuntimeNetwork, data: Splits, run: Run) -> RuntimeNetwork:
         """Another point of the curve: the same backbone, decisions learnt anew with these options.

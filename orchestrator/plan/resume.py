@@ -14,12 +14,10 @@ from orchestrator.plan.grid_points import grid_points
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.studies import Study
 from orchestrator.sweep_file import SHARED
-from orchestrator.sweep_file.grids_and_ranges import plain_text
+from orchestrator.sweep_file.grids_and_ranges import ABSENT, plain_text
 
 NEVER_MATTERS = ("name", "resources", "search.trials", "search.hours", "confirm")
 COMPARED_BY_STUDY = ("seeds", "methods", *SHARED)
-
-_NOTHING = object()
 
 
 def changes(old: Plan, new: Plan) -> list[str]:
@@ -51,10 +49,10 @@ def _differences(before: Any, after: Any, path: str = "") -> Iterator[tuple[str,
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in {**before, **after}:
             inner = f"{path}.{name}" if path else str(name)
-            yield from _differences(before.get(name, _NOTHING), after.get(name, _NOTHING), inner)
+            yield from _differences(before.get(name, ABSENT), after.get(name, ABSENT), inner)
     elif before != after:
         yield path, before, after
 
 
 def _text(value: Any) -> str:
-    return "not there" if value is _NOTHING else plain_text(value)
+    return "not there" if value is ABSENT else plain_text(value)

@@ -27,35 +27,22 @@ DEPARTURE = 1 / 3  # of a conv from the image's width: the deviation, of the way
 class Adaptation(BaseModel):
     """What RNP and `static_prefix` have in common."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    k: int = Field(
-        default=4, ge=2, le=16, description="Channel groups of every conv, as in the paper."
-    )
-    adaptation: float = Field(
-        default=0.25,
-        ge=0,
-        le=1,
-        description="Share of the fine-tuning epochs that goes to random prefixes.",
-    )
-    order_channels: bool = Field(
-        default=True, description="Group channels by importance, so that small prefixes hold most."
-    )
-    prefixes: Prefixes = Field(
-        default="sandwich",
-        description="What images adapt to. sandwich: a quarter full width, a quarter the least, "
-        "which all prefixes lie between (Yu and Huang 2019), else each conv at random. widths: a "
-        "quarter full, else a width of the image's own, rather wide than narrow, which its convs "
-        "depart from at random; for a dozen convs, as of independent draws one is nearly always "
-        "too narrow for anything to be learnt.",
-    )
-    distillation: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="Share of the loss that compares with the outputs of the full width, as the "
-        "dense network was trained; the labels' is the rest. In all of the fine-tuning.",
-    )
+    k: int = Field(default=4, ge=2, le=16)
+    """Channel groups of every conv, as in the paper."""
+    adaptation: float = Field(default=0.25, ge=0, le=1)
+    """Share of the fine-tuning epochs that goes to random prefixes."""
+    order_channels: bool = True
+    """Group channels by importance, so that small prefixes hold most."""
+    prefixes: Prefixes = "sandwich"
+    """What images adapt to. sandwich: a quarter full width, a quarter the least, which all prefixes
+    lie between (Yu and Huang 2019), else each conv at random. widths: a quarter full, else a width
+    of the image's own, rather wide than narrow, which its convs depart from at random; for a dozen
+    convs, as of independent draws one is nearly always too narrow for anything to be learnt."""
+    distillation: float = Field(default=0.0, ge=0, le=1)
+    """Share of the loss that compares with the outputs of the full width, as the dense network was
+    trained; the labels' is the rest. In all of the fine-tuning."""
 
     def teacher(self, dense: nn.Module) -> OwnTeacher | None:
         """What the fine-tuning distils from."""

@@ -100,9 +100,9 @@ class _Program:
             weight, bias = folded(weight, bias, norm)
         if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             raise _unknown(f"{name}, a conv whose padding is not of plain zeros")
-        inputs = [images, self._cut(weight, step, read)]
+        inputs = [images, self._cut(weight, self._count(step), self._count(read))]
         if bias is not None:
-            inputs.append(self._cut(bias, step))
+            inputs.append(self._cut(bias, self._count(step)))
         computed = self._add(
             "Conv",
             *inputs,
@@ -165,7 +165,11 @@ class _Program:
         if isinstance(asked, fx.Node) and asks_batch_size(asked):
             return ""  # it is 1, and nothing but a reshape that keeps it asks
         if isinstance(module, nn.Linear):
-            inputs = self._inputs_of(str(node.target))
+            read = self._flow.step_read_by.get(str(node.target))
+            inputs = self._count(read)
+            if read is not None:
+                each = self._flow.convs[read].readers[str(node.target)]  # of one channel
+                inputs = self._add("Mul", self._counts[read], self._ints([each]))
             return self._linear(values[0], module.weight, module.bias, inputs)
         if isinstance(module, nn.BatchNorm2d):
             return self._norm(str(node.target), values[0], module)
@@ -190,43 +194,36 @@ class _Program:
             raise _unknown(what)
         return self._add(kind, *values)
 
-    def _inputs_of(self, name: str) -> str | None:
-        """How many inputs of a linear layer were computed, if that depends on a decision."""
-        read = self._flow.step_read_by.get(name)
-        if read is None:
-            return None
-        each = self._flow.convs[read].readers[name]  # inputs that come from one channel
-        return self._add("Mul", self._counts[read], self._ints([each]))
+    def _count(self, step: int | None) -> str | None:
+        """How many channels a decision lets be computed, if it depends on one."""
+        return None if step is None else self._counts[step]
 
     def _norm(self, name: str, value: str, norm: nn.BatchNorm2d) -> str:
         """A batch norm that could not be folded into a conv."""
-        step = self._flow.step_of_outputs.get(name)
+        count = self._count(self._flow.step_of_outputs.get(name))
         one = torch.ones(norm.num_features)
         scale, shift = folded(one.reshape(-1, 1, 1, 1), None, norm)
         sides = [part.reshape(-1, 1, 1) for part in (scale, shift)]
-        scaled = self._add("Mul", value, self._cut(sides[0], step))
-        return self._add("Add", scaled, self._cut(sides[1], step))
+        scaled = self._add("Mul", value, self._cut(sides[0], count))
+        return self._add("Add", scaled, self._cut(sides[1], count))
 
-    def _cut(self, tensor: Tensor, outputs: int | None, inputs: int | None = None) -> str:
-        """A constant, cut to the channels that these decisions compute."""
-        cut = {0: outputs, 1: inputs}
-        axes = [axis for axis, step in cut.items() if step is not None]
+    def _cut(self, tensor: Tensor, *counts: str | None) -> str:
+        """A constant, cut along its axes to as many as these; None for all."""
+        cut = {axis: count for axis, count in enumerate(counts) if count is not None}
         whole = self._floats(tensor)
-        if not axes:
+        if not cut:
             return whole
-        counts = [self._counts[step] for step in cut.values() if step is not None]
-        ends = counts[0] if len(counts) == 1 else self._add("Concat", *counts, axis=0)
-        return self._add("Slice", whole, self._ints([0] * len(axes)), ends, self._ints(axes))
+        ends, *more = cut.values()
+        if more:
+            ends = self._add("Concat", ends, *more, axis=0)
+        return self._add("Slice", whole, self._ints([0] * len(cut)), ends, self._ints([*cut]))
 
     def _linear(
         self, value: str, weight: Tensor, bias: Tensor | None, inputs: str | None = None
     ) -> str:
         """A linear layer, of its first inputs alone where their number is given."""
-        read = self._floats(weight)
-        if inputs is not None:
-            read = self._add("Slice", read, self._ints([0]), inputs, self._ints([1]))
         biases = [] if bias is None else [self._floats(bias)]
-        return self._add("Gemm", value, read, *biases, transB=1)
+        return self._add("Gemm", value, self._cut(weight, None, inputs), *biases, transB=1)
 
     def _add(self, operation: str, *takes: str, gives: str = "", **attributes: Any) -> str:
         name = gives or f"v{len(self._nodes)}"

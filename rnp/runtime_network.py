@@ -96,14 +96,7 @@ class RuntimeNetwork(nn.Module):
         return logits_skipping(self._prepared, images, actions)
 
     def masked(self, images: Tensor, actions: Tensor | None = None) -> Tensor:
-        """The logits of `forward`, with all channels computed and those left out set to zero.
-
-        Args:
-            actions: (n, decisions) int64 to run with instead of the network's own decisions.
-
-        Raises:
-            ValueError: if images or actions have another shape.
-        """
+        """As `skipping`, with all channels computed and those left out set to zero."""
         return self.masked_run(images, actions).logits
 
     def masked_run(self, images: Tensor, actions: Tensor | None = None) -> MaskedRun:

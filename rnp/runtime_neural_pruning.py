@@ -38,24 +38,16 @@ IMAGES_COUNTED = 256  # validation images whose multiplications are counted afte
 class RNP(Adaptation, QLearning):
     """Fine-tuning epochs left by the adaptation are shared evenly by the rounds."""
 
-    rounds: int = Field(
-        default=2,
-        ge=1,
-        validate_default=True,  # against the budget, too
-        description="Rounds of teaching the decision network, then the backbone.",
-    )
-    learn_last: bool = Field(
-        default=False,
-        description="Learn the decisions anew after the last fine-tuning, which has changed the "
-        "backbone that they were learnt for. Costs a learning phase, but no epochs. With a budget, "
-        "which is met in any case, it gained nothing on CIFAR-10; with p it helped.",
-    )
-    encoding: int = Field(
-        default=64, ge=1, description="Length of a layer's encoding; longer ones cost, gain little."
-    )
-    hidden: int = Field(
-        default=128, ge=1, description="Length of the recurrent state; as for the encoding."
-    )
+    rounds: int = Field(default=2, ge=1, validate_default=True)  # against the budget, too
+    """Rounds of teaching the decision network, then the backbone."""
+    learn_last: bool = False
+    """Learn the decisions anew after the last fine-tuning, which has changed the backbone that they
+    were learnt for. Costs a learning phase, but no epochs. With a budget, which is met in any case,
+    it gained nothing on CIFAR-10; with p it helped."""
+    encoding: int = Field(default=64, ge=1)
+    """Length of a layer's encoding; longer ones cost, gain little."""
+    hidden: int = Field(default=128, ge=1)
+    """Length of the recurrent state; as for the encoding."""
 
     @field_validator("rounds")
     @classmethod
@@ -93,9 +85,7 @@ class RNP(Adaptation, QLearning):
             self._report(network, data, run, number, learned)
             checkpoint.save(number, network)
         network.eval()
-        if self.learn_last:
-            return self.relearn(network, data, run)
-        return network
+        return self.relearn(network, data, run) if self.learn_last else network
 
     def relearn(self, network: RuntimeNetwork, data: Splits, run: Run) -> RuntimeNetwork:
         """Another point of the curve: the same backbone, decisions learnt anew with these options.

@@ -48,9 +48,8 @@ BATCH_SIZE = 256
 class StaticPrefix(Adaptation):
     """The adaptation's options, and the budget."""
 
-    keep_multiplications: float = Field(
-        default=0.5, gt=0, le=1, description="Most multiplications, as a share of the dense ones."
-    )
+    keep_multiplications: float = Field(default=0.5, gt=0, le=1)
+    """Most multiplications, as a share of the dense ones."""
 
     def check_network(self, dense: nn.Module, data: Splits) -> None:
         """See `ChecksNetwork`."""

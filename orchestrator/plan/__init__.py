@@ -8,7 +8,7 @@ from orchestrator.plan.dense_networks import (
     networks_of,
 )
 from orchestrator.plan.grid_points import n_tries
-from orchestrator.plan.plan import Plan, make_plan, plain_trials
+from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.plan.studies import Study, studies
 from orchestrator.plan.trial import Trial, confirmation, confirmations
 
@@ -25,6 +25,5 @@ __all__ = [
     "make_plan",
     "n_tries",
     "networks_of",
-    "plain_trials",
     "studies",
 ]

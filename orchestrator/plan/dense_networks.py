@@ -9,7 +9,7 @@ from orchestrator.plan.studies import cells
 from orchestrator.plan.trial import Trial
 from orchestrator.sweep_file import Sweep
 from orchestrator.sweep_file.conditions import decided
-from orchestrator.sweep_file.grids_and_ranges import has_variables
+from orchestrator.sweep_file.grids_and_ranges import variables
 from testbed.backbones import BACKBONES, check_backbone
 from testbed.data import DataOptions
 from testbed.training import Training
@@ -65,20 +65,20 @@ def dense_networks(sweep: Sweep) -> list[DenseNetwork]:
     What depends on a range is not among them: it is known only when the trial is.
     """
     found: dict[str, DenseNetwork] = {}
-    for cell in cells(sweep.shared):
-        sections = decided(cell.options)
-        if has_variables({name: sections[name] for name in ("data", "backbone", "training")}):
+    for options, _ in cells(sweep.shared):
+        sections = decided(options)
+        if any(variables({name: sections[name] for name in ("data", "backbone", "training")})):
             continue
         data = DataOptions.model_validate(sections["data"])
         training = Training.model_validate(sections["training"])
         backbones = [sections["backbone"]]
         distillation = {**sections["training"], **sections["fine_tuning"]}.get("distillation")
         # A range, that hangs on the method, is known only with a trial.
-        if isinstance(distillation, Mapping) and not has_variables(distillation["teacher"]):
+        if isinstance(distillation, Mapping) and not any(variables(distillation["teacher"])):
             backbones.append({**sections["backbone"], **distillation["teacher"]})
         for seed in (*sweep.seeds, *sweep.fresh_seeds):
-            for options in backbones:
-                for network in _with_teachers(_dense_network(data, options, training, seed)):
+            for backbone in backbones:
+                for network in _with_teachers(_dense_network(data, backbone, training, seed)):
                     found.setdefault(network.model_dump_json(), network)
     return list(found.values())
 

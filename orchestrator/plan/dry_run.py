@@ -10,7 +10,7 @@ from orchestrator.plan.dense_networks import DenseNetwork
 from orchestrator.plan.grid_points import n_tries
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.studies import Study
-from orchestrator.sweep_file.grids_and_ranges import ABSENT, Range, has_variables, plain_text
+from orchestrator.sweep_file.grids_and_ranges import ABSENT, Range, plain_text, variables
 
 MOST_LINES = 200  # of studies, and of dense networks
 
@@ -53,7 +53,7 @@ def _most_epochs(study: Study) -> int:
     """The epochs that one trial may train for, at the upper end of what is searched."""
     training, fine_tuning = study.options["training"], study.options["fine_tuning"]
     epochs = _largest({**training, **fine_tuning}["epochs"])
-    trains_dense = has_variables({"backbone": study.options["backbone"], "training": training})
+    trains_dense = any(variables({"backbone": study.options["backbone"], "training": training}))
     # `vanilla` trains from scratch for as long as dense training and fine-tuning take together.
     return epochs + _largest(training["epochs"]) * (trains_dense + (study.method == "vanilla"))
 

@@ -49,7 +49,7 @@ def grid_sizes(ranges: Mapping[str, Range], n_tries: float) -> Iterator[dict[str
     A choice has all its values. One more point goes to a range that has the fewest, the first of
     equals; the last grid is the one where no range has more values to give.
     """
-    sizes = {name: len(r.choices) or 1 for name, r in ranges.items()}
+    sizes = {name: len(r.drawn) if r.kind == "choice" else 1 for name, r in ranges.items()}
     while True:
         if math.prod(sizes.values()) >= n_tries:
             yield sizes
@@ -63,8 +63,8 @@ def grid_sizes(ranges: Mapping[str, Range], n_tries: float) -> Iterator[dict[str
 def value_at(r: Range, share: float) -> Any:
     """The value that lies `share` (0 <= share < 1) of the way through a range."""
     if r.kind == "choice":
-        return r.choices[int(share * len(r.choices))]
-    low, high = r.ends
+        return r.drawn[int(share * len(r.drawn))]
+    low, high = r.drawn
     match r.kind:
         case "int":
             return int(low) + int(share * (high - low + 1))
@@ -77,17 +77,18 @@ def value_at(r: Range, share: float) -> Any:
 def _spread(r: Range, size: int) -> list[Any]:
     """`size` values at equal distances (log_uniform: at equal ratios); one alone is the middle."""
     if r.kind == "choice":
-        return list(r.choices)
+        return list(r.drawn)
     if size == 1:
         return [value_at(r, 0.5)]
+    low, high = r.drawn
     if r.kind == "log_uniform":
-        return np.geomspace(*r.ends, size).tolist()
-    values = np.linspace(*r.ends, size).tolist()
+        return np.geomspace(low, high, size).tolist()
+    values = np.linspace(low, high, size).tolist()
     return list(map(round, values)) if r.kind == "int" else values
 
 
 def _n_values(r: Range) -> float:
     """How many different values a range has."""
     if r.kind == "choice":
-        return len(r.choices)
-    return r.ends[1] - r.ends[0] + 1 if r.kind == "int" else math.inf
+        return len(r.drawn)
+    return r.drawn[1] - r.drawn[0] + 1 if r.kind == "int" else math.inf

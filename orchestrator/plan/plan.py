@@ -1,9 +1,7 @@
 """The plan of a sweep, made once and passed on."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from orchestrator.plan.dense_networks import DenseNetwork, dense_networks
 from orchestrator.plan.grid_points import n_tries
@@ -43,15 +41,6 @@ class Plan:
         """The studies by their names."""
         return {study.name: study for study in self.studies}
 
-    def trial(self, trial_id: str, values: Mapping[str, Any]) -> Trial:
-        """A trial of the search by its name.
-
-        Args:
-            values: of what is searched; see `Study.trial`.
-        """
-        study, _, number = trial_id.rpartition("-")
-        return self.by_name[study].trial(int(number), values)
-
     def plain_trials(self) -> list[Trial]:
         """The trials of a sweep that has values and grids only, for a machine without Optuna.
 
@@ -82,8 +71,3 @@ def make_plan(sweep: Sweep) -> Plan:
         return Plan(sweep, tuple(studies(sweep)), tuple(dense_networks(sweep)))
     except ValueError as error:
         raise SweepFileError([str(error)]) from error
-
-
-def plain_trials(sweep: Sweep) -> list[Trial]:
-    """See `Plan.plain_trials`."""
-    return make_plan(sweep).plain_trials()

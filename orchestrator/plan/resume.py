@@ -13,13 +13,11 @@ import yaml
 from orchestrator.plan.grid_points import grid_points
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.studies import Study
-from orchestrator.sweep_file import SHARED, Sweep
-from orchestrator.sweep_file.grids_and_ranges import plain_text
+from orchestrator.sweep_file import SHARED
+from orchestrator.sweep_file.grids_and_ranges import ABSENT, plain_text
 
 NEVER_MATTERS = ("name", "resources", "search.trials", "search.hours", "confirm")
 COMPARED_BY_STUDY = ("seeds", "methods", *SHARED)
-
-_NOTHING = object()
 
 
 def changes(old: Plan, new: Plan) -> list[str]:
@@ -27,7 +25,8 @@ def changes(old: Plan, new: Plan) -> list[str]:
     pairs = [(study, new.by_name.get(study.name)) for study in old.studies]
     same = all(now and replace(study, n_trials=now.n_trials) == now for study, now in pairs)
     found = []
-    for path, before, after in _differences(_plain(old.sweep), _plain(new.sweep)):
+    written = (yaml.safe_load(plan.sweep.dump()) for plan in (old, new))
+    for path, before, after in _differences(*written):
         text = f"{path} was {_text(before)}, and is {_text(after)}."
         if path == "search.trials" and same and new.sweep.search.sampler == "grid":
             if any(now and _points(study) != _points(now) for study, now in pairs):
@@ -45,20 +44,15 @@ def _within(path: str, sections: tuple[str, ...]) -> bool:
     return any(path == section or path.startswith(f"{section}.") for section in sections)
 
 
-def _plain(sweep: Sweep) -> dict[str, Any]:
-    plain: dict[str, Any] = yaml.safe_load(sweep.dump())
-    return plain
-
-
 def _differences(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(dotted path, value before, value after) of all that is not equal."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in {**before, **after}:
             inner = f"{path}.{name}" if path else str(name)
-            yield from _differences(before.get(name, _NOTHING), after.get(name, _NOTHING), inner)
+            yield from _differences(before.get(name, ABSENT), after.get(name, ABSENT), inner)
     elif before != after:
         yield path, before, after
 
 
 def _text(value: Any) -> str:
-    return "not there" if value is _NOTHING else plain_text(value)
+    return "not there" if value is ABSENT else plain_text(value)

@@ -19,7 +19,6 @@ from orchestrator.sweep_file.grids_and_ranges import (
     Grid,
     Range,
     fill,
-    has_variables,
     plain_text,
     ranges_of,
     variables,
@@ -88,42 +87,35 @@ def studies(sweep: Sweep) -> list[Study]:
     """All studies, in the order they run: by cell, seed, method, and the method's own grid."""
     found: list[Study] = []
     names: set[str] = set()
-    for cell in cells(sweep.shared):
-        for seed, (method, options) in product(sweep.seeds, sweep.methods.items()):
-            for own in cells({"methods": {method: options}}, taken=cell.labels):
-                labels = {**cell.labels, **own.labels}
-                sections = decided({**cell.options, **own.options}, method)
-                name = _study_name(method, labels, seed, names)
+    for options, cell in cells(sweep.shared):
+        cell_name = " ".join(f"{label}={value}" for label, value in cell.items()) or "all"
+        for seed, (method, given) in product(sweep.seeds, sweep.methods.items()):
+            for own, labels in cells({"methods": {method: given}}, taken=cell):
+                sections = decided({**options, **own}, method)
+                name = _study_name(method, {**cell, **labels}, seed, names)
                 names.add(name.lower())  # some file systems do not tell A from a
-                n_trials = (sweep.search.trials or math.inf) if has_variables(sections) else 1
-                found.append(Study(name, cell.name, method, seed, n_trials, sections))
+                n_trials = (sweep.search.trials or math.inf) if any(variables(sections)) else 1
+                found.append(Study(name, cell_name, method, seed, n_trials, sections))
     return found
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One point of the grids in some sections: the sections without grids, and what was picked."""
-
-    options: dict[str, Any]
-    labels: dict[str, str]  # {"depth": "4"}
-
-    @property
-    def name(self) -> str:
-        return " ".join(f"{label}={value}" for label, value in self.labels.items()) or "all"
-
-
-def cells(sections: Mapping[str, Any], taken: Mapping[str, str] | None = None) -> Iterator[Cell]:
-    """Every combination of the grids in `sections`, the last grid changing fastest.
+def cells(
+    sections: Mapping[str, Any], taken: Mapping[str, str] | None = None
+) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
+    """Every point of the grids in `sections`, the last grid changing fastest.
 
     Args:
         taken: labels that are in use already.
+
+    Yields:
+        The sections without grids, and what was picked: {"depth": "4"}.
     """
     grids = {key: found.values for key, found in variables(sections) if isinstance(found, Grid)}
     labels = _labels(list(grids), taken or {})
     for values in product(*grids.values()):
         picked = dict(zip(grids, values, strict=True))
         texts = map(plain_text, values)
-        yield Cell(fill(sections, picked), dict(zip(labels, texts, strict=True)))
+        yield fill(sections, picked), dict(zip(labels, texts, strict=True))
 
 
 def _labels(keys: Sequence[Key], taken: Mapping[str, str]) -> list[str]:

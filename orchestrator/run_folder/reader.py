@@ -48,9 +48,9 @@ def searched_values(study: Study, row: Mapping[str, Any]) -> dict[str, Any]:
 def _chosen(row: Mapping[str, Any], path: str, found: Range) -> Any:
     cell = _cell(row, option_column(path))
     if found.kind == "choice":
-        same = [choice for choice in found.choices if cell_text(choice) == cell_text(cell)]
+        same = [choice for choice in found.drawn if cell_text(choice) == cell_text(cell)]
         if not is_missing(cell):  # a column of 1 and 0.5 has 1.0 and 0.5
-            same += [choice for choice in found.choices if choice == cell]
+            same += [choice for choice in found.drawn if choice == cell]
     else:
         same = [] if is_missing(cell) else [int(cell) if found.kind == "int" else float(cell)]
     if not same:

@@ -10,9 +10,9 @@ resumes from.
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property
 from itertools import count
 from typing import Any
 
@@ -25,7 +25,7 @@ from optuna.distributions import (
 )
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.plan import Study, Trial, n_tries
 from orchestrator.run_folder.reader import searched_values
@@ -66,7 +66,10 @@ class Proposer:
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study and trial
         self._studies = {
-            study.name: _Asked(study, objectives, search, storage, prefix) for study in studies
+            study.name: _Asked(
+                study, n_tries(study, search), objectives, search, storage, prefix + study.name
+            )
+            for study in studies
         }
         kept = set(optuna.get_all_study_names(storage))
         ended: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)  # by study
@@ -76,7 +79,6 @@ class Proposer:
             if prefix + name in kept or name in ended:
                 asked.take_up(ended[name])
         self._waiting = [asked for asked in self._studies.values() if asked.left]
-        self._running: dict[str, _Asked] = {}
 
     @property
     def left(self) -> float:
@@ -94,7 +96,6 @@ class Proposer:
             return None
         fewest = min(waiting, key=lambda asked: (len(asked.running), asked.turn))
         trial = fewest.ask()
-        self._running[trial.trial_id] = fewest
         if fewest.left == 0:
             self._waiting.remove(fewest)
         return trial
@@ -106,11 +107,11 @@ class Proposer:
         it would have come to. A row that is not completed otherwise, or lacks a finite value for an
         objective, is told as failed, so that no trial is left running for ever.
         """
-        self._running.pop(trial_id).tell(trial_id, row)
+        self._study_of(trial_id).tell(trial_id, row)
 
     def trial(self, trial_id: str) -> Trial:
         """A trial that was proposed."""
-        return self._studies[trial_id.rpartition("-")[0]].trial(trial_id)
+        return self._study_of(trial_id).trial(trial_id)
 
     def arrivals(self, study: str, epochs: int) -> Mapping[str, Arrival]:
         """The trials of a study that came to the rung after so many epochs, by their ids."""
@@ -118,49 +119,32 @@ class Proposer:
 
     def keep(self, study: str, epochs: int, trial_id: str, arrival: Arrival) -> None:
         """Keeps on its Optuna trial that a trial came to a rung."""
-        self._studies[study].keep_arrival(epochs, trial_id, arrival)
+        self._studies[study].keep(epochs, trial_id, arrival)
+
+    def _study_of(self, trial_id: str) -> "_Asked":
+        return self._studies[trial_id.rpartition("-")[0]]
 
 
-@dataclass(frozen=True)
-class _Proposed:
-    """A trial that Optuna knows."""
-
-    number: int
-    """Optuna's. It counts what is no try of its own too: see `_Asked.tell`."""
-    state: TrialState
-    params: Mapping[str, Any]
-    notes: Mapping[str, Any] = field(default_factory=dict)
-    """What is kept beside them, its rungs among it."""
-
-
+@dataclass(eq=False)
 class _Asked:
     """One study: what it still may propose, and its trials that are running."""
 
-    def __init__(
-        self,
-        study: Study,
-        objectives: Mapping[str, str],
-        search: Search,
-        storage: BaseStorage,
-        prefix: str,
-    ) -> None:
-        self.running: dict[str, _Proposed] = {}
-        self.rungs = RungsInMemory()
-        self._proposed: dict[str, _Proposed] = {}
-        self.stopped: deque[str] = deque()  # ids of trials proposed, but not run to their ends
-        self._n_tries = n_tries(study, search)
-        self.turn = 0  # where the hours may end before the trials, no study is worked before others
-        self._study = study
-        self._objectives = objectives
-        self._search = search
-        self._storage = storage
-        self._name = prefix + study.name
-        self._optuna: optuna.Study | None = None  # made with its first trial
+    study: Study
+    n_tries: float
+    objectives: Mapping[str, str]
+    search: Search
+    storage: BaseStorage
+    name: str  # in the storage
+    turn: int = 0  # where the hours may end before the trials, no study is worked before others
+    running: set[str] = field(default_factory=set)  # ids of trials
+    stopped: deque[str] = field(default_factory=deque)  # proposed, but not run to their ends
+    rungs: RungsInMemory = field(default_factory=RungsInMemory)
+    _proposed: dict[str, FrozenTrial] = field(default_factory=dict)  # as they then were
 
     @property
     def left(self) -> float:
         """How many trials it still gives."""
-        return len(self.stopped) + max(0, self._n_tries - len(self._proposed))
+        return len(self.stopped) + max(0, self.n_tries - len(self._proposed))
 
     def take_up(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
         """Brings the study and the rows of its trials together, and goes on from there.
@@ -168,146 +152,116 @@ class _Asked:
         A driver that is killed leaves a trial without a row, or a row that was not told. A machine
         that fails may leave a row of a trial that the study has forgotten.
         """
-        opened = self._open()
-        for frozen in opened.get_trials(deepcopy=False):
+        for frozen in self.opened.get_trials(deepcopy=False):
             trial_id = frozen.user_attrs.get("trial_id")
             if trial_id is not None:  # a failed trial's later success takes its place
-                proposed = _Proposed(frozen.number, frozen.state, frozen.params, frozen.user_attrs)
-                self._proposed[trial_id] = proposed
-            elif frozen.state is TrialState.RUNNING:
-                opened.tell(frozen.number, state=TrialState.FAIL)  # killed while it was proposed
+                self._proposed[trial_id] = frozen
+            elif frozen.state is TrialState.RUNNING:  # killed while it was proposed
+                self.opened.tell(frozen.number, state=TrialState.FAIL)
         for trial_id, row in rows.items():
             if trial_id not in self._proposed:
-                params = searched_values(self._study, row)
-                self._add(trial_id, row, params)
+                self._add(trial_id, row, searched_values(self.study, row))
             elif self._proposed[trial_id].state is TrialState.RUNNING:
-                self.running[trial_id] = self._proposed[trial_id]
                 self.tell(trial_id, row)
         self.stopped.extend(sorted(self._proposed.keys() - rows.keys()))
-        for trial_id, proposed in self._proposed.items():
-            for name, kept in proposed.notes.items():
+        for trial_id, frozen in self._proposed.items():
+            for name, kept in frozen.user_attrs.items():
                 if name.startswith(RUNG):
                     epochs = int(name.removeprefix(RUNG))
-                    self.rungs.keep(self._study.name, epochs, trial_id, Arrival(**kept))
+                    self.rungs.keep(self.study.name, epochs, trial_id, Arrival(**kept))
 
     def ask(self) -> Trial:
-        if self.stopped:
-            trial_id = self.stopped.popleft()
-            self.running[trial_id] = self._proposed[trial_id]
-            return self.trial(trial_id)
-        opened = self._open()
-        number = self._next_number()
-        if isinstance(opened.sampler, ByNumber):
-            opened.sampler.number = number
-        asked = opened.ask()
-        values = self._study.values(partial(_suggest, asked))
-        trial = self._study.trial(number, values)
-        asked.set_user_attr("trial_id", trial.trial_id)
-        proposed = _Proposed(asked.number, TrialState.RUNNING, values)
-        self.running[trial.trial_id] = self._proposed[trial.trial_id] = proposed
-        self.turn += self._search.hours is not None
-        return trial
+        trial_id = self.stopped.popleft() if self.stopped else self._propose()
+        self.running.add(trial_id)
+        return self.trial(trial_id)
 
     def tell(self, trial_id: str, row: Mapping[str, Any]) -> None:
-        proposed = self.running.pop(trial_id)
+        self.running.discard(trial_id)
+        proposed = self._proposed[trial_id]
         state, values, notes = self._outcome(row)
         if proposed.state is TrialState.RUNNING:
             for name, note in notes.items():
-                self._note(proposed.number, name, note)
-            self._open().tell(proposed.number, values, state)
+                self.storage.set_trial_user_attr(proposed._trial_id, name, note)
+            self.opened.tell(proposed.number, values, state)
         elif proposed.state is TrialState.FAIL and state is not TrialState.FAIL:
             self._add(trial_id, row, proposed.params)  # Optuna lets no failed trial succeed
 
-    def keep_arrival(self, epochs: int, trial_id: str, arrival: Arrival) -> None:
-        self.rungs.keep(self._study.name, epochs, trial_id, arrival)
+    def keep(self, epochs: int, trial_id: str, arrival: Arrival) -> None:
+        self.rungs.keep(self.study.name, epochs, trial_id, arrival)
         proposed = self._proposed[trial_id]
         if proposed.state is TrialState.RUNNING:  # Optuna changes no other
-            self._note(proposed.number, f"{RUNG}{epochs}", asdict(arrival))
+            note = asdict(arrival)
+            self.storage.set_trial_user_attr(proposed._trial_id, f"{RUNG}{epochs}", note)
 
     def trial(self, trial_id: str) -> Trial:
         """A trial that was proposed."""
         number = int(trial_id.rpartition("-")[2])
-        return self._study.trial(number, self._proposed[trial_id].params)
+        return self.study.trial(number, self._proposed[trial_id].params)
 
-    def _open(self) -> optuna.Study:
-        if self._optuna is None:
-            self._optuna = optuna.create_study(
-                study_name=self._name,
-                storage=self._storage,
-                directions=[StudyDirection[d.upper()] for d in self._objectives.values()],
-                load_if_exists=True,
-            )
-            begun = len(self._optuna.get_trials(deepcopy=False))
-            self._optuna.sampler = make_sampler(self._study, self._search, begun)
-        return self._optuna
+    @cached_property
+    def opened(self) -> optuna.Study:
+        """Made with its first trial."""
+        opened = optuna.create_study(
+            study_name=self.name,
+            storage=self.storage,
+            directions=[StudyDirection[d.upper()] for d in self.objectives.values()],
+            load_if_exists=True,
+        )
+        begun = len(opened.get_trials(deepcopy=False))
+        opened.sampler = make_sampler(self.study, self.search, begun)
+        return opened
 
-    def _next_number(self) -> int:
-        """The first number that no trial has. Only a failed machine leaves a gap."""
-        number = len(self._proposed)
-        if self._study.trial_id(number - 1) in self._proposed or number == 0:
-            return number
-        return next(n for n in count() if self._study.trial_id(n) not in self._proposed)
+    @cached_property
+    def _numbers(self) -> Iterator[int]:
+        """Those that no trial has, from the first on. Only a failed machine leaves a gap."""
+        return (n for n in count() if self.study.trial_id(n) not in self._proposed)
+
+    def _propose(self) -> str:
+        """The id of a new trial."""
+        number = next(self._numbers)
+        if isinstance(self.opened.sampler, ByNumber):
+            self.opened.sampler.number = number
+        asked, trial_id = self.opened.ask(), self.study.trial_id(number)
+        self.study.values(lambda name, found: asked._suggest(name, _distribution(found)))
+        asked.set_user_attr("trial_id", trial_id)
+        self._proposed[trial_id] = self.storage.get_trial(asked._trial_id)
+        self.turn += self.search.hours is not None
+        return trial_id
 
     def _add(self, trial_id: str, row: Mapping[str, Any], params: Mapping[str, Any]) -> None:
         """Tells a trial that the study does not have as running."""
         state, values, notes = self._outcome(row)
-        ranges = self._study.ranges
-        told = optuna.trial.create_trial(
+        ranges = self.study.ranges
+        self._proposed[trial_id] = optuna.trial.create_trial(
             state=state,
             values=values,
             params=dict(params),
             distributions={name: _distribution(ranges[name]) for name in params},
             user_attrs={"trial_id": trial_id} | notes,
         )
-        opened = self._open()
-        opened.add_trial(told)
-        number = len(opened.get_trials(deepcopy=False)) - 1
-        self._proposed[trial_id] = _Proposed(number, state, params)
+        self.opened.add_trial(self._proposed[trial_id])
 
     def _outcome(
         self, row: Mapping[str, Any]
     ) -> tuple[TrialState, list[float] | None, dict[str, Any]]:
         """How a trial ended: state, values if it has some, and what is noted beside them."""
         if row["status"] == "stopped_early":
-            stopped_at = {name: float(row[name]) for name in ("epochs_spent", *self._objectives)}
+            stopped_at = {name: float(row[name]) for name in ("epochs_spent", *self.objectives)}
             return TrialState.PRUNED, None, {"stopped_at": stopped_at}
-        error = _why_failed(row, self._objectives)
-        if error is not None:
-            return TrialState.FAIL, None, {"error": error}
-        return TrialState.COMPLETE, [float(row[name]) for name in self._objectives], {}
-
-    def _note(self, number: int, name: str, note: Any) -> None:
-        opened = self._open()
-        optuna_id = self._storage.get_trial_id_from_study_id_trial_number(opened._study_id, number)
-        self._storage.set_trial_user_attr(optuna_id, name, note)
-
-
-def _suggest(asked: optuna.Trial, name: str, r: Range) -> Any:
-    """A value of the range."""
-    if r.kind == "choice":
-        return asked.suggest_categorical(name, r.choices)
-    assert r.low is not None and r.high is not None
-    if r.kind == "int":
-        return asked.suggest_int(name, int(r.low), int(r.high))
-    return asked.suggest_float(name, r.low, r.high, log=r.kind == "log_uniform")
+        if row["status"] != "completed":
+            return TrialState.FAIL, None, {"error": str(row.get("error") or row["status"])}
+        for name in self.objectives:
+            value = row.get(name)
+            if value is None or not math.isfinite(value):
+                return TrialState.FAIL, None, {"error": f"The objective {name} is {value}."}
+        return TrialState.COMPLETE, [float(row[name]) for name in self.objectives], {}
 
 
 def _distribution(r: Range) -> BaseDistribution:
     """The range in Optuna's words."""
     if r.kind == "choice":
-        return CategoricalDistribution(r.choices)
-    assert r.low is not None and r.high is not None
+        return CategoricalDistribution(r.drawn)
+    low, high = r.drawn
     if r.kind == "int":
-        return IntDistribution(int(r.low), int(r.high))
-    return FloatDistribution(r.low, r.high, log=r.kind == "log_uniform")
-
-
-def _why_failed(row: Mapping[str, Any], objectives: Mapping[str, str]) -> str | None:
-    """None if the row can be told as completed."""
-    if row["status"] != "completed":
-        return str(row.get("error") or row["status"])
-    for name in objectives:
-        value = row.get(name)
-        if value is None or not math.isfinite(value):
-            return f"The objective {name} is {value}."
-    return None
+        return IntDistribution(low, high)
+    return FloatDistribution(low, high, log=r.kind == "log_uniform")

@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
 from orchestrator.plan import Study
@@ -61,7 +61,7 @@ def _seed(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
 
 
-class ByNumber(BaseSampler):
+class ByNumber(RandomSampler):
     """Options that follow from a trial's number, in whatever order results come back.
 
     Optuna's RandomSampler draws from one stream, so that its options depend on the order of the
@@ -70,18 +70,9 @@ class ByNumber(BaseSampler):
     """
 
     def __init__(self, options: Callable[[int], Mapping[str, Any]]) -> None:
+        super().__init__()
         self._options = options
         self.number: int | None = None  # of the next trial; None takes Optuna's
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return {}
 
     def sample_independent(
         self,

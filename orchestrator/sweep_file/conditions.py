@@ -70,8 +70,8 @@ def decided(sections: Sections, method: str | None = None) -> dict[str, Any]:
         else:
             if still_open:
                 values[key] = replace(found, when=tuple(still_open))
-            elif len(found.choices) == 1:
-                values[key] = found.choices[0]
+            elif len(found.drawn) == 1:
+                values[key] = found.drawn[0]
             else:
                 values[key] = replace(found, when=(), otherwise=ABSENT)
     return fill(sections, values)
@@ -125,7 +125,7 @@ def _wrong(
 
 def _takes(value: Range | Grid, wanted: Any) -> bool:
     if isinstance(value, Range) and value.kind == "int" and isinstance(wanted, int):
-        low, high = value.ends
+        low, high = value.drawn
         return low <= wanted <= high or wanted in value.values
     return wanted in value.values
 

@@ -1,7 +1,7 @@
 """What may stand for an option's value in a sweep file: a grid, crossed, or a range, searched."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 from orchestrator.sweep_file.yaml_reader import Key, dotted
@@ -40,28 +40,15 @@ class Condition:
 
 @dataclass(frozen=True)
 class Range:
-    """A range that the search draws from: `low` to `high`, both included, or one of `choices`.
+    """A range that the search draws from.
 
     Where one of the conditions `when` fails, the option is not searched, but `otherwise`.
     """
 
     kind: RangeKind
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[Any, ...] = ()
+    drawn: tuple[Any, ...]  # all choices; of other kinds both ends, which are included
     when: tuple[Condition, ...] = ()
     otherwise: Any = ABSENT
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """`low` and `high`, which every kind but a choice has."""
-        assert self.low is not None and self.high is not None
-        return self.low, self.high
-
-    @property
-    def drawn(self) -> tuple[Any, ...]:
-        """Both ends of what is drawn from, or all choices."""
-        return self.choices if self.kind == "choice" else (self.low, self.high)
 
     @property
     def values(self) -> tuple[Any, ...]:
@@ -82,14 +69,11 @@ class Range:
     def __str__(self) -> str:
         condition = " where " + " and ".join(map(str, self.when)) if self.when else ""
         if self.kind == "choice":
-            return f"choice of {', '.join(map(plain_text, self.choices))}{condition}"
-        return f"{self.kind} {self.low} to {self.high}{condition}"
+            return f"choice of {', '.join(map(plain_text, self.drawn))}{condition}"
+        return f"{self.kind} {self.drawn[0]} to {self.drawn[1]}{condition}"
 
 
 Variable = Grid | Range
-ONE_VALUE = (
-    "a choice takes a list of at least two values, as in {choice: [a, b]}, or one and a when"
-)
 Refuse = Callable[[Key, str], None]  # told of a mistake, and of the value that it is in
 
 
@@ -130,11 +114,6 @@ def variables(options: Mapping[str, Any], key: Key = ()) -> Iterator[tuple[Key, 
 def ranges_of(options: Mapping[str, Any]) -> dict[Key, Range]:
     """Every range in `options`, by its key."""
     return {key: found for key, found in variables(options) if isinstance(found, Range)}
-
-
-def has_variables(options: Mapping[str, Any]) -> bool:
-    """Whether a grid or a range is in `options`."""
-    return any(True for _ in variables(options))
 
 
 def lookup(options: Any, key: Key) -> Any:
@@ -179,72 +158,66 @@ def _variable(written: Mapping[str, Any], key: Key) -> Variable:
     if others := [name for name in written if name not in (kind, *beside)]:
         alone = "takes when and otherwise beside it" if beside else "stands alone"
         raise ValueError(f"{kind} {alone}, got also {', '.join(others)}")
+    values = written[kind] if isinstance(written[kind], list) else []
     if kind == "grid":
-        return _grid(written["grid"])
-    return _conditional(_range(cast(RangeKind, kind), written[kind]), written, key)
-
-
-def _grid(values: Any) -> Grid:
-    if not isinstance(values, list) or not values:
-        raise ValueError("a grid takes a list of at least one value, as in {grid: [4, 6, 8]}")
-    if any(_holds_variables(value) for value in values):
-        raise ValueError("a grid's values are plain, with no grid or range in them")
-    return Grid(tuple(values))
-
-
-def _range(kind: RangeKind, ends: Any) -> Range:
+        if not values:
+            raise ValueError("a grid takes a list of at least one value, as in {grid: [4, 6, 8]}")
+        if any(_holds_variables(value) for value in values):
+            raise ValueError("a grid's values are plain, with no grid or range in them")
+        return Grid(tuple(values))
     if kind == "choice":
-        if not isinstance(ends, list) or not ends:
-            raise ValueError(ONE_VALUE)
-        if any(isinstance(value, dict | list) for value in ends):
-            raise ValueError("a choice's values are numbers, text, true, false or null")
-        if len(set(map(repr, ends))) < len(ends):
-            raise ValueError("a choice names each value once")
-        return Range("choice", choices=tuple(ends))
-    number = "whole number" if kind == "int" else "number"
-    types = (int,) if kind == "int" else (int, float)
-    if (
-        not isinstance(ends, list)
-        or len(ends) != 2
-        or any(isinstance(end, bool) or not isinstance(end, types) for end in ends)
-    ):
+        drawn = _choices(values, least=1 if written.keys() & beside else 2)
+    else:
+        drawn = _ends(kind, values)
+    return Range(cast(RangeKind, kind), drawn, *_conditions(written, key))
+
+
+def _choices(values: list[Any], least: int) -> tuple[Any, ...]:
+    if len(values) < least:
+        raise ValueError(
+            "a choice takes a list of at least two values, as in {choice: [a, b]}, or one and a "
+            "when"
+        )
+    if any(isinstance(value, dict | list) for value in values):
+        raise ValueError("a choice's values are numbers, text, true, false or null")
+    if len(set(map(repr, values))) < len(values):
+        raise ValueError("a choice names each value once")
+    return tuple(values)
+
+
+def _ends(kind: str, values: list[Any]) -> tuple[float, float]:
+    number, types = ("whole number", int) if kind == "int" else ("number", int | float)
+    if len(values) != 2 or any(isinstance(v, bool) or not isinstance(v, types) for v in values):
         raise ValueError(f"{kind} takes two {number}s, as in {{{kind}: [low, high]}}")
-    low, high = ends if kind == "int" else map(float, ends)
+    low, high = values if kind == "int" else map(float, values)
     if low >= high:
         raise ValueError(f"{kind} goes from low to high, got {low} to {high}")
     if kind == "log_uniform" and low <= 0:
         raise ValueError(f"log_uniform needs ends above 0, got {low} to {high}")
-    return Range(kind, low, high)
+    return low, high
 
 
-def _conditional(drawn: Range, written: Mapping[str, Any], key: Key) -> Range:
-    """A range with the conditions that are written beside it, if there are any."""
+def _conditions(written: Mapping[str, Any], key: Key) -> tuple[tuple[Condition, ...], Any]:
+    """The conditions beside a range, if there are any, and what stands where they fail."""
+    otherwise = written.get("otherwise", ABSENT)
     if "when" not in written:
-        if "otherwise" in written:
+        if otherwise is not ABSENT:
             raise ValueError("otherwise needs a condition, as in when: {option: value}")
-        if len(drawn.choices) == 1:
-            raise ValueError(ONE_VALUE)
-        return drawn
+        return (), ABSENT
     when = written["when"]
     if not isinstance(when, dict) or not when:
         raise ValueError("when takes options and their values, as in when: {option: value}")
-    otherwise = written.get("otherwise", ABSENT)
     if _holds_variables(otherwise):
         raise ValueError("otherwise takes a plain value, with no grid or range in it")
     conditions = []
     for name, values in when.items():
         if values == [] or _holds_variables(values) or isinstance(values, dict):
             raise ValueError(f"when {name} takes a value or a list of values")
+        path = tuple(name.split("."))
+        option = path if path == METHOD or len(path) > 1 else (*key[:-1], name)
         listed = tuple(values) if isinstance(values, list) else (values,)
-        conditions.append(Condition(name, _option(name, key), listed))
-    return replace(drawn, when=tuple(conditions), otherwise=otherwise)
-
-
-def _option(name: str, key: Key) -> Key:
-    """Where the option lies that a condition of the option at `key` names."""
-    if name in METHOD:
-        return METHOD
-    return tuple(name.split(".")) if "." in name else (*key[:-1], name)
+        conditions.append(Condition(name, option, listed))
+    return tuple(conditions), otherwise
 
 
 def _holds_variables(value: Any) -> bool:

@@ -42,14 +42,11 @@ def problems_in_our_words(
         owner: what the options belong to: "training"; "" for a whole document.
     """
     problems: list[tuple[Key, str]] = []
-    unions: dict[Key, list[tuple[Key, ErrorDetails]]] = {}
-    for error in errors:
+    mistakes: dict[Key | int, list[tuple[Key, ErrorDetails]]] = {}  # those of one union are one
+    for number, error in enumerate(errors):
         key, union = _locate(error, options)
-        if union is None:
-            problems.append((key, _message([error], key, model, owner)))
-        else:
-            unions.setdefault(union, []).append((key, error))
-    for members in unions.values():
+        mistakes.setdefault(number if union is None else union, []).append((key, error))
+    for members in mistakes.values():
         best = max((key for key, _ in members), key=len)  # the alternative that fits the most
         together = [error for key, error in members if key == best]
         problems.append((best, _message(together, best, model, owner)))

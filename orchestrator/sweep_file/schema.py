@@ -95,18 +95,14 @@ DEFAULT_TRIALS = 10
 class Search(BaseModel):
     """How values are drawn from the ranges."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     sampler: Literal["tpe", "nsga2", "random", "grid"] = "tpe"
-    trials: int | None = Field(
-        default=None,
-        ge=1,
-        description="Of every study that has a range; 10 where no hours are given either, else as "
-        "many as these allow.",
-    )
-    hours: float | None = Field(
-        default=None, gt=0, description="In which trials start, those of all studies together."
-    )
+    trials: int | None = Field(default=None, ge=1)
+    """Of every study that has a range; 10 where no hours are given either, else as many as these
+    allow."""
+    hours: float | None = Field(default=None, gt=0)
+    """In which trials start, those of all studies together."""
     seed: Seed = 0
 
     @model_validator(mode="before")
@@ -127,15 +123,13 @@ class EarlyStopping(BaseModel):
     Defaults chosen on recorded curves of other seeds than `benchmarks/early_stopping.py` judges by.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    min_epochs: int = Field(default=2, ge=1, description="Of fine-tuning, before the first rung.")
-    reduction: float = Field(
-        default=2.5,
-        gt=1,
-        description="Of so many trials one goes on at a rung, and all that none beats; each rung "
-        "is so many times as far as the one before.",
-    )
+    min_epochs: int = Field(default=2, ge=1)
+    """Of fine-tuning, before the first rung."""
+    reduction: float = Field(default=2.5, gt=1)
+    """Of so many trials one goes on at a rung, and all that none beats; each rung is so many times
+    as far as the one before."""
 
     def rungs(self, epochs: int) -> tuple[int, ...]:
         """After how many of `epochs` a trial is judged: 2, 5, 12 and so on."""
@@ -146,24 +140,24 @@ class EarlyStopping(BaseModel):
 class Confirm(BaseModel):
     """What is run again after the search: every point on a method's frontier."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    seeds: int = Field(ge=1, le=100, description="Fresh ones, of dense network and split too.")
+    seeds: int = Field(ge=1, le=100)
+    """Fresh ones, of dense network and split too."""
 
 
 class Resources(BaseModel):
     """What one trial gets."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    cpus: int = Field(default=1, ge=1, description="Cores.")
-    threads: int | None = Field(
-        default=None, ge=1, description="That torch computes with; as many as cores if None."
-    )
+    cpus: int = Field(default=1, ge=1)
+    """Cores."""
+    threads: int | None = Field(default=None, ge=1)
+    """That torch computes with; as many as cores if None."""
     gpus: Annotated[float, Field(ge=0), AfterValidator(_whole_or_part)] = 0
-    memory_gb: float = Field(
-        default=0, ge=0, description="Billions of bytes that Ray sets aside, and does not enforce."
-    )
+    memory_gb: float = Field(default=0, ge=0)
+    """Billions of bytes that Ray sets aside, and does not enforce."""
 
     @property
     def of_ray(self) -> dict[str, float]:

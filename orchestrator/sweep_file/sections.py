@@ -127,7 +127,7 @@ def n_trials(
     for options in methods.values():
         found = common + [variable for _, variable in variables(options)]
         n_studies = prod(len(variable.values) for variable in found if isinstance(variable, Grid))
-        searched = any(isinstance(v, Range) and len(v.choices) != 1 for v in found)
+        searched = any(isinstance(v, Range) and len(v.drawn) > 1 for v in found)
         total += n_studies * n_seeds * (tries if searched else 1)
     return total
 

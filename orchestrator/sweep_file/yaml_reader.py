@@ -105,20 +105,18 @@ def read_document(path: Path) -> Document:
     document = Document(None, str(path))
     place = Place(0, document.file)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        document.data = _Reader(document).read(path.read_bytes().decode("utf-8-sig"), ())
+        return document
     except FileNotFoundError:
-        document.problems.append(Problem(place, "there is no such file."))
+        problem = "there is no such file."
     except IsADirectoryError:
-        document.problems.append(Problem(place, "a folder, where a file is expected."))
+        problem = "a folder, where a file is expected."
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        place = Place(line, f"{document.file}:{line}")
-        document.problems.append(Problem(place, "not UTF-8 text. Save the file as UTF-8."))
+        place, problem = Place(line, f"{path}:{line}"), "not UTF-8 text. Save the file as UTF-8."
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
-        document.problems.append(Problem(place, f"cannot be read: {reason}."))
-    else:
-        document.data = _Reader(document).read(text, ())
+        problem = f"cannot be read: {getattr(error, 'strerror', None) or error}."
+    document.problems.append(Problem(place, problem))
     return document
 
 

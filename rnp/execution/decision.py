@@ -8,7 +8,7 @@ gives a Q-value for each action. Q-values have no bound: all rewards are negativ
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -147,13 +147,7 @@ class DecisionNetwork(nn.Module):
         state = self.cell(self.encoders[step](standardised).relu(), state)
         return self.decoder(state) + self.offsets[step], state
 
-    def fixed(
-        self,
-        step: int,
-        features: Tensor,
-        state: Tensor | None = None,
-        prepared: PreparedStep | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def fixed(self, step: int, features: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
         """As `forward`, without gradients and in the weights' precision, whatever surrounds it."""
         device = features.device.type
         surrounded = torch.is_autocast_enabled(device)  # to leave autocast takes microseconds
@@ -161,7 +155,7 @@ class DecisionNetwork(nn.Module):
             torch.no_grad(),
             torch.autocast(device, enabled=False) if surrounded else nullcontext(),
         ):
-            result: tuple[Tensor, Tensor] = self(step, features, state, prepared)
+            result: tuple[Tensor, Tensor] = self(step, features, *others)
         return result
 
     def prepare(self, step: int) -> PreparedStep | None:

@@ -8,7 +8,7 @@ gradients), and what the network that really skips the work is held to.
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy, deepcopy
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, fx, nn
@@ -60,8 +60,16 @@ class MaskedRun(Traced):
         """
         step = len(self.actions)
         # Up to where an action is needed, so that forks share what comes before.
-        while self.position < len(self.flow.nodes) and not self._needs_action():
-            self._advance()
+        for node in self.flow.nodes[self.position :]:
+            read = (
+                self.flow.step_read_by.get(str(node.target)) if node.op == "call_module" else None
+            )
+            if read is not None and read >= step:
+                break
+            self.env[node] = self.run_node(node)
+            for used in self.user_to_last_uses.get(node, ()):
+                del self.env[used]
+            self.position += 1
         return self._observed[step] if step < len(self._observed) else None
 
     def act(self, actions: Tensor) -> None:
@@ -69,7 +77,7 @@ class MaskedRun(Traced):
         assert len(self.actions) < len(self._observed), "observe before you act"
         self.actions.append(actions)
 
-    def fork(self) -> "MaskedRun":
+    def fork(self) -> Self:
         """A run that has come as far as this one, and goes on by itself."""
         other = copy(self)
         other.actions, other._observed = list(self.actions), list(self._observed)
@@ -79,7 +87,7 @@ class MaskedRun(Traced):
             other.env = {node: deepcopy(value, memo) for node, value in self.env.items()}
         return other
 
-    def ends(self, choices: Sequence[Sequence[int]]) -> Iterator["MaskedRun"]:
+    def ends(self, choices: Sequence[Sequence[int]]) -> Iterator[Self]:
         """Runs that have logits, of every combination of actions; the last one varies fastest.
 
         What combinations have in common is computed once.
@@ -101,18 +109,6 @@ class MaskedRun(Traced):
         assert self.position == len(self.flow.nodes), "decisions are still to be made"
         logits: Tensor = self.env[self.flow.nodes[-1]]
         return logits
-
-    def _needs_action(self) -> bool:
-        node = self.flow.nodes[self.position]
-        step = self.flow.step_read_by.get(str(node.target)) if node.op == "call_module" else None
-        return step is not None and step >= len(self.actions)
-
-    def _advance(self) -> None:
-        node = self.flow.nodes[self.position]
-        self.env[node] = self.run_node(node)
-        for used in self.user_to_last_uses.get(node, ()):
-            del self.env[used]
-        self.position += 1
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         read = self.flow.step_read_by.get(target)

@@ -95,9 +95,11 @@ def folded_graph(flow: ChannelFlow, modules: Mapping[str, nn.Module]) -> fx.Grap
         source = node.all_input_nodes[0] if node.all_input_nodes else node
         module = module_of(node, modules)
         follows_conv = type(module_of(source, modules)) is PrefixConv2d and len(source.users) == 1
-        if follows_conv and _has_statistics(module) and not {"norm", "relu"} & source.meta.keys():
+        norms = type(module) is nn.BatchNorm2d and module.running_mean is not None
+        called = node.op in ("call_function", "call_method") and node.target in _RELUS
+        if follows_conv and norms and not {"norm", "relu"} & source.meta.keys():
             source.meta["norm"] = node.target
-        elif follows_conv and _is_relu(node, module):
+        elif follows_conv and (type(module) is nn.ReLU or called):
             source.meta["relu"] = True
         elif not isinstance(module, _IDLE_IN_EVALUATION):
             continue
@@ -127,12 +129,3 @@ def _is_of_the_batch(value: fx.Node) -> bool:
     if asks or (gets and value.args[1] in _ASKED_OF_TENSORS):
         return True
     return all(map(_is_of_the_batch, value.all_input_nodes))
-
-
-def _has_statistics(module: nn.Module | None) -> bool:
-    return type(module) is nn.BatchNorm2d and module.running_mean is not None
-
-
-def _is_relu(node: fx.Node, module: nn.Module | None) -> bool:
-    by_name = node.op in ("call_function", "call_method") and node.target in _RELUS
-    return type(module) is nn.ReLU or by_name

@@ -6,7 +6,6 @@ batch at a time.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Protocol
 
@@ -90,35 +89,28 @@ class BackboneEnvironment:
         data, batch = self._data, self._images.select(images.to(self.device))
         pixels = augment(batch.pixels, data.augmentation, self._generator)
         inputs = normalise(pixels, data.mean, data.std, memory_format=self._layout)
-        run = MaskedRun(self.network, self.network.flow, inputs)
-        return BackboneEpisodes(self, run, batch.labels)
+        return BackboneEpisodes(self, inputs, batch.labels)
 
 
-@dataclass(frozen=True)
-class BackboneEpisodes:
+class BackboneEpisodes(MaskedRun):
     """A run of a batch through the backbone, without gradients, that ends in its losses."""
 
-    environment: BackboneEnvironment
-    run: MaskedRun
-    labels: Tensor
+    def __init__(self, environment: BackboneEnvironment, inputs: Tensor, labels: Tensor) -> None:
+        super().__init__(environment.network, environment.network.flow, inputs)
+        self.environment = environment
+        self.labels = labels
 
     def observe(self) -> Tensor | None:
-        environment, before = self.environment, self.run.position
+        environment, before = self.environment, self.position
         with torch.no_grad(), autocast(environment.precision, environment.device):
-            features = self.run.observe()
-        made = environment.until[self.run.position] - environment.until[before]
+            features = super().observe()
+        made = environment.until[self.position] - environment.until[before]
         environment.multiplications += len(self.labels) * made
         return features
 
-    def act(self, actions: Tensor) -> None:
-        self.run.act(actions)
-
-    def fork(self) -> "BackboneEpisodes":
-        return replace(self, run=self.run.fork())
-
     @property
     def losses(self) -> Tensor:
-        return F.cross_entropy(self.run.logits.float(), self.labels, reduction="none")
+        return F.cross_entropy(self.logits.float(), self.labels, reduction="none")
 
 
 def _multiplications_until(network: RuntimeNetwork, data: Splits) -> list[int]:

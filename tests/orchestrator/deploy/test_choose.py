@@ -15,7 +15,7 @@ from PIL import Image
 from orchestrator.commands.choose import main
 from orchestrator.commands.trial import main as trial_main
 from orchestrator.deploy.selection import Limits, choose
-from orchestrator.plan import plain_trials
+from orchestrator.plan import make_plan
 from orchestrator.run_folder.outbox import Outbox
 from orchestrator.run_folder.reader import past_trial
 from orchestrator.run_folder.trials_table import read_trials
@@ -108,7 +108,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_past_trial_is_the_one_that_was_planned(run_folder: Path) -> None:
     rows = read_trials(run_folder / "trials.csv")
-    for trial in plain_trials(load_sweep(run_folder / "sweep.yaml")):
+    for trial in make_plan(load_sweep(run_folder / "sweep.yaml")).plain_trials():
         assert past_trial(run_folder, rows, trial.trial_id) == trial
     again = rows[rows["phase"] == "confirmation"].iloc[0]
     found = past_trial(run_folder, rows, again["trial_id"])

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.analysis.pareto import to_be_tested
 from orchestrator.commands.trial import main
-from orchestrator.plan import Trial, confirmations, dense_networks, make_plan, plain_trials
+from orchestrator.plan import Trial, confirmations, dense_networks, make_plan
 from orchestrator.plan.dry_run import describe
 from orchestrator.run_folder.trials_table import read_trials
 from orchestrator.sweep_file import load_sweep
@@ -107,7 +107,8 @@ def test_fresh_seeds_are_the_least_that_the_search_does_not_use(
 def test_settings_that_several_seeds_put_on_the_frontier_are_confirmed_once(
     tmp_path: Path,
 ) -> None:
-    planned = plain_trials(load_sweep(write(tmp_path, "two", METHODS + "seeds: [0, 1]\n")))
+    two = load_sweep(write(tmp_path, "two", METHODS + "seeds: [0, 1]\n"))
+    planned = make_plan(two).plain_trials()
     again = confirmations(planned, [5, 6])
     assert [trial.trial_id for trial in again[:2]] == [
         "dense-s0-000-c5",

@@ -17,8 +17,12 @@ SCOPE = ("methods", "own", "scope")
 
 
 def study(**options: Any) -> Study:
-    sections = {"data": {}, "training": {"epochs": Range("int", 1, 3)}, "methods": {"own": options}}
-    sections["backbone"] = {"depth": Range("choice", choices=(4, 6))}
+    sections = {
+        "data": {},
+        "training": {"epochs": Range("int", (1, 3))},
+        "methods": {"own": options},
+    }
+    sections["backbone"] = {"depth": Range("choice", (4, 6))}
     return Study("own-s0", "all", "own", 0, 10, sections)
 
 
@@ -31,11 +35,11 @@ def row(values: dict[str, Any], **cells: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("found", "value"),
     [
-        (Range("uniform", 0.0, 1.0), 0.25),
-        (Range("int", 1, 9), 4),
-        (Range("choice", choices=(1, 0.5)), 1),
-        (Range("choice", choices=(True, False, 1)), True),
-        (Range("choice", choices=("a", "b")), "b"),
+        (Range("uniform", (0.0, 1.0)), 0.25),
+        (Range("int", (1, 9)), 4),
+        (Range("choice", (1, 0.5)), 1),
+        (Range("choice", (True, False, 1)), True),
+        (Range("choice", ("a", "b")), "b"),
     ],
 )
 def test_a_cell_is_the_value_that_was_chosen(found: Range, value: Any, as_cell: Any) -> None:
@@ -48,9 +52,9 @@ def test_a_cell_is_the_value_that_was_chosen(found: Range, value: Any, as_cell: 
 @pytest.mark.parametrize("missing", [None, pd.NA, float("nan")])
 def test_an_empty_cell_is_null_where_that_is_a_choice(missing: Any) -> None:
     chosen = {"methods.own.ratio": missing}
-    searched = study(ratio=Range("choice", choices=(0.5, None)))
+    searched = study(ratio=Range("choice", (0.5, None)))
     assert searched_values(searched, row(chosen))["methods.own.ratio"] is None
-    for found in (Range("choice", choices=(0.5, 1)), Range("uniform", 0.0, 1.0)):
+    for found in (Range("choice", (0.5, 1)), Range("uniform", (0.0, 1.0))):
         with pytest.raises(ValueError, match=r"own-s0-000, methods.own.ratio is missing, expected"):
             searched_values(study(ratio=found), row(chosen))
 
@@ -58,8 +62,8 @@ def test_an_empty_cell_is_null_where_that_is_a_choice(missing: Any) -> None:
 def test_what_was_not_searched_in_a_trial_is_not_among_its_values() -> None:
     when = (Condition("scope", SCOPE, ("layer",)),)
     searched = study(
-        threshold=Range("uniform", 0.5, 3.0, when=when, otherwise=1.5),
-        scope=Range("choice", choices=("global", "layer")),
+        threshold=Range("uniform", (0.5, 3.0), when=when, otherwise=1.5),
+        scope=Range("choice", ("global", "layer")),
     )
     for scope, expected in (("global", {}), ("layer", {"methods.own.threshold": 1.5})):
         chosen = {"methods.own.scope": scope, "methods.own.threshold": 1.5}
@@ -72,7 +76,7 @@ def test_what_was_not_searched_in_a_trial_is_not_among_its_values() -> None:
 
 def test_a_value_inside_an_option_is_found_in_the_options_cell(tmp_path: Path) -> None:
     """As a table has it, whose columns are whole options."""
-    searched = study(inner={"share": Range("uniform", 0.0, 1.0), "rounds": 2})
+    searched = study(inner={"share": Range("uniform", (0.0, 1.0)), "rounds": 2})
     cells = row({}, **{"own.inner": {"share": 0.3, "rounds": 2}})
     table = TrialsTable(tmp_path / "trials.csv", list(cells))
     table.append(cells)

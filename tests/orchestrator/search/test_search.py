@@ -28,7 +28,7 @@ RATE = "fine_tuning.learning_rate"
 
 def study(name: str = "l1", n_trials: float = 10, **ranges: Range) -> Study:
     """A study of l1_filter; ranges stand in the place of `keep_ratio`, `rounds` and so on."""
-    options = ranges or {"keep_ratio": Range("uniform", 0.2, 0.95)}
+    options = ranges or {"keep_ratio": Range("uniform", (0.2, 0.95))}
     rate = options.pop("learning_rate", 0.02)
     return Study(
         name=name,
@@ -106,9 +106,9 @@ def test_a_study_without_ranges_is_one_trial() -> None:
 def test_every_kind_of_range_reaches_the_place_it_was_written_in() -> None:
     searched = study(
         n_trials=20,
-        keep_ratio=Range("choice", choices=(0.25, 0.5, None)),
-        rounds=Range("int", 1, 3),
-        learning_rate=Range("log_uniform", 1e-4, 1.0),
+        keep_ratio=Range("choice", (0.25, 0.5, None)),
+        rounds=Range("int", (1, 3)),
+        learning_rate=Range("log_uniform", (1e-4, 1.0)),
     )
 
     for sampler in ("random", "grid", "tpe", "nsga2"):
@@ -126,12 +126,12 @@ def test_every_kind_of_range_reaches_the_place_it_was_written_in() -> None:
 
 
 def test_a_grid_is_even_and_the_smallest_that_has_the_tries() -> None:
-    number = Range("uniform", 0.0, 1.0)
+    number = Range("uniform", (0.0, 1.0))
 
     assert next(grid_sizes({"a": number}, 7)) == {"a": 7}
     assert next(grid_sizes({"a": number, "b": number}, 10)) == {"a": 4, "b": 3}
-    assert next(grid_sizes({"a": number, "b": Range("int", 1, 2)}, 10)) == {"a": 5, "b": 2}
-    assert next(grid_sizes({"a": Range("choice", choices=("x", "y", "z")), "b": number}, 5)) == {
+    assert next(grid_sizes({"a": number, "b": Range("int", (1, 2))}, 10)) == {"a": 5, "b": 2}
+    assert next(grid_sizes({"a": Range("choice", ("x", "y", "z")), "b": number}, 5)) == {
         "a": 3,
         "b": 2,
     }
@@ -140,8 +140,8 @@ def test_a_grid_is_even_and_the_smallest_that_has_the_tries() -> None:
 def test_a_grid_has_its_ranges_ends_and_equal_distances_or_ratios() -> None:
     searched = study(
         n_trials=9,
-        keep_ratio=Range("uniform", 0.2, 0.8),
-        learning_rate=Range("log_uniform", 1e-3, 1e-1),
+        keep_ratio=Range("uniform", (0.2, 0.8)),
+        learning_rate=Range("log_uniform", (1e-3, 1e-1)),
     )
 
     trials = ask_all(proposer(searched, sampler="grid"))
@@ -153,7 +153,7 @@ def test_a_grid_has_its_ranges_ends_and_equal_distances_or_ratios() -> None:
 
 
 def test_a_grid_of_few_values_is_not_tried_twice() -> None:
-    searched = study(n_trials=10, keep_ratio=Range("choice", choices=(0.25, 0.5, 0.75)))
+    searched = study(n_trials=10, keep_ratio=Range("choice", (0.25, 0.5, 0.75)))
 
     trials = ask_all(proposer(searched, sampler="grid"))
 

@@ -141,7 +141,7 @@ def test_a_lost_journal_is_told_again_what_the_rows_have(tmp_path: Path) -> None
 
 
 def test_a_row_whose_options_are_not_of_the_study_is_named(tmp_path: Path) -> None:
-    ranges = {"keep_ratio": Range("choice", choices=(0.25, 0.5))}
+    ranges = {"keep_ratio": Range("choice", (0.25, 0.5))}
     rows = {"l1-000": {"trial_id": "l1-000", "study": "l1", "status": "completed",
                        "l1_filter.keep_ratio": 0.3}}  # fmt: skip
     journal = open_journal(tmp_path / "studies.journal")

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from optuna.storages import InMemoryStorage
 
-from orchestrator.plan import Trial, dense_networks, n_tries, networks_of, plain_trials, studies
+from orchestrator.plan import Trial, dense_networks, make_plan, n_tries, networks_of, studies
 from orchestrator.search.proposer import Proposer
 from orchestrator.sweep_file import Sweep, SweepFileError, load_sweep
 from orchestrator.sweep_file.grids_and_ranges import find_variables
@@ -155,7 +155,7 @@ search: {trials: 5}
 def test_an_option_may_have_one_value_where_a_grid_has_another(tmp_path: Path) -> None:
     planned = sweep(tmp_path, ONE_VALUE)
 
-    for found in (trials(planned), plain_trials(planned)):
+    for found in (trials(planned), make_plan(planned).plain_trials()):
         scopes = [(t.options["threshold"], t.options.get("scope", "default")) for t in found]
         assert scopes == [(1.0, "default"), (2.0, "layer")], "nothing is searched"
 

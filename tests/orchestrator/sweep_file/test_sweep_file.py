@@ -447,7 +447,7 @@ def test_a_users_own_method_and_backbone_are_checked_too(
     monkeypatch.syspath_prepend(tmp_path)
     text = MINIMAL.replace("conv", "users_own:small_net, layers: {grid: [2, 3]}")
     sweep = load(text, "methods.users_own:Halve.share={uniform: [0.1, 0.9]}")
-    assert sweep.methods["users_own:Halve"] == {"share": Range("uniform", 0.1, 0.9)}
+    assert sweep.methods["users_own:Halve"] == {"share": Range("uniform", (0.1, 0.9))}
     assert sweep.backbone["layers"] == Grid((2, 3))
     assert problems(text, "backbone.layrs=1", "methods.users_own:Halve.shar=1") == [
         "--set backbone.layrs=1: unknown option of users_own:small_net 'layrs'. "

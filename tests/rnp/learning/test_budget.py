@@ -183,8 +183,8 @@ def test_a_network_spends_its_budget_on_validation_images(
     """Where groups are worth something: the loss falls with every one, most for bright images."""
 
     def losses(episodes: BackboneEpisodes) -> Tensor:
-        computed = torch.stack(episodes.run.actions, dim=1).float().mean(dim=1)
-        return 1 - episodes.run.images.mean(dim=(1, 2, 3)).sigmoid() * computed / 3
+        computed = torch.stack(episodes.actions, dim=1).float().mean(dim=1)
+        return 1 - episodes.images.mean(dim=(1, 2, 3)).sigmoid() * computed / 3
 
     monkeypatch.setattr(BackboneEpisodes, "losses", property(losses))
     data = tiny.splits()

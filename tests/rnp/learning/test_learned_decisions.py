@@ -86,7 +86,7 @@ def test_backbone_episodes_end_in_each_images_own_loss() -> None:
     environment = BackboneEnvironment(network, data, torch.Generator(), CPU, "float32")
     images = torch.tensor([4, 0, 7])
     episodes = environment.start(images)
-    inputs = episodes.run.images
+    inputs = episodes.images
     while episodes.observe() is not None:
         episodes.act(torch.tensor([0, 3, 1]))
     for image, action in enumerate((0, 3, 1)):

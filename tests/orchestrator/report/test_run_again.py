@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.commands.sweep import common_parser
 from orchestrator.commands.trial import main as trial_main
-from orchestrator.plan.studies import Trial, plain_trials, studies
+from orchestrator.plan import Trial, plain_trials, studies
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.run_folder.trials_table import COLUMNS, TrialsTable, option_column, read_trials
 from orchestrator.sweep_file import load_sweep

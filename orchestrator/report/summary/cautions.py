@@ -137,8 +137,8 @@ def _zeros_kept(result: SweepResult) -> str:
             "No method here leaves many zeros in place, so these are the multiplications that ran."
         )
     sentences = []
-    for method in filter(medians.index.__contains__, result.methods):
-        ran, nonzero, ratio = medians.loc[method].tolist()
+    known = [method for method in result.methods if method in medians.index]
+    for method, ran, nonzero, ratio in medians.loc[known].itertuples(name=None):
         latency = f" and took {ratio:.2f} times its latency" if math.isfinite(ratio) else ""
         sentences.append(
             f"{method} leaves its zeros in place and removes no channel: its median trial has "

@@ -3,7 +3,8 @@
 import math
 import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 MISSING = "–"  # noqa: RUF001 - a dash in a table
 
@@ -62,6 +63,25 @@ def without_password(url: str) -> str:
 def error_text(error: BaseException) -> str:
     """What went wrong on the first line, then the traceback."""
     return f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}"
+
+
+def render(package: str, template: str, shown: Mapping[str, Any]) -> bytes:
+    """A file made from a template of a package, in which HTML is escaped.
+
+    Its filter `cell` is for Markdown: text stays inside its cell and is taken as it is written.
+    """
+    import jinja2  # not where a trial runs
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(package),
+        autoescape=jinja2.select_autoescape(["html.jinja"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    special = re.compile(r"([\\`*<>|\[\]])")
+    environment.filters["cell"] = lambda text: special.sub(r"\\\1", text.replace("\n", " "))
+    return environment.get_template(template).render(shown).encode()
 
 
 def _three_figures(value: float) -> str:

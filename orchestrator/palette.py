@@ -1,7 +1,5 @@
 """A colour and a mark for each method, for good: the same in every report and in MLflow."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 Figures are means over the seeds, since the best trial of all would be the luckiest seed's.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import pandas as pd
@@ -35,6 +33,11 @@ class AtHalf:
         return float(as_share(self.trials, "multiplications").mean())
 
     @property
+    def accuracy(self) -> float:
+        """Mean validation accuracy."""
+        return self.mean("val_accuracy")
+
+    @property
     def by_seed(self) -> pd.Series:
         """The validation accuracies, by seed."""
         return self.trials.set_index("seed")["val_accuracy"]
@@ -55,19 +58,27 @@ def at_half(trials: pd.DataFrame, cell: str) -> list[AtHalf]:
     """
     found = []
     for method, own in trials[trials["cell"] == cell].groupby("method", sort=False):
-        best = [best_within(rows, HALF) for _, rows in own.groupby("seed", dropna=False)]
-        rows = [row for row in best if row is not None]
-        if rows and len(rows) == len(best):
-            found.append(AtHalf(str(method), cell, pd.DataFrame(rows)))
-    return sorted(found, key=lambda each: (-each.mean("val_accuracy"), each.share))
+        best = best_of_each(own, ["seed"], HALF)
+        if len(best) == own["seed"].nunique(dropna=False):
+            found.append(AtHalf(str(method), cell, best))
+    return sorted(found, key=lambda each: (-each.accuracy, each.share))
 
 
 def in_some_seeds(trials: pd.DataFrame, cell: str) -> list[str]:
     """The methods with a trial at half of the cost in some of their seeds, and not in all."""
-    own = trials[trials["cell"] == cell]
     whole = {each.method for each in at_half(trials, cell)}
-    return [
-        str(method)
-        for method, rows in own.groupby("method", sort=False)
-        if method not in whole and best_within(rows, HALF) is not None
-    ]
+    some = best_of_each(trials[trials["cell"] == cell], ["method"], HALF)["method"]
+    return [method for method in some if method not in whole]
+
+
+def best_of_each(trials: pd.DataFrame, group: list[str], *budgets: float) -> pd.DataFrame:
+    """Best trial of each group at or below the first share of the dense cost that it has any at.
+
+    Args:
+        group: trials that are equal in these columns compete with each other.
+    """
+    found = []
+    for _, rows in trials.groupby(group, sort=False, dropna=False):
+        best = (best_within(rows, budget) for budget in budgets)
+        found += [each for each in best if each is not None][:1]
+    return pd.DataFrame(found, columns=trials.columns)

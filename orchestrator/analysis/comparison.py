@@ -7,8 +7,6 @@ several of: seeds, or the tries of the only one. Drawn again, tries never find m
 so that an interval over tries ends at the figure itself: it says what less luck would have left.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -34,31 +32,19 @@ def compare_methods(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.D
     of the dense network's multiplications, missing where a seed has no trial that is so cheap.
     """
     searched = trials[trials["phase"] == "search"]
-    budgets = {f"val_accuracy_at_{100 * budget:.0f}": budget for budget in BUDGETS}
     rows = []
     for (cell, method), group in searched.groupby(["cell", "method"], sort=False, dropna=False):
         seeds = _by(group, "seed")
         points = [shares(seed, objectives) for seed in seeds]
         covered = partial(volume, objectives=objectives, chance=chance(group))
-        low, high = interval(points, covered)
-        rows.append(
-            {
-                "cell": cell,
-                "method": method,
-                "seeds": len(seeds),
-                "tries": len(group),
-                "completed": int((group["status"] == "completed").sum()),
-                "hypervolume": float(np.mean([covered(each) for each in points])),
-                "hypervolume_low": low,
-                "hypervolume_high": high,
-            }
-            | {
-                name: float(np.mean([accuracy_within(seed, budget) for seed in seeds]))
-                for name, budget in budgets.items()
-            }
-        )
+        completed = int((group["status"] == "completed").sum())
+        hypervolume = float(np.mean([covered(each) for each in points]))
+        reached = [np.mean([accuracy_within(seed, each) for seed in seeds]) for each in BUDGETS]
+        tried = (cell, method, len(seeds), len(group), completed)
+        rows.append((*tried, hypervolume, *interval(points, covered), *reached))
     columns = ["cell", "method", "seeds", "tries", "completed", "hypervolume"]
-    columns += ["hypervolume_low", "hypervolume_high", *budgets]
+    columns += ["hypervolume_low", "hypervolume_high"]
+    columns += [f"val_accuracy_at_{100 * budget:.0f}" for budget in BUDGETS]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -8,8 +8,6 @@ Hypervolume and the accuracies at equal cost are in units of the dense network t
 started from, so that they compare across depths.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

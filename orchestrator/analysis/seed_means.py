@@ -1,24 +1,18 @@
-"""Means over seeds of options that several seeds ran."""
-
-from __future__ import annotations
+"""Means over seeds: options that several seeds ran, and confirmed points of the Pareto fronts."""
 
 import pandas as pd
 
 from orchestrator.analysis.pareto import DENSE_COST, TRADE, as_share, eligible
 
 KNOWN_OF_ALL = ["train_accuracy", "share", *DENSE_COST]
-COLUMNS = [
-    "trial_id", "cell", "method", "n", "tried", "val_accuracy", "val_deviation", "tested",
-    "test_accuracy", "test_deviation", *KNOWN_OF_ALL,
-]  # fmt: skip
 
 
 def repeated(trials: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds of each method's options in each cell that completed with several.
 
-    By cell, method and multiplications. Columns: trial_id (the first of them), cell, method; n, the
-    seeds, and tried, with those whose trials failed or were stopped; means over the n of
-    val_accuracy, train_accuracy, share (multiplications over the dense network's) and the costs;
+    By cell, method and multiplications. Columns: cell, method and options; trial_id, the first of
+    them; n, the seeds, and tried, with those whose trials failed or were stopped; means over the n
+    of val_accuracy, train_accuracy, share (multiplications over the dense network's) and the costs;
     tested, the seeds whose networks met the test images, and the mean test_accuracy of these;
     val_deviation and test_deviation, sample standard deviations, the latter missing where tested is
     less than 2. Another figure that a seed lacks is missing. Of several tries of one seed the first
@@ -44,7 +38,7 @@ def repeated(trials: pd.DataFrame) -> pd.DataFrame:
     searched = trials[trials["phase"] == "search"].drop_duplicates([*options, "seed"])
     points["tried"] = searched.groupby(options, dropna=False).size()
     points = points[points["n"] > 1].reset_index()
-    return points[COLUMNS].sort_values(["cell", "method", "multiplications"], ignore_index=True)
+    return points.sort_values(["cell", "method", "multiplications"], ignore_index=True)
 
 
 def all_repeated(trials: pd.DataFrame, points: pd.DataFrame, cost: str) -> bool:
@@ -56,3 +50,37 @@ def all_repeated(trials: pd.DataFrame, points: pd.DataFrame, cost: str) -> bool:
     """
     known = points[points[cost].notna()]
     return not known.empty and int(known["n"].sum()) == int((trials["phase"] == "search").sum())
+
+
+def confirmed(trials: pd.DataFrame) -> pd.DataFrame:
+    """Confirmed points, by cell, method and cost.
+
+    Columns: trial_id (the search's trial), cell, method; n, the fresh seeds whose networks met the
+    test images; means over these of test_accuracy, val_accuracy, multiplications (of the test
+    images), share (of the dense network's) and latency_ms; test_deviation, the sample standard
+    deviation, missing where n is 1; test_images; search_val_accuracy, by which the search chose it.
+    """
+    again = trials[(trials["phase"] == "confirmation") & trials["test_accuracy"].notna()]
+    again = again.assign(multiplications=again["test_multiplications"])
+    again = again.assign(share=as_share(again, "multiplications"))
+    points = again.groupby("confirms", sort=False).agg(
+        cell=("cell", "first"),
+        method=("method", "first"),
+        n=("seed", "size"),
+        test_accuracy=("test_accuracy", "mean"),
+        test_deviation=("test_accuracy", "std"),
+        test_images=("test_images", "max"),
+        val_accuracy=("val_accuracy", "mean"),
+        multiplications=("multiplications", "mean"),
+        share=("share", "mean"),
+        latency_ms=("latency_ms", "mean"),
+    )
+    searched = trials.set_index("trial_id")["val_accuracy"].rename("search_val_accuracy")
+    points = points.join(searched, how="inner").rename_axis("trial_id").reset_index()
+    return points.sort_values(["cell", "method", "multiplications"], ignore_index=True)
+
+
+def by_seed(trials: pd.DataFrame, trial_id: str) -> pd.Series:
+    """Test accuracies of a point, by fresh seed: methods met the same splits with each."""
+    again = trials[(trials["confirms"] == trial_id) & trials["test_accuracy"].notna()]
+    return again.set_index("seed")["test_accuracy"]

@@ -1,7 +1,5 @@
 """How sure accuracies and their differences are."""
 
-from __future__ import annotations
-
 import math
 
 import pandas as pd

@@ -36,5 +36,4 @@ def show_end(progress: Progress, job: Job, outcome: Outcome, row: Mapping[str, A
         status, text = outcome.status, f"{name}  {outcome.status}: {outcome.error.splitlines()[0]}"
     elif isinstance(outcome, TestResult):
         text = f"{name}  test {outcome.accuracy:.3f}"
-    done = progress.dense_done if isinstance(job, DenseNetwork) else progress.test_done
-    done(name, status, text)
+    progress.job_done(name, status, text, counts=not isinstance(job, DenseNetwork))

@@ -4,12 +4,11 @@ First how far it has come and how long it will take, then what every place for a
 method's Pareto front so far. Where there are too few lines the rows that are left out are counted.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from time import monotonic
 
 from rich.console import Group, RenderableType
@@ -30,6 +29,8 @@ class Running:
     """A job that runs."""
 
     name: str
+    place: int
+    """From 1: a core, or more where a job asks for more."""
     since: float = field(default_factory=lambda: monotonic())
     said: dict[str, float] = field(default_factory=dict)
     """What it last reported."""
@@ -47,16 +48,14 @@ class Standing:
     """Status -> jobs of this part."""
     took_s: list[float] = field(default_factory=list)
     """Of the jobs of this part that have ended."""
-    places: list[Running | None] = field(default_factory=list)
-    """A job for every place that has ever had one: a core, or more where a job asks for more."""
+    running: dict[str, Running] = field(default_factory=dict)
+    """By name."""
+    places: int = 0
+    """How many there are that have ever had a job."""
     tries: Counter[str] = field(default_factory=Counter)
     """Method -> completed trials."""
     frontiers: dict[str, list[Point]] = field(default_factory=dict)
     """Method -> the points that none of its others beats, the cheapest first."""
-
-    @property
-    def running(self) -> list[Running]:
-        return [job for job in self.places if job is not None]
 
     def begin_part(self, title: str, total: float) -> None:
         """A new part of the sweep begins."""
@@ -67,25 +66,15 @@ class Standing:
     def start(self, name: str) -> None:
         """A job has started, in the first place that is free; again, if it had been lost there."""
         self.stop(name)
-        free = [number for number, job in enumerate(self.places) if job is None]
-        if not free:
-            free = [len(self.places)]
-            self.places.append(None)
-        self.places[free[0]] = Running(name)
+        taken = {job.place for job in self.running.values()}
+        place = next(number for number in count(1) if number not in taken)
+        self.running[name] = Running(name, place)
+        self.places = max(self.places, place)
 
     def stop(self, name: str) -> float | None:
         """A job runs no more; returns how long it did, None if it did not."""
-        for number, job in enumerate(self.places):
-            if job is not None and job.name == name:
-                self.places[number] = None
-                return monotonic() - job.since
-        return None
-
-    def hear(self, name: str, said: Mapping[str, float]) -> None:
-        """What a job says of itself; ignored unless it runs."""
-        for job in self.running:
-            if job.name == name:
-                job.said.update(said)
+        job = self.running.pop(name, None)
+        return None if job is None else monotonic() - job.since
 
     def end(self, name: str, status: str) -> None:
         """A job of this part has ended."""
@@ -106,17 +95,18 @@ class Standing:
 
         Dense networks that trials wait for are not in it.
         """
-        if not self.took_s or not self.places or self.total == math.inf:
+        if not self.took_s or self.total == math.inf:
             return math.nan
         mean = sum(self.took_s) / len(self.took_s)
         work = mean * (self.total - self.ended.total())
-        done = sum(min(monotonic() - job.since, mean) for job in self.running)
-        return max(work - done, 0.0) / len(self.places)
+        done = sum(min(monotonic() - job.since, mean) for job in self.running.values())
+        return max(work - done, 0.0) / self.places
 
 
 def in_a_line(standing: Standing) -> str:
     """3 of 40 done · 2 running · 12 min so far · ... · a-job: epoch 3  val 0.412"""
-    said = [f"{job.name}: {_figures(job.said) or 'begun'}" for job in standing.running]
+    jobs = sorted(standing.running.values(), key=lambda job: job.place)
+    said = [f"{job.name}: {_figures(job.said) or 'begun'}" for job in jobs]
     return " · ".join([*_counts(standing), *_times(standing), *said])
 
 
@@ -129,27 +119,23 @@ def display(standing: Standing, width: int, height: int) -> RenderableType:
     """The display, of at most `height` lines."""
     head = _head(standing)
     room = max(height - len(head), 0)
-    jobs, methods = len(standing.places), len(standing.frontiers)
+    jobs, methods = standing.places, len(standing.frontiers)
     # A title for each table. Both get what they need, or at least their half of what there is.
     for_jobs = min(jobs + 1 if jobs else 0, max(room // 2, room - (methods + 1 if methods else 0)))
-    rest = room - for_jobs
-    return Group(*head[:height], *_jobs(standing, for_jobs), *_frontiers(standing, rest, width))
+    tables = [*_jobs(standing, for_jobs), *_frontiers(standing, room - for_jobs, width)]
+    return Group(*head[:height], *tables)
 
 
 def _head(standing: Standing) -> list[RenderableType]:
     title = [f"[bold]{escape(standing.title)}[/]"] if standing.title else []
     failed = f"{standing.ended['failed']} failed"
     counts = [f"[red]{text}[/]" if text == failed else text for text in _counts(standing)]
-    # Padded by nothing, since a bar alone does not end its line.
-    bar = ProgressBar(
-        total=max(standing.total, 1), completed=standing.ended.total(), complete_style="cyan"
-    )
-    known = standing.total < math.inf
-    return [
-        _line(title + counts),
-        *([Padding(bar, 0)] if known else []),
-        _line(_times(standing)),
-    ]
+    head: list[RenderableType] = [_line(title + counts), _line(_times(standing))]
+    if standing.total < math.inf:
+        total, done = max(standing.total, 1), standing.ended.total()
+        bar = ProgressBar(total=total, completed=done, complete_style="cyan")
+        head.insert(1, Padding(bar, 0))  # by nothing, since a bar alone does not end its line
+    return head
 
 
 def _counts(standing: Standing) -> list[str]:
@@ -186,13 +172,10 @@ def _jobs(standing: Standing, room: int) -> list[RenderableType]:
     table.add_column("running now", no_wrap=True, overflow="ellipsis", ratio=1)
     table.add_column("last said", no_wrap=True, overflow="ellipsis")
     table.add_column("for", justify="right", no_wrap=True)
-    rows = []
-    for number, job in enumerate(standing.places, start=1):
-        if job is None:
-            rows.append((str(number), "[dim]idle[/]", "", ""))
-        else:
-            lasted = duration(monotonic() - job.since)
-            rows.append((str(number), escape(job.name), _figures(job.said), lasted))
+    rows = [(str(place), "[dim]idle[/]", "", "") for place in range(1, standing.places + 1)]
+    for job in standing.running.values():
+        figures, lasted = _figures(job.said), duration(monotonic() - job.since)
+        rows[job.place - 1] = (str(job.place), escape(job.name), figures, lasted)
     return _fitted(table, rows, room)
 
 
@@ -226,9 +209,7 @@ def _points(points: Sequence[Point], most: int) -> str:
     return "   ".join(said)
 
 
-def _fitted(
-    table: Table, rows: Sequence[tuple[str, str, str] | tuple[str, str, str, str]], room: int
-) -> list[RenderableType]:
+def _fitted(table: Table, rows: Sequence[tuple[str, ...]], room: int) -> list[RenderableType]:
     """The table with as many rows as fit below its title, and how many do not."""
     if not rows or room < 2:
         return []

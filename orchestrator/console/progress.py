@@ -5,13 +5,11 @@ and every method's Pareto front so far (see `live_display`). Elsewhere, in a log
 one plain line for each trial that ends, and one for how it stands where none does for a while.
 """
 
-from __future__ import annotations
-
 import math
 import threading
 from collections.abc import Mapping
 from time import monotonic
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -42,7 +40,7 @@ class Progress:
             transient=True,
         )
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if self.console.is_terminal:
             self._live.start()
         return self
@@ -68,23 +66,24 @@ class Progress:
     def trial_report(self, trial_id: str, metrics: Mapping[str, float]) -> None:
         """What a running trial says of itself; ignored once it has ended."""
         with self._lock:
-            self._standing.hear(trial_id, metrics)
+            if trial_id in self._standing.running:
+                self._standing.running[trial_id].said.update(metrics)
             if not self.console.is_terminal and monotonic() - self._last_line >= SILENCE_S:
                 self.message(in_a_line(self._standing))
 
-    def test_done(self, name: str, status: str, text: str) -> None:
-        """A test has ended; `text` is its line."""
-        with self._lock:
-            self._standing.end(name, status)
-        if not self.console.is_terminal or status != "completed":
-            self._print_done(text)
+    def job_done(self, name: str, status: str, text: str, *, counts: bool) -> None:
+        """A job that is no trial has ended; `text` is its line.
 
-    def dense_done(self, name: str, status: str, text: str) -> None:
-        """A dense network has ended, which is none of the phase's trials; `text` is its line."""
+        Args:
+            counts: whether it is one of this part's, as dense networks are not.
+        """
         with self._lock:
-            self._standing.stop(name)
+            if counts:
+                self._standing.end(name, status)
+            else:
+                self._standing.stop(name)
         if not self.console.is_terminal or status != "completed":
-            self.message(text)
+            self._print_done(text) if counts else self.message(text)
 
     def trial_done(self, row: Mapping[str, Any]) -> None:
         """A trial has ended; `row` is its row of trials.csv."""

@@ -1,14 +1,11 @@
 """A trial's network as others can use it: weights, programs in several formats, a model card."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
-import jinja2
-
 from orchestrator.deploy.programs import write_programs
 from orchestrator.deploy.selection import Choice
+from orchestrator.formatting import render
 from orchestrator.methods import method_class
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.run_folder.atomic_files import write_atomically
@@ -47,19 +44,8 @@ def export(result: SweepResult, choice: Choice, target: Path, data_root: Path) -
     shutil.copyfile(weights, target / WEIGHTS)
     notes = write_programs(network, splits, target)
     row = result.trials[result.trials["trial_id"] == choice.network].iloc[0]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("orchestrator.deploy"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    card = environment.get_template("model_card.md.jinja").render(
-        sweep=result.sweep,
-        choice=choice,
-        trial=trial,
-        row=row,
-        notes=notes,
-        command=result.command(row),
-    )
-    write_atomically(target / CARD, card.encode())
+    shown = {"sweep": result.sweep, "choice": choice, "trial": trial, "row": row, "notes": notes}
+    shown["command"] = result.command(row)
+    card = render("orchestrator.deploy", "model_card.md.jinja", shown)
+    write_atomically(target / CARD, card)
     return notes

@@ -4,8 +4,6 @@ What is written takes images (n, C, H, W) float32 from 0 to 1 and gives logits; 
 part of it. Every format is run on validation images and must give what the network gives.
 """
 
-from __future__ import annotations
-
 import copy
 import time
 import warnings
@@ -24,6 +22,7 @@ CHECKED_ON = 64  # validation images
 TOLERANCE = 1e-3  # of a logit, relative to the largest
 TIMED_RUNS = 100
 OWN = "its own decisions"
+ANY_BATCH = {"images": {0: torch.export.Dim("batch", min=1)}}
 PROGRAM, ONNX = "model.pt2", "model.onnx"
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -64,8 +63,7 @@ def write_programs(network: nn.Module, splits: Splits, target: Path) -> list[str
     images = splits.validation.pixels[:CHECKED_ON].float() / 255
     with torch.inference_mode():
         expected = whole(images).numpy()
-    program = _torch_program(whole, images, target / PROGRAM)
-    _check(PROGRAM, _run_torch(program), images, expected)
+    _check(PROGRAM, _torch_program(whole, images, target / PROGRAM), images, expected)
     if not isinstance(network, RuntimeNetwork):
         took = _plain_onnx(whole, images, expected, target / ONNX)
         return [f"{ONNX}: any batch; one image in {took}.", f"{PROGRAM}: any batch."]
@@ -78,7 +76,8 @@ def write_programs(network: nn.Module, splits: Splits, target: Path) -> list[str
         return [f"{ONNX}: any batch; {masks} One image in {took}.", masked]
     runs = {name: onnx_session(each) for name, each in skipping.items()}
     (target / ONNX).write_bytes(skipping[OWN])
-    _check(ONNX, one_by_one(runs[OWN]), images, expected)
+    one_by_one = [runs[OWN](image[None]) for image in images.numpy()]
+    _check(ONNX, lambda _: np.concatenate(one_by_one), images, expected)
     took_ms = _latencies_ms(runs, images)
     said = ", ".join(f"{name} {milliseconds(ms)}" for name, ms in took_ms.items())
     note = f"{ONNX}: single images; it skips. One image with {said} (ONNX Runtime, one thread)."
@@ -95,28 +94,27 @@ def _skipping_programs(network: RuntimeNetwork, splits: Splits) -> dict[str, byt
     """
     from rnp.onnx_program import skipping_program
 
-    networks = {
-        OWN: network,
-        "the cheapest": _always(network, 0),
-        "all groups": _always(network, network.flow.groups - 1),
-    }
-    taken = splits.input_shape, splits.mean, splits.std
+    fixed = {"the cheapest": 0, "all groups": network.flow.groups - 1}
+    networks = {OWN: network} | {name: _always(network, action) for name, action in fixed.items()}
     return {
-        name: skipping_program(each, *taken).SerializeToString() for name, each in networks.items()
+        name: skipping_program(
+            each, splits.input_shape, splits.mean, splits.std
+        ).SerializeToString()
+        for name, each in networks.items()
     }
 
 
-def _torch_program(whole: FromPixels, images: Tensor, path: Path) -> torch.export.ExportedProgram:
-    shapes = {"images": {0: torch.export.Dim("batch", min=1)}}
+def _torch_program(whole: FromPixels, images: Tensor, path: Path) -> Run:
+    """Writes a program of torch.export for any batch; returns it as it runs."""
     with torch.no_grad():
-        program = torch.export.export(whole, (images[:2],), dynamic_shapes=shapes)
+        program = torch.export.export(whole, (images[:2],), dynamic_shapes=ANY_BATCH)
     torch.export.save(program, path)
-    return program
+    module = program.module()
+    return lambda batch: module(torch.from_numpy(batch)).detach().numpy()
 
 
 def _plain_onnx(whole: FromPixels, images: Tensor, expected: np.ndarray, path: Path) -> str:
     """Writes a checked ONNX program for any batch; returns how long one image takes."""
-    shapes = {"images": {0: torch.export.Dim("batch", min=1)}}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own parts, about one another
         torch.onnx.export(
@@ -126,7 +124,7 @@ def _plain_onnx(whole: FromPixels, images: Tensor, expected: np.ndarray, path: P
             dynamo=True,
             input_names=["images"],
             output_names=["logits"],
-            dynamic_shapes=shapes,
+            dynamic_shapes=ANY_BATCH,
             external_data=False,
             verbose=False,
         )
@@ -147,22 +145,6 @@ def onnx_session(program: Path | bytes) -> Run:
     return lambda images: np.asarray(session.run(["logits"], {"images": images})[0])
 
 
-def one_by_one(run: Run) -> Run:
-    """Takes a batch image by image."""
-    return lambda images: np.concatenate([run(image[None]) for image in images])
-
-
-def _run_torch(program: torch.export.ExportedProgram) -> Run:
-    module = program.module()
-
-    def run(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            logits: Tensor = module(torch.from_numpy(images))
-        return logits.numpy()
-
-    return run
-
-
 def _check(name: str, run: Run, images: Tensor, expected: np.ndarray) -> None:
     """
     Raises:
@@ -181,11 +163,11 @@ def _check(name: str, run: Run, images: Tensor, expected: np.ndarray) -> None:
 def _always(network: RuntimeNetwork, action: int) -> RuntimeNetwork:
     """The network with the same decision for every image and conv, the work for it included."""
     fixed = copy.deepcopy(network)
+    decision = fixed.decision
     with torch.no_grad():
-        fixed.decision.decoder.weight.zero_()
-        fixed.decision.decoder.bias.zero_()
-        fixed.decision.offsets.zero_()
-        fixed.decision.decoder.bias[action] = 1
+        for each in (decision.decoder.weight, decision.decoder.bias, decision.offsets):
+            each.zero_()
+        decision.decoder.bias[action] = 1
     return fixed
 
 

@@ -1,7 +1,5 @@
 """An exported network as a version of a model in MLflow's registry."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,17 +17,16 @@ TAGS = (  # columns of trials.csv
 )
 
 
-def registry(model: str, result: SweepResult, choice: Choice) -> ModelRegistry:
+def registry(model: str, result: SweepResult, choice: Choice) -> "ModelRegistry":
     """MLflow's registry, found to have all that `register` needs; raises as `ModelRegistry`."""
     from orchestrator.run_folder.folder import sweep_id  # imports torch
     from orchestrator.tracking.model_registry import ModelRegistry
 
-    folder = result.folders[0].resolve()
-    sweep = result.sweep["name"]
+    folder, sweep = result.folders[0].resolve(), result.sweep["name"]
     return ModelRegistry(model, folder.parent, sweep, sweep_id(folder), choice.network)
 
 
-def register(models: ModelRegistry, exported: Path, result: SweepResult, choice: Choice) -> str:
+def register(models: "ModelRegistry", exported: Path, result: SweepResult, choice: Choice) -> str:
     """Makes an exported folder a version; returns its number.
 
     Raises:

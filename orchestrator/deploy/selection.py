@@ -1,18 +1,16 @@
 """Selection of the trial to ship: the best within limits, of those that were confirmed."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+import math
+from typing import NamedTuple
 
 import pandas as pd
 
-from orchestrator.analysis.confirmed import confirmed
 from orchestrator.analysis.pareto import frontier
+from orchestrator.analysis.seed_means import confirmed
 from orchestrator.formatting import accuracy, mean_and_deviation, millions, milliseconds
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """What a network may cost, and what it must reach; None where that does not matter."""
 
     max_multiplications: float | None = None
@@ -20,8 +18,7 @@ class Limits:
     min_accuracy: float | None = None
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """A point that was chosen, and why."""
 
     point: pd.Series
@@ -38,12 +35,10 @@ def candidates(trials: pd.DataFrame, objectives: dict[str, str]) -> pd.DataFrame
     latency_ms. Accuracies are means on test images, or those of validation where n is 0.
     """
     points = confirmed(trials)
-    if not points.empty:
-        named = {"test_accuracy": "accuracy", "test_deviation": "deviation"}
-        points = points.rename(columns=named)
-    else:
-        points = frontier(trials, objectives).assign(n=0, deviation=float("nan"))
-        points = points.rename(columns={"val_accuracy": "accuracy"})
+    if points.empty:
+        points = frontier(trials, objectives).assign(n=0, test_deviation=math.nan)
+        points = points.assign(test_accuracy=points["val_accuracy"])
+    points = points.rename(columns={"test_accuracy": "accuracy", "test_deviation": "deviation"})
     columns = ["trial_id", "method", "cell", "n", "accuracy", "deviation"]
     return points[[*columns, "multiplications", "latency_ms"]]
 

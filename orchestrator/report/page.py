@@ -1,27 +1,18 @@
 """The report of a sweep, made from its run folder at any time; of several from all of theirs."""
 
-from __future__ import annotations
-
-import functools
 import json
 import math
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import pandas as pd
 import vl_convert
 
-from orchestrator.analysis.at_budget import HALF
-from orchestrator.analysis.comparison import attainment, compare_methods, compare_pairs
-from orchestrator.analysis.confirmed import confirmed
-from orchestrator.analysis.pareto import best_within, frontier
-from orchestrator.analysis.seed_means import all_repeated, repeated
+from orchestrator.analysis.at_budget import HALF, best_of_each
+from orchestrator.analysis.comparison import attainment
+from orchestrator.analysis.seed_means import all_repeated
+from orchestrator.formatting import render
 from orchestrator.palette import CSS, DARK, LIGHT, method_marks
-from orchestrator.report.charts.attainment import attainment_chart
-from orchestrator.report.charts.costs import COSTS, in_words
 from orchestrator.report.charts.image_costs import image_costs
 from orchestrator.report.charts.pareto_front import (
     MOST_CELLS_IN_PICTURE,
@@ -31,16 +22,15 @@ from orchestrator.report.charts.pareto_front import (
     pareto_picture,
 )
 from orchestrator.report.charts.seed_means import (
+    attainment_chart,
     confirmed_charts,
     means_below_axis,
     repeated_charts,
 )
 from orchestrator.report.charts.training import learning_curves, rounds_chart, sparsity_chart
-from orchestrator.report.charts.vega_lite import Spec, picture
+from orchestrator.report.charts.vega_lite import COSTS, Spec, in_words, picture
 from orchestrator.report.summary.answer import answer
-from orchestrator.report.summary.cautions import cautions
-from orchestrator.report.summary.cost_remarks import remarks
-from orchestrator.report.summary.failures import failures
+from orchestrator.report.summary.cautions import cautions, failures, remarks
 from orchestrator.report.summary.key_figures import key_figures
 from orchestrator.report.summary.provenance import provenance
 from orchestrator.report.sweep_result import SweepResult
@@ -79,18 +69,17 @@ def write_report(*folders: Path) -> Path:
         folder = folder.with_name("+".join(each.name for each in folders))
         folder.mkdir(exist_ok=True)
     trials = drawn_trials(result)
-    points = frontier(result.trials, result.objectives)
-    shown = _contents(result, points, trials)
-    write_table(points, folder / "frontier.csv")
+    shown = _contents(result, trials)
+    write_table(result.frontier, folder / "frontier.csv")
     spec = _picture(result, trials)
     drawn = vl_convert.vegalite_to_png(json.dumps(spec), scale=2)
     write_atomically(folder / "frontier.png", drawn)
-    chart = {"name": shown["name"], "spec": _in_rows(spec), "scripts": _scripts()}
-    write_atomically(folder / "frontier.html", _render("frontier.html.jinja", chart))
-    write_atomically(folder / "report.md", _render("report.md.jinja", shown))
-    page = {"light": asdict(LIGHT), "dark": asdict(DARK), "trials": trials}
-    page |= {"scripts": _scripts(), "made_of": made_of}
-    write_atomically(folder / "report.html", _render("report.html.jinja", shown | page))
+    shown |= {"light": asdict(LIGHT), "dark": asdict(DARK), "trials": trials, "made_of": made_of}
+    # Vega-Lite with all it needs, 0.9 MB, so that the pages open offline.
+    shown["scripts"] = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    shown["picture"] = spec
+    for name in ("frontier.html", "report.md", "report.html"):
+        write_atomically(folder / name, render("orchestrator.report", f"{name}.jinja", shown))
     return folder
 
 
@@ -99,68 +88,59 @@ def headline(folder: Path) -> str:
     return answer(SweepResult.read(folder))[0]
 
 
-def _contents(
-    result: SweepResult, points: pd.DataFrame, trials: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """What both templates show.
+def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the templates show.
 
     Args:
-        points: on the Pareto front of their method and cell.
         trials: of `drawn_trials`.
     """
     first_words, more = answer(result)
-    cost = main_cost(result)
+    cost, cells, points = main_cost(result), result.cells, result.frontier
     deciding = deciding_trials(result, points)
-    best = best_at_half(result)
+    best = best_of_each(result.searched, ["cell", "method"], HALF, math.inf)
     reached = attainment(result.trials)
-    confirmations, means = confirmed(result.trials), repeated(result.trials)
-    means_charts = repeated_charts(result, means, cost)
+    means_charts = repeated_charts(result, cost)
     charts = {
-        name: [(cell, pareto_chart(result, trials, name, cell)) for cell in (result.cells or [""])]
+        name: [(cell, pareto_chart(result, trials, name, cell)) for cell in (cells or [""])]
         for name in dict.fromkeys([cost, *ALWAYS_DRAWN, *result.objectives])
         if name in COSTS and any(name in each for each in trials)
     }
-    several_cells = len(result.cells) > 1
+    reached_charts = [
+        (cell, attainment_chart(result, reached[reached["cell"] == cell])) for cell in cells
+    ]
+    curves = [(cell, learning_curves(result, best[best["cell"] == cell])) for cell in cells]
     return {
         "name": result.sweep["name"],
         "folders": [each.name for each in result.folders],
         "headline": first_words,
         "more": more,
         "key_figures": key_figures(result),
-        "cautions": cautions(result),
+        "cautions": list(cautions(result)),
         "remarks": remarks(result),
         "cost": cost,
-        "several_cells": several_cells,
+        "several_cells": len(cells) > 1,
         "marks": method_marks(result.methods, CSS),
         "charts": charts,
-        "overall_chart": pareto_chart(result, trials, cost, "") if several_cells else None,
+        "overall_chart": pareto_chart(result, trials, cost, "") if len(cells) > 1 else None,
         "below": {name: below_axis(trials, name) for name in charts},
         "overall": frontier_table(result, points[points["on_overall_frontier"]]),
         "frontiers": frontier_table(result, points),
-        "comparison": comparison_table(result, compare_methods(result.trials, result.objectives)),
-        "pairs": pairs_table(result, compare_pairs(result.trials)),
+        "comparison": comparison_table(result),
+        "pairs": pairs_table(result),
         "effort": effort_table(result),
         "spread": spread_table(result, deciding),
         "class_costs": list(class_costs(result, deciding)),
         "image_costs": list(image_costs(result, deciding)),
-        "confirmed": confirmed_table(result, confirmations),
-        "confirmed_charts": list(confirmed_charts(result, confirmations).items()),
-        "repeated": repeated_table(result, means),
+        "confirmed": confirmed_table(result),
+        "confirmed_charts": list(confirmed_charts(result).items()),
+        "repeated": repeated_table(result),
         "repeated_charts": list(means_charts.items()),
         "below_means": means_below_axis(means_charts),
-        "attainment_charts": [
-            (cell, drawn)
-            for cell in result.cells
-            if (drawn := attainment_chart(result, reached[reached["cell"] == cell]))
-        ],
-        "curves": [
-            (cell, drawn)
-            for cell in result.cells
-            if (drawn := learning_curves(result, best[best["cell"] == cell]))
-        ],
+        "attainment_charts": [(cell, chart) for cell, chart in reached_charts if chart],
+        "curves": [(cell, chart) for cell, chart in curves if chart],
         "sparsity_chart": sparsity_chart(result),
         "rounds_chart": rounds_chart(result, points),
-        "depths": depth_table(result, confirmations),
+        "depths": depth_table(result),
         "channels": channels_table(result, best),
         "failures": failures(result),
         "provenance": provenance(result),
@@ -177,72 +157,21 @@ def main_cost(result: SweepResult) -> str:
     return next(name for name in result.objectives if name != "val_accuracy")
 
 
-def best_at_half(result: SweepResult) -> pd.DataFrame:
-    """Of each cell and method the best trial at half of the dense cost; if none is, at any."""
-    found = []
-    for _, rows in result.searched.groupby(["cell", "method"], sort=False):
-        best = best_within(rows, HALF)
-        best = best_within(rows, math.inf) if best is None else best
-        if best is not None:
-            found.append(best)
-    return pd.DataFrame(found, columns=result.trials.columns)
-
-
 def _picture(result: SweepResult, trials: list[dict[str, Any]]) -> Spec:
     """What was confirmed; else means over seeds, where all is of several; else every trial."""
     cost = main_cost(result)
-    confirmations, means = confirmed(result.trials), repeated(result.trials)
-    if not confirmations.empty:
-        return picture(
-            result,
-            confirmed_charts(result, confirmations, LIGHT),
-            "test accuracy against multiplications",
-            "Filled: mean and deviation of fresh seeds. Hollow: the validation accuracy that the "
-            "search saw.",
-        )
+    if not result.confirmed.empty:
+        said = "Filled: mean and deviation of fresh seeds. Hollow: the validation accuracy that the"
+        charts, axes = confirmed_charts(result), "test accuracy against multiplications"
+        return picture(result, charts, axes, f"{said} search saw.")
     few = len(result.cells) <= MOST_CELLS_IN_PICTURE
-    if few and all_repeated(result.trials, means, cost):
-        charts = repeated_charts(result, means, cost, LIGHT)
-        below = means_below_axis(charts)
-        missing = f" Means below the axis: {below}." if below else ""
-        return picture(
-            result,
-            charts,
-            f"validation accuracy against {in_words(cost)}",
-            f"Filled: mean and deviation of {extent(means['n'])} seeds; lines: what no other "
-            f"mean of the method beats. Hollow: test accuracy, where all seeds have it.{missing}",
+    if few and all_repeated(result.trials, result.repeated, cost):
+        charts = repeated_charts(result, cost)
+        missing = f" Means below the axis: {n}." if (n := means_below_axis(charts)) else ""
+        said = (
+            f"Filled: mean and deviation of {extent(result.repeated['n'])} seeds; lines: what no "
+            "other mean of the method beats. Hollow: test accuracy, where all seeds have it."
         )
+        axes = f"validation accuracy against {in_words(cost)}"
+        return picture(result, charts, axes, said + missing)
     return pareto_picture(result, trials, cost)
-
-
-@functools.cache
-def _scripts() -> str:
-    """Vega-Lite with all it needs, 0.9 MB, so that the page opens offline."""
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-
-
-def _in_rows(picture: Spec) -> Spec:
-    """A picture with its panels in rows. In a browser Vega draws none of a grid of panels."""
-    panels, columns = picture["concat"], picture["columns"]
-    rows = [
-        {"hconcat": panels[start : start + columns]} for start in range(0, len(panels), columns)
-    ]
-    rest = {name: part for name, part in picture.items() if name not in ("concat", "columns")}
-    return {**rest, "vconcat": rows}
-
-
-def _render(template: str, shown: dict[str, Any]) -> bytes:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("orchestrator.report"),
-        autoescape=jinja2.select_autoescape(["html.jinja"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["cell"] = _markdown_cell
-    return environment.get_template(template).render(shown).encode()
-
-
-def _markdown_cell(text: str) -> str:
-    """Text that stays inside its cell and is taken as it is written."""
-    return re.sub(r"([\\`*<>|\[\]])", r"\\\1", text.replace("\n", " "))

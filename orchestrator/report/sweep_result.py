@@ -1,18 +1,18 @@
 """Run folders as a report reads them: the sweep files as resolved, and a row for every trial."""
 
-from __future__ import annotations
-
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from orchestrator.analysis.pareto import frontier
+from orchestrator.analysis.seed_means import confirmed, repeated
 from orchestrator.run_folder.trials_table import cell_text, option_column, read_trials
 from orchestrator.sweep_file import SHARED
 from orchestrator.sweep_file.grids_and_ranges import Range, Variable, find_variables
@@ -31,7 +31,7 @@ class SweepResult:
     folders: tuple[Path, ...] = ()
 
     @staticmethod
-    def read(*folders: Path) -> SweepResult:
+    def read(*folders: Path) -> "SweepResult":
         """
         Raises:
             FileNotFoundError: if one is no run folder.
@@ -67,6 +67,31 @@ class SweepResult:
         """The settings of the shared grid that have trials, depth=8 before depth=12."""
         return sorted(self.searched["cell"].unique(), key=natural)
 
+    @cached_property
+    def frontier(self) -> pd.DataFrame:
+        """The Pareto front of every method in every cell, as `pareto.frontier` has them."""
+        return frontier(self.trials, self.objectives)
+
+    @cached_property
+    def confirmed(self) -> pd.DataFrame:
+        """The confirmed points, as `confirmed` has them."""
+        return confirmed(self.trials)
+
+    @cached_property
+    def repeated(self) -> pd.DataFrame:
+        """Means over seeds, as `repeated` has them."""
+        return repeated(self.trials)
+
+    def in_order(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Rows of cells and methods in the order of `cells` and `methods`, numbered anew."""
+        places = {"cell": self.cells, "method": self.methods}
+        return rows.sort_values(
+            list(places),
+            key=lambda column: column.map(places[str(column.name)].index),
+            kind="stable",
+            ignore_index=True,
+        )
+
     def settings(self, row: pd.Series) -> str:
         """The options by which a trial differs from others of its method: keep_ratio 0.52."""
         return ", ".join(
@@ -101,10 +126,7 @@ class SweepResult:
         Args:
             name: of the table in the run folder.
         """
-        path = self.file(row, name)
-        if path not in self._class_costs:
-            self._class_costs[path] = _read_class_costs(path)
-        table = self._class_costs[path]
+        table = self._read_class_costs(self.file(row, name))
         return table[table["trial_id"] == _own_name(row)]
 
     def command(self, row: pd.Series) -> str:
@@ -135,9 +157,9 @@ class SweepResult:
         return Path(row[OUT_OF]) if OUT_OF in row else self.folders[0]
 
     @cached_property
-    def _class_costs(self) -> dict[Path, pd.DataFrame]:
-        """The tables that have been read."""
-        return {}
+    def _read_class_costs(self) -> Callable[[Path], pd.DataFrame]:
+        """Reads a table once."""
+        return cache(_read_class_costs)
 
     @cached_property
     def _varied(self) -> dict[Path, dict[Key, Variable]]:

@@ -1,11 +1,8 @@
 """Chart of what single images cost, with the images that cost least and most."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,45 +20,29 @@ MOST_TRIALS = 4  # whose single images are shown
 MOST_CLASSES = 7  # that have colours of their own
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One image, in the page itself."""
-
-    address: str
-    """A `data:` address."""
-    said: str
-    """Its true class, what it cost, and whether it was classified right."""
+Picture = tuple[str, str]
+"""One image as a `data:` address; and its true class, what it cost, and whether it was right."""
 
 
-@dataclass(frozen=True)
-class ImageCosts:
-    """What one trial spent on single images."""
+def image_costs(
+    result: SweepResult, trials: pd.DataFrame
+) -> Iterator[tuple[str, vega.Spec, list[Picture], list[Picture]]]:
+    """What the most accurate of the trials, at most `MOST_TRIALS`, spent on single images.
 
-    title: str
-    chart: vega.Spec
-    """How many cost how much."""
-    cheapest: list[Picture]
-    dearest: list[Picture]
-
-
-def image_costs(result: SweepResult, trials: pd.DataFrame) -> Iterator[ImageCosts]:
-    """For each of the trials, at most `MOST_TRIALS`: the most accurate ones."""
+    Of each its title, how many images cost how much, and the cheapest and the dearest of them.
+    """
     for _, trial in trials.nlargest(MOST_TRIALS, "val_accuracy").iterrows():
         images = result.images(trial)
         picture = result.file(trial, "images/{}.png")
         costs = images["multiplications"].tolist()
         shown: list[list[Picture]] = [[], []]
         if picture.exists():
-            rows = zip(extremes(costs), read_extremes(picture, len(costs)), strict=True)
             shown = [
-                [
-                    Picture(_address(each), _said(images.iloc[place]))
-                    for place, each in zip(places, drawn, strict=True)
-                ]
-                for places, drawn in rows
+                [(_address(each), _said(images.iloc[place])) for place, each in row]
+                for row in map(zip, extremes(costs), read_extremes(picture, len(costs)))
             ]
         drawn = _histogram(images, trial["dense_multiplications"])
-        yield ImageCosts(result.title(trial), drawn, *shown)
+        yield result.title(trial), drawn, shown[0], shown[1]
 
 
 def _histogram(images: pd.DataFrame, dense: float) -> vega.Spec:
@@ -74,7 +55,7 @@ def _histogram(images: pd.DataFrame, dense: float) -> vega.Spec:
     shares = images["multiplications"].to_numpy(dtype=float) / dense
     edges = np.linspace(0, max(1.0, float(shares.max())), BINS + 1)
     values = [
-        {"from": float(low), "to": float(high), "class": str(name), "images": int(count)}
+        {"from": low, "to": high, "class": name, "images": count}
         for name, own in pd.Series(shares).groupby(images["class"].to_numpy(), sort=False)
         for low, high, count in zip(edges, edges[1:], np.histogram(own, edges)[0], strict=False)
         if count

@@ -4,8 +4,6 @@ The trials are no part of a chart; a page keeps them once beside all charts, und
 `trials`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,9 +13,9 @@ import pandas as pd
 from orchestrator.analysis.pareto import DENSE_COST, eligible, on_frontier_within
 from orchestrator.analysis.uncertainty import standard_error
 from orchestrator.formatting import accuracy, millions, milliseconds, percent
-from orchestrator.palette import CSS, LIGHT, Palette
+from orchestrator.palette import CSS
 from orchestrator.report.charts import vega_lite as vega
-from orchestrator.report.charts.costs import COSTS, in_words, unit
+from orchestrator.report.charts.vega_lite import COSTS, in_words, unit
 from orchestrator.report.sweep_result import SweepResult
 
 MOST_CELLS_IN_PICTURE = 12
@@ -56,12 +54,11 @@ def drawn_trials(result: SweepResult) -> list[dict[str, Any]]:
         frame[f"on_{cost}"] = on_frontier_within(measured, ["cell", "method"], pair)
         frame[f"overall_{cost}"] = on_frontier_within(measured, ["dataset"], pair)
     on_top = frame.sort_values("method", key=lambda names: names == "dense", kind="stable")
-    rows = json.loads(on_top.to_json(orient="records", double_precision=6))
-    return [{name: value for name, value in row.items() if value is not None} for row in rows]
+    return vega.records(on_top)
 
 
 def pareto_chart(
-    result: SweepResult, trials: Sequence[DrawnTrial], cost: str, cell: str, palette: Palette = CSS
+    result: SweepResult, trials: Sequence[DrawnTrial], cost: str, cell: str
 ) -> vega.Spec:
     """Validation accuracy against one cost; Pareto fronts as steps, beaten trials faint.
 
@@ -73,7 +70,7 @@ def pareto_chart(
     drawn = [each for each in trials if cost in each and cell in ("", each["cell"])]
     x = vega.axis(cost, COSTS[cost], scale=_cost_scale(drawn, cost, cell))
     y = vega.axis("val_accuracy", "Validation accuracy", scale=_accuracy_scale(trials, cost))
-    colour, shape = vega.method_scales(result, palette)
+    colour, shape = vega.method_scales(result)
     told = vega.tooltip(
         trial_id="trial",
         method="method",
@@ -88,33 +85,31 @@ def pareto_chart(
     here = f"isValid(datum.{cost})" + (f" && datum.cell === {json.dumps(cell)}" if cell else "")
     on_front = f"datum.{'on' if cell else 'overall'}_{cost}"
     marks = {"x": x, "y": y, "color": colour, "shape": shape, "tooltip": told}
-    steps: vega.Spec = {"x": x, "y": y}
-    if cell:
-        steps |= {"color": colour, "opacity": vega.faded(1)}
-    ends = {**steps, "y": {"field": "low", "type": "quantitative"}, "y2": {"field": "high"}}
+    steps = {"x": x, "y": y} | ({"color": colour} if cell else {})
+    # What 95 of 100 draws of as many validation images would show.
+    intervals = steps | {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
+    front = f"{here} && {on_front}"
     layers = [
-        *_dense_accuracy(result, cell, y, palette),
+        *_dense_accuracy(result, cell, y),
         vega.layer(
-            "point", marks | {"opacity": vega.faded(0.4)}, keep=f"{here} && !{on_front}", size=30,
-            filled=True, clip=True,
-        ),
-        # What 95 of 100 draws of as many validation images would show.
-        vega.layer(
-            "rule", ends | {"opacity": vega.faded(0.45)},
-            keep=f"{here} && {on_front} && isValid(datum.low)",
-            strokeWidth=1.5, color=palette.ink, clip=True,
+            "point", marks, keep=f"{here} && !{on_front}", opacity=0.4, size=30, filled=True,
+            clip=True,
         ),
         vega.layer(
-            "line", steps, keep=f"{here} && {on_front}", interpolate="step-after", strokeWidth=2,
-            color=palette.ink,
+            "rule", intervals, keep=f"{front} && isValid(datum.low)", opacity=0.45, clip=True,
+            strokeWidth=1.5, color=CSS.ink,
         ),
         vega.layer(
-            "point", marks | {"opacity": vega.faded(1)}, keep=f"{here} && {on_front}", size=80,
-            filled=True, stroke=palette.surface, strokeWidth=1,
+            "line", steps, keep=front, opacity=1 if cell else None, interpolate="step-after",
+            strokeWidth=2, color=CSS.ink,
+        ),
+        vega.layer(
+            "point", marks, keep=front, opacity=1, size=80, filled=True, stroke=CSS.surface,
+            strokeWidth=1,
         ),
     ]  # fmt: skip
     what = f"Validation accuracy against {in_words(cost)}."
-    return vega.chart({"name": "trials"}, layers, what, palette, height=340)
+    return vega.chart({"name": "trials"}, layers, what, height=340)
 
 
 def pareto_picture(result: SweepResult, trials: Sequence[DrawnTrial], cost: str) -> vega.Spec:
@@ -122,12 +117,11 @@ def pareto_picture(result: SweepResult, trials: Sequence[DrawnTrial], cost: str)
     cells = result.cells if 0 < len(result.cells) <= MOST_CELLS_IN_PICTURE else [""]
     lines = "each method's frontier" if cells[0] else "the frontier over all settings"
     dashed = " Dashed: the dense network before fine-tuning." if cells[0] else ""
-    below = below_axis(trials, cost)
-    missing = f" Trials below the axis: {below}." if below else ""
+    missing = f" Trials below the axis: {below}." if (below := below_axis(trials, cost)) else ""
     drawn = f"Lines: {lines}. Faint: trials that others beat.{dashed}{missing}"
     return vega.picture(
         result,
-        {cell: pareto_chart(result, trials, cost, cell, LIGHT) for cell in cells},
+        {cell: pareto_chart(result, trials, cost, cell) for cell in cells},
         f"validation accuracy against {in_words(cost)}",
         drawn if trials else "No trial completed.",
         datasets={"trials": list(trials)},
@@ -147,11 +141,9 @@ def _accuracy_scale(trials: Sequence[DrawnTrial], cost: str) -> vega.Spec:
     """
     fronts = (f"on_{cost}", f"overall_{cost}")
     unbeaten = [each for each in trials if any(each.get(front) for front in fronts)]
-    if not unbeaten:
-        return {"domain": [0.0, 1.0], "nice": False}
     shown = [each.get(end, each["val_accuracy"]) for each in unbeaten for end in ("low", "high")]
     dense = [each["dense_val_accuracy"] for each in trials if "dense_val_accuracy" in each]
-    return vega.accuracies_shown(shown + dense)
+    return vega.accuracies_shown(shown + dense if shown else [])
 
 
 def _cost_scale(drawn: Sequence[DrawnTrial], cost: str, cell: str) -> vega.Spec:
@@ -165,9 +157,7 @@ def _cost_scale(drawn: Sequence[DrawnTrial], cost: str, cell: str) -> vega.Spec:
     return {"domain": [0, 1.03 * max(costs)]}
 
 
-def _dense_accuracy(
-    result: SweepResult, cell: str, y: vega.Spec, palette: Palette
-) -> list[vega.Spec]:
+def _dense_accuracy(result: SweepResult, cell: str, y: vega.Spec) -> list[vega.Spec]:
     """The dense network's accuracy as a dashed line; over several cells it would be several."""
     trials = result.searched[result.searched["cell"] == cell]
     # On all validation images, where a row has that: some methods are judged on a part of them.
@@ -179,6 +169,6 @@ def _dense_accuracy(
     words = {"x": {"value": 0}, "y": y, "text": {"field": "label", "type": "nominal"}}
     data = {"data": {"values": [{"val_accuracy": value, "label": label}]}}
     return [
-        data | vega.layer("rule", {"y": y}, strokeDash=[4, 3], color=palette.muted),
-        data | vega.layer("text", words, align="left", dx=4, dy=-7, color=palette.muted),
+        data | vega.layer("rule", {"y": y}, strokeDash=[4, 3], color=CSS.muted),
+        data | vega.layer("text", words, align="left", dx=4, dy=-7, color=CSS.muted),
     ]

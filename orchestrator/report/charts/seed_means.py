@@ -1,73 +1,57 @@
-"""Charts of means over seeds: confirmed points, and options that several seeds ran."""
+"""Charts over seeds: means of confirmed points and of options, and what so many seeds reach."""
 
-from __future__ import annotations
+from collections.abc import Mapping
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
-
+import numpy as np
 import pandas as pd
 
 from orchestrator.analysis.pareto import on_frontier_within
 from orchestrator.formatting import accuracy, mean_and_deviation, millions, percent
-from orchestrator.palette import CSS, Palette
+from orchestrator.palette import CSS
 from orchestrator.report.charts import vega_lite as vega
-from orchestrator.report.charts.costs import COSTS, unit
+from orchestrator.report.charts.vega_lite import COSTS, unit
 from orchestrator.report.sweep_result import SweepResult
 
 
-def confirmed_charts(
-    result: SweepResult, points: pd.DataFrame, palette: Palette = CSS
-) -> dict[str, vega.Spec]:
+def confirmed_charts(result: SweepResult) -> dict[str, vega.Spec]:
     """Test accuracy of each cell's confirmed points, mean and deviation, and the search's figures.
 
     A cell without any has no chart.
-
-    Args:
-        points: of `confirmed`.
     """
-    values = [
-        _mean(result, point, "test", "multiplications")
-        | {
-            "beside": point["search_val_accuracy"],
-            "beside_said": f"{accuracy(point['search_val_accuracy'])}, the search's validation",
-        }
-        for _, point in points.iterrows()
-    ]
+    points = result.confirmed
+    searched = points["search_val_accuracy"]
+    values = _means(result, points, "test", "multiplications").assign(
+        beside=searched,
+        beside_said=[f"{accuracy(value)}, the search's validation" for value in searched],
+    )
     what = "Test accuracy of confirmed trials against multiplications."
-    return _charts(result, values, "multiplications", "Accuracy", what, palette)
+    return _charts(result, values, "multiplications", "Accuracy", what)
 
 
-def repeated_charts(
-    result: SweepResult, points: pd.DataFrame, cost: str, palette: Palette = CSS
-) -> dict[str, vega.Spec]:
+def repeated_charts(result: SweepResult, cost: str) -> dict[str, vega.Spec]:
     """Validation accuracy of each cell's options, mean and deviation over seeds; test accuracy.
 
     A step joins the means of a method that none of its other means beats. A cell that no options
     repeat in has no chart.
 
     Args:
-        points: of `repeated`.
-        cost: a column of theirs.
+        cost: a column of `repeated`.
     """
-    known = points[points[cost].notna()]
-    pair = {"val_accuracy": "maximize", cost: "minimize"}
-    unbeaten = on_frontier_within(known, ["cell", "method"], pair)
-    values = [
-        _mean(result, point, "val", cost) | _tested(point) | {"unbeaten": bool(best)}
-        for (_, point), best in zip(known.iterrows(), unbeaten, strict=True)
-    ]
+    known = result.repeated[result.repeated[cost].notna()]
+    all_tested = known["tested"] == known["n"]
+    tested = zip(all_tested, known["test_accuracy"], known["test_deviation"], strict=True)
+    values = _means(result, known, "val", cost).assign(
+        beside=known["test_accuracy"].where(all_tested),
+        beside_said=[
+            f"{mean_and_deviation(*figures)}, test images" if of_all else "not all on test images"
+            for of_all, *figures in tested
+        ],
+        unbeaten=on_frontier_within(
+            known, ["cell", "method"], {"val_accuracy": "maximize", cost: "minimize"}
+        ),
+    )
     what = f"Validation accuracy, means over seeds, against {COSTS[cost].lower()}."
-    charts = _charts(result, values, cost, "Validation accuracy", what, palette)
-    for each in charts.values():
-        rule = each["layer"][0]["encoding"]
-        steps = {"x": rule["x"], "y": {**rule["y"], "field": "mean"}, "color": rule["color"]}
-        steps["opacity"] = vega.faded(0.6)
-        front = vega.layer(
-            "line", steps, keep="datum.unbeaten", interpolate="step-after", strokeWidth=1.5
-        )
-        each["layer"].insert(0, front)
-    return charts
+    return _charts(result, values, cost, "Validation accuracy", what)
 
 
 def means_below_axis(charts: Mapping[str, vega.Spec]) -> int:
@@ -79,53 +63,46 @@ def means_below_axis(charts: Mapping[str, vega.Spec]) -> int:
     )
 
 
-def _mean(result: SweepResult, point: pd.Series, images: str, cost: str) -> dict[str, Any]:
-    """A point as it is drawn: its mean over seeds, with a deviation to either side unless n is 1.
+def _means(result: SweepResult, points: pd.DataFrame, images: str, cost: str) -> pd.DataFrame:
+    """Points as they are drawn: means over seeds, with deviations to either side unless n is 1.
 
     Args:
-        images: "val" or "test", of which its accuracies are.
+        images: "val" or "test", of which the accuracies are.
     """
-    trial = result.by_id.loc[point["trial_id"]]
-    mean, deviation = point[f"{images}_accuracy"], point[f"{images}_deviation"]
-    around = deviation if math.isfinite(deviation) else 0.0
-    kind = {"val": "validation", "test": "test"}[images]
-    return {
-        "cell": point["cell"],
-        "method": point["method"],
-        "work": f"{millions(point['multiplications'])} ({percent(point['share'])} of dense)",
-        "trial": point["trial_id"],
-        "settings": result.settings(trial),
-        "command": result.command(trial),
-        **{"mean": mean, "low": mean - around, "high": mean + around},
-        "cost": point[cost] / unit(cost),
-        "said": f"{mean_and_deviation(mean, deviation)}, n = {point['n']}, {kind} images",
-    }
-
-
-def _tested(point: pd.Series) -> dict[str, Any]:
-    """What the same networks came to on test images, if all of them met these."""
-    if point["tested"] < point["n"]:
-        return {"beside_said": "not all on test images"}
-    said = mean_and_deviation(point["test_accuracy"], point["test_deviation"])
-    return {"beside": point["test_accuracy"], "beside_said": f"{said}, test images"}
+    trials = [result.by_id.loc[name] for name in points["trial_id"]]
+    mean, deviation = points[f"{images}_accuracy"], points[f"{images}_deviation"]
+    around, kind = deviation.fillna(0), {"val": "validation", "test": "test"}[images]
+    return points[["cell", "method"]].assign(
+        work=[
+            f"{millions(each)} ({percent(share)} of dense)"
+            for each, share in points[["multiplications", "share"]].to_numpy()
+        ],
+        trial=points["trial_id"],
+        settings=[result.settings(trial) for trial in trials],
+        command=[result.command(trial) for trial in trials],
+        mean=mean,
+        low=mean - around,
+        high=mean + around,
+        cost=points[cost] / unit(cost),
+        said=[
+            f"{mean_and_deviation(*figures)}, n = {n}, {kind} images"
+            for *figures, n in zip(mean, deviation, points["n"], strict=True)
+        ],
+    )
 
 
 def _charts(
-    result: SweepResult,
-    values: Sequence[Mapping[str, Any]],
-    cost: str,
-    accuracies: str,
-    description: str,
-    palette: Palette,
+    result: SweepResult, values: pd.DataFrame, cost: str, accuracies: str, description: str
 ) -> dict[str, vega.Spec]:
     """A chart for each cell that has values, all with one axis of accuracies.
 
-    Means are filled, with a deviation to either side, and hollow is what stands beside them.
+    Means are filled, with a deviation to either side, and hollow is what stands beside them. A step
+    joins the unbeaten ones.
 
     Args:
         accuracies: the title of that axis.
     """
-    colour, shape = vega.method_scales(result, palette)
+    colour, shape = vega.method_scales(result)
     told = vega.tooltip(
         trial="its first trial",
         method="method",
@@ -135,40 +112,77 @@ def _charts(
         work="multiplications",
         command="run that again",
     )
+    y = vega.axis("mean", accuracies, scale=_accuracy_scale(values))
     charts = {}
     for cell in result.cells:
-        own = [value for value in values if value["cell"] == cell]
-        if not own:
+        own = values[values["cell"] == cell]
+        if own.empty:
             continue
-        dearest = max(value["cost"] for value in own)
-        x = vega.axis("cost", COSTS[cost], scale={"domain": [0, 1.03 * dearest]})
-        y = vega.axis("mean", accuracies, scale=_accuracy_scale(values))
-        ends: vega.Spec = {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}}
-        ends |= {"color": colour, "opacity": vega.faded(1)}
-        marks: vega.Spec = {"x": x, "y": y, "color": colour, "shape": shape, "tooltip": told}
-        hollow = {**marks, "y": {**y, "field": "beside"}, "opacity": vega.faded(0.45)}
+        x = vega.axis("cost", COSTS[cost], scale={"domain": [0, 1.03 * own["cost"].max()]})
+        steps = {"x": x, "y": y, "color": colour}
+        ends = steps | {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
+        marks = steps | {"shape": shape, "tooltip": told}
+        hollow = marks | {"y": {**y, "field": "beside"}}
         layers = [
-            vega.layer("rule", ends, strokeWidth=2, clip=True),
             vega.layer(
-                "point", hollow, keep="isValid(datum.beside)", size=45, filled=False, strokeWidth=1,
+                "line", steps, keep="datum.unbeaten", opacity=0.6, interpolate="step-after",
+                strokeWidth=1.5,
+            ),
+            vega.layer("rule", ends, opacity=1, strokeWidth=2, clip=True),
+            vega.layer(
+                "point", hollow, keep="isValid(datum.beside)", opacity=0.45, size=45, filled=False,
+                strokeWidth=1, clip=True,
+            ),
+            vega.layer(
+                "point", marks, opacity=1, size=90, filled=True, strokeWidth=1, stroke=CSS.surface,
                 clip=True,
             ),
-            vega.layer(
-                "point", marks | {"opacity": vega.faded(1)}, size=90, filled=True, strokeWidth=1,
-                stroke=palette.surface, clip=True,
-            ),
         ]  # fmt: skip
-        charts[cell] = vega.chart(own, layers, description, palette)
+        charts[cell] = vega.chart(own, layers, description)
     return charts
 
 
-def _accuracy_scale(values: Sequence[Mapping[str, Any]]) -> vega.Spec:
+def _accuracy_scale(values: pd.DataFrame) -> vega.Spec:
     """What no other mean of its method and cell beats, and all means above the least of these.
 
     Another option that pruning ruined would squeeze all that matters into a strip.
     """
-    least = min(value["low"] for value in values if value.get("unbeaten", True))
-    shown = [value for value in values if value["mean"] >= least]
-    return vega.accuracies_shown(
-        [v[end] for v in shown for end in ("low", "high", "beside") if end in v]
+    unbeaten = values[values["unbeaten"]] if "unbeaten" in values else values
+    shown = values[values["mean"] >= unbeaten["low"].min()]
+    return vega.accuracies_shown(shown[["low", "high", "beside"]].stack().dropna().tolist())
+
+
+def attainment_chart(result: SweepResult, surfaces: pd.DataFrame) -> vega.Spec | None:
+    """The accuracy at each cost that all, half and one of the seeds reach.
+
+    Args:
+        surfaces: of `attainment`, in one cell.
+    """
+    if surfaces.empty:
+        return None
+    ends = surfaces.groupby(["method", "reached_by"], sort=False).tail(1)
+    to_the_right = ends.assign(share=ends["share"].clip(lower=1))
+    steps = pd.concat([surfaces, to_the_right]).rename(columns={"val_accuracy": "accuracy"})
+    count, n = steps["reached_by"], steps["seeds"]
+    dashes = {"every seed": [1, 0], "half of the seeds": [5, 3], "one seed": [1, 3]}
+    every, half, one = dashes
+    by = np.select([count == n, count == 1], [every, one], half)
+    legend = {"title": "reached by", "orient": "top", "symbolType": "stroke", "symbolSize": 400}
+    legend |= {"symbolStrokeColor": CSS.ink, "symbolStrokeWidth": 2, "titleColor": CSS.muted}
+    scale = {"domain": list(dashes), "range": list(dashes.values())}
+    encoding = {
+        "x": vega.axis("share", "Share of the dense network's multiplications", "%"),
+        "y": vega.axis("accuracy", "Validation accuracy"),
+        "color": vega.method_scales(result)[0],
+        "strokeDash": {
+            "field": "by",
+            "type": "nominal",
+            "scale": scale,
+            "legend": {**legend, "titleFontWeight": "normal"},
+        },
+    }
+    return vega.chart(
+        steps[["method", "share", "accuracy"]].assign(by=by),
+        [vega.layer("line", encoding, opacity=0.9, interpolate="step-after", strokeWidth=1.8)],
+        "Accuracies that all, half and one of the seeds reach at each cost.",
     )

@@ -1,14 +1,15 @@
 """Vega-Lite specifications: what all charts of the report share.
 
 They are written out as dictionaries: a library that builds them takes a tenth of a second for each.
-Colours are CSS variables on a page, so that one chart serves light, dark and print, and plain
-colours in a picture.
+Colours are CSS variables, so that one chart serves light, dark and print.
 """
 
-from __future__ import annotations
-
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
+
+import pandas as pd
 
 from orchestrator.palette import CSS, LIGHT, Palette, method_marks
 from orchestrator.report.sweep_result import SweepResult
@@ -19,43 +20,87 @@ FIGURES = {  # fields of tooltips that are numbers, and how they are written
     **dict.fromkeys(("gone", "accuracy", "sparsity", "epoch", "step", "from", "images"), ".4~g"),
     "val_accuracy": ".3f",
 }
+COSTS = {  # on x axes
+    "multiplications": "Multiplications per image (millions)",
+    "nonzero_multiplications": "Non-zero multiplications per image (millions)",
+    "parameters": "Parameters (millions)",
+    "latency_ms": "Latency of one image (ms)",
+}
 CHOSEN: Spec = {"name": "chosen", "value": ""}  # the method pointed out on a page; others fade
+CONFIG: Spec = {  # quiet axes, so that the marks speak
+    "font": FONT,
+    "axis": {
+        "labelColor": CSS.muted,
+        "titleColor": CSS.ink,
+        "titleFontWeight": "normal",
+        "titlePadding": 8,
+        "gridColor": CSS.grid,
+        "domain": False,
+        "ticks": False,
+        "labelPadding": 6,
+        "labelFontSize": 11,
+        "titleFontSize": 12,
+        "tickCount": {"expr": "6"},
+    },
+    "axisX": {"grid": False, "domain": True, "domainColor": CSS.grid},
+    "legend": {
+        "labelColor": CSS.ink,
+        "labelFontSize": 12,
+        "symbolSize": 80,
+        "symbolOpacity": 1,
+        "symbolStrokeWidth": 0,
+        "columnPadding": 16,
+    },
+    "title": {
+        "color": CSS.ink,
+        "subtitleColor": CSS.muted,
+        "anchor": "start",
+        "fontSize": 14,
+        "fontWeight": 600,
+        "subtitleFontSize": 12,
+        "subtitlePadding": 6,
+        "offset": 8,
+    },
+    "view": {"stroke": None},
+    "text": {"fontSize": 11},
+}
 
 
 def chart(
-    data: Spec | Sequence[Mapping[str, Any]],
-    layers: Sequence[Spec],
+    data: pd.DataFrame | list[dict[str, Any]] | Spec,
+    layers: list[Spec],
     description: str,
-    palette: Palette = CSS,
     height: int = 300,
 ) -> Spec:
     """A whole specification, as wide as there is room.
 
     Args:
-        data: rows, which are rounded to what can be seen; or what else Vega-Lite takes as data.
+        data: a row for each mark; or what else Vega-Lite takes as data.
     """
-    if not isinstance(data, dict):
-        rounded = [
-            {name: float(f"{v:.6g}") if isinstance(v, float) else v for name, v in row.items()}
-            for row in data
-        ]
-        data = {"values": rounded}
     return {
-        "data": data,
+        "data": data if isinstance(data, dict) else {"values": records(pd.DataFrame(data))},
         "params": [CHOSEN],
-        "layer": list(layers),
+        "layer": layers,
         "width": "container",
         "height": height,
         "description": f"{description} The tables hold the same figures.",
-        "background": None if palette is CSS else palette.surface,
-        "config": _config(palette),
+        "background": None,
+        "config": CONFIG,
     }
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as JSON has them, rounded to what can be seen; what is missing is absent."""
+    rows = json.loads(frame.to_json(orient="records", double_precision=7))
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
 def picture(
     result: SweepResult, charts: Mapping[str, Spec], title: str, subtitle: str, **rest: Any
 ) -> Spec:
     """Charts in plain colours as one picture with a legend, a panel for each.
+
+    Panels are in rows, as a browser draws none of a grid of them.
 
     Args:
         charts: by cell; "" for all cells together.
@@ -67,37 +112,43 @@ def picture(
     legend = {"title": None, "orient": "top", "columns": 6 if columns == 1 else 10}
     panels = []
     for cell, each in charts.items():
-        for layer in each["layer"]:
-            for channel in {"color", "shape"} & layer["encoding"].keys():
-                layer["encoding"][channel] = layer["encoding"][channel] | {"legend": legend}
-        named = {"title": cell} if cell and len(result.cells) > 1 else {}
-        panels.append({"data": each["data"], "layer": each["layer"], **named})
-        panels[-1] |= {"width": width, "height": height}
-    return {
+        panel = {"data": each["data"], "layer": each["layer"], "width": width, "height": height}
+        panels.append(panel | ({"title": cell} if cell and len(result.cells) > 1 else {}))
+    whole = {
         "title": {"text": f"{result.sweep['name']}: {title}", "subtitle": subtitle},
         "params": [CHOSEN],
-        "concat": panels,
-        "columns": columns,
-        "config": _config(LIGHT),
-        "background": LIGHT.surface,
+        "vconcat": [{"hconcat": panels[at : at + columns]} for at in range(0, n, columns)],
+        "config": CONFIG,
+        "background": CSS.surface,
         "padding": 16,
         **rest,
     }
+    text = json.dumps(whole).replace('"legend": null', f'"legend": {json.dumps(legend)}')
+    for variable, colour in zip(_colours(CSS), _colours(LIGHT), strict=True):
+        text = text.replace(variable, colour)
+    return json.loads(text)
 
 
-def layer(kind: str, encoding: Spec, *, keep: str = "", **mark: Any) -> Spec:
+def layer(
+    kind: str, encoding: Spec, *, keep: str = "", opacity: float | None = None, **mark: Any
+) -> Spec:
     """Marks of one kind, with their properties.
 
     Args:
         keep: an expression; rows for which it is false are not drawn.
+        opacity: unless the reader has chosen another method.
     """
+    if opacity is not None:
+        shown = "chosen === '' || datum.method === chosen"
+        faded = {"condition": {"test": shown, "value": opacity}, "value": 0.12 * opacity}
+        encoding = encoding | {"opacity": faded}
     drawn = {"mark": {"type": kind, **mark}, "encoding": encoding}
     return {"transform": [{"filter": keep}], **drawn} if keep else drawn
 
 
-def method_scales(result: SweepResult, palette: Palette) -> tuple[Spec, Spec]:
+def method_scales(result: SweepResult) -> tuple[Spec, Spec]:
     """The colour and the shape of each method."""
-    marks = method_marks(result.methods, palette)
+    marks = method_marks(result.methods, CSS)
     colour, shape = (
         {
             "field": "method",
@@ -127,54 +178,24 @@ def tooltip(*same: str, **fields: str) -> list[Spec]:
     ]
 
 
-def faded(opacity: float) -> Spec:
-    """This opacity, unless the reader has chosen another method."""
-    shown = "chosen === '' || datum.method === chosen"
-    return {"condition": {"test": shown, "value": opacity}, "value": 0.12 * opacity}
-
-
 def accuracies_shown(ends: Sequence[float]) -> Spec:
-    """A scale of accuracies from the least to the greatest of these, and a margin."""
+    """A scale from the least to the greatest of these accuracies, and a margin; 0 to 1 of none."""
+    if not ends:
+        return {"domain": [0.0, 1.0], "nice": False}
     margin = 0.06 * (max(ends) - min(ends)) or 0.02
     return {"domain": [min(ends) - margin, max(ends) + margin], "nice": False}
 
 
-def _config(palette: Palette) -> Spec:
-    """Quiet axes, so that the marks speak."""
-    return {
-        "font": FONT,
-        "axis": {
-            "labelColor": palette.muted,
-            "titleColor": palette.ink,
-            "titleFontWeight": "normal",
-            "titlePadding": 8,
-            "gridColor": palette.grid,
-            "domain": False,
-            "ticks": False,
-            "labelPadding": 6,
-            "labelFontSize": 11,
-            "titleFontSize": 12,
-            "tickCount": {"expr": "6"},
-        },
-        "axisX": {"grid": False, "domain": True, "domainColor": palette.grid},
-        "legend": {
-            "labelColor": palette.ink,
-            "labelFontSize": 12,
-            "symbolSize": 80,
-            "symbolOpacity": 1,
-            "symbolStrokeWidth": 0,
-            "columnPadding": 16,
-        },
-        "title": {
-            "color": palette.ink,
-            "subtitleColor": palette.muted,
-            "anchor": "start",
-            "fontSize": 14,
-            "fontWeight": 600,
-            "subtitleFontSize": 12,
-            "subtitlePadding": 6,
-            "offset": 8,
-        },
-        "view": {"stroke": None},
-        "text": {"fontSize": 11},
-    }
+def _colours(palette: Palette) -> list[str]:
+    return [*astuple(palette)[:-1], *palette.methods]
+
+
+def unit(cost: str) -> float:
+    """What a cost is divided by to be what its axis says."""
+    return 1e6 if "(millions)" in COSTS[cost] else 1.0
+
+
+def in_words(cost: str) -> str:
+    """What an axis says of a cost, without its unit, to stand in a sentence."""
+    words = COSTS[cost].partition(" (")[0].removesuffix(" per image")
+    return words[0].lower() + words[1:]

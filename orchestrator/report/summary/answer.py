@@ -3,21 +3,22 @@
 Every sentence is made from trials.csv and sweep.yaml alone.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from orchestrator.analysis.at_budget import HALF, AtHalf, at_half, in_some_seeds
-from orchestrator.analysis.confirmed import by_seed, confirmed
+from orchestrator.analysis.at_budget import HALF, AtHalf, at_half, best_of_each, in_some_seeds
 from orchestrator.analysis.pareto import best_within
+from orchestrator.analysis.seed_means import by_seed
 from orchestrator.analysis.uncertainty import error_over_seeds, standard_error
 from orchestrator.formatting import listed, mean_and_deviation, millions, percent
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.tables.table import extent
+
+HALF_OF_DENSE = "half of the dense network's multiplications"
+CONTROL = "random_channels"
 
 
 def answer(result: SweepResult) -> tuple[str, str]:
@@ -25,73 +26,54 @@ def answer(result: SweepResult) -> tuple[str, str]:
     if not (result.searched["status"] == "completed").any():
         return "No trial completed, so there is no frontier.", ""
     if best_within(result.searched, HALF) is None:
-        return "No trial needs half of the dense network's multiplications or less.", ""
-    points = confirmed(result.trials)
-    if not points.empty:
-        return _confirmed_answer(result, points)
-    best = {cell: found for cell in result.cells if (found := at_half(result.searched, cell))}
-    if not best:
-        return "No method comes to half of the dense network's multiplications in every seed.", ""
-    if len(result.cells) > 1:
-        return _answer_for_many_cells(result, best)
-    (found,) = best.values()
-    return _answer_for_one_cell(result, found)
+        return f"No trial needs {HALF_OF_DENSE} or less.", ""
+    return _searched_answer(result) if result.confirmed.empty else _confirmed_answer(result)
 
 
-def _confirmed_answer(result: SweepResult, points: pd.DataFrame) -> tuple[str, str]:
+def _confirmed_answer(result: SweepResult) -> tuple[str, str]:
     """As `answer`, of test images and fresh seeds: each method's point is the one that the search
     would have chosen, so that the test images choose between methods alone."""
-    by_id = points.set_index("trial_id", drop=False)
+    points = result.confirmed
     # A prefix that a fresh seed chooses may cost more than the one that the search found.
-    within = by_id.index[by_id["share"] <= HALF]
-    rows = result.searched[result.searched["trial_id"].isin(within)]
-    best: dict[str, list[pd.Series]] = {}
+    within = points[points["share"] <= HALF].set_index("trial_id", drop=False)
+    rows = result.searched[result.searched["trial_id"].isin(within.index)]
+    best: list[list[pd.Series]] = []  # of each cell, the most accurate first
     for cell in result.cells:
-        own = rows[rows["cell"] == cell].groupby("method", sort=False)
-        chosen = [row for _, each in own if (row := best_within(each, HALF)) is not None]
-        if chosen:
-            found = [by_id.loc[row["trial_id"]] for row in chosen]
-            best[cell] = sorted(found, key=lambda point: -point["test_accuracy"])
-    if not best:
-        return "No confirmed trial needs half of the dense network's multiplications or less.", ""
-    seeds = _fresh_seeds(max(int(rows[0]["n"]) for rows in best.values()))
-    if len(best) > 1 or len(result.cells) > 1:
-        counts = Counter(rows[0]["method"] for rows in best.values())
-        ranked = [f"{method} in {count}" for method, count in counts.most_common()]
-        first = max((rows[0] for rows in best.values()), key=lambda row: row["test_accuracy"])
-        return (
-            "Most accurate on test images at half of the dense network's multiplications: "
-            f"{listed(ranked)} of {len(result.cells)} settings, confirmed with {seeds}.",
-            f"The best of all is {first['method']} at {first['cell']} with "
-            f"{millions(first['multiplications'])} multiplications: {_test_accuracy(first)}.",
+        chosen = best_of_each(rows[rows["cell"] == cell], ["method"], HALF)
+        found = within.loc[chosen["trial_id"]].sort_values(
+            "test_accuracy", ascending=False, kind="stable"
         )
-    (ordered,) = best.values()
-    first, *others = ordered
-    dense = by_id[by_id["method"] == "dense"]
+        best += [[point for _, point in found.iterrows()]] if len(found) else []
+    if not best:
+        return f"No confirmed trial needs {HALF_OF_DENSE} or less.", ""
+    n = max(int(ordered[0]["n"]) for ordered in best)
+    seeds = "one fresh seed" if n == 1 else f"{n} fresh seeds"
+    first, *others = max(best, key=lambda ordered: ordered[0]["test_accuracy"])
+    reached = _test_accuracy(first)
+    if len(result.cells) > 1:
+        return (
+            f"Most accurate on test images at {HALF_OF_DENSE}: "
+            f"{_counted(result, [ordered[0]['method'] for ordered in best])}, "
+            f"confirmed with {seeds}.",
+            _best_of_all(first["method"], first["cell"], first["multiplications"], reached),
+        )
+    dense = points[points["method"] == "dense"]
     against = ""
     if not dense.empty:
         against = f" against {_test_accuracy(dense.iloc[0])} of the dense network"
     headline = (
-        f"{first['method']} is the most accurate at half of the dense network's multiplications: "
-        f"test accuracy {_test_accuracy(first)}{against}, confirmed with {seeds}."
+        f"{first['method']} is the most accurate at {HALF_OF_DENSE}: "
+        f"test accuracy {reached}{against}, confirmed with {seeds}."
     )
-    more = [
-        f"It needs {millions(first['multiplications'])} multiplications, {percent(first['share'])} "
-        "of dense."
-    ]
-    close = [row["method"] for row in others if not _told_apart(result, first, row)]
-    if close:
-        more.append(
-            f"Too close to it for {seeds} and {first['test_images']:,} test images to tell apart: "
-            f"{listed(close)}."
-        )
-    control = next((row for row in others if row["method"] == "random_channels"), None)
-    if first["method"] == "random_channels":
-        more.append("Removing channels at random is the control: no method is more accurate here.")
-    elif control is not None and "random_channels" not in close:
-        points_behind = 100 * (first["test_accuracy"] - control["test_accuracy"])
-        more.append(f"The control, random_channels, is {points_behind:.1f} points behind.")
-    return headline, " ".join(more)
+    cost, share = millions(first["multiplications"]), percent(first["share"])
+    more = _beside_the_others(
+        [first["method"]],
+        first["test_accuracy"],
+        {point["method"]: point["test_accuracy"] for point in others},
+        [point["method"] for point in others if not _told_apart(result, first, point)],
+        f"{seeds} and {first['test_images']:,} test images",
+    )
+    return headline, " ".join([f"It needs {cost} multiplications, {share} of dense.", *more])
 
 
 def _told_apart(result: SweepResult, one: pd.Series, other: pd.Series) -> bool:
@@ -106,44 +88,48 @@ def _test_accuracy(point: pd.Series) -> str:
     return mean_and_deviation(point["test_accuracy"], point["test_deviation"])
 
 
-def _fresh_seeds(n: int) -> str:
-    return "one fresh seed" if n == 1 else f"{n} fresh seeds"
-
-
-def _winners(best: Sequence[AtHalf]) -> list[AtHalf]:
-    """Those that share the highest accuracy."""
-    highest = best[0].mean("val_accuracy")
-    return [each for each in best if each.mean("val_accuracy") == highest]
-
-
-def _answer_for_one_cell(result: SweepResult, best: Sequence[AtHalf]) -> tuple[str, str]:
-    """As `answer`, of the only cell: each method by the best trial of every seed."""
-    winners = _winners(best)
-    first, names = winners[0], [each.method for each in winners]
-    headline = (
-        f"{listed(names)} {'are' if len(names) > 1 else 'is'} the most accurate at half of the "
-        f"dense network's multiplications: {_against_dense(first)}."
+def _searched_answer(result: SweepResult) -> tuple[str, str]:
+    """As `answer`, of validation images: each method by the best trial of every seed."""
+    best = [found for cell in result.cells if (found := at_half(result.searched, cell))]
+    if not best:
+        return f"No method comes to {HALF_OF_DENSE} in every seed.", ""
+    highest = [[each for each in found if each.accuracy == found[0].accuracy] for found in best]
+    first = max((found[0] for found in best), key=lambda each: each.accuracy)
+    cost, n = first.mean("multiplications"), max(found[0].n for found in best)
+    mean = f" (mean of {first.n} seeds)" if first.n > 1 else ""
+    reached = (
+        f"validation accuracy {first.written('val_accuracy')}{mean} against the dense network's "
+        f"{first.written('dense_val_accuracy')} before fine-tuning"
     )
-    cost = millions(first.mean("multiplications"))
-    needs = "That trial needs" if first.n == 1 else "Its trials need in the mean"
-    more = [f"{needs} {cost} multiplications, {percent(first.share)} of dense."]
-    if first.n > 1:
-        more.append(_of_the_seeds(first))
-    others = best[len(winners) :]
-    close = [each for each in others if not _told_apart_in_search(first, each)]
-    if close:
-        images = pd.concat([each.trials["validation_images"] for each in (first, *close)])
-        seeds = f"{first.n} seeds and " if first.n > 1 else ""
-        more.append(
-            f"Too close to it for {seeds}{extent(images)} validation images to tell apart: "
-            f"{listed(each.method for each in close)}."
+    if len(result.cells) > 1:
+        winners = [each.method for found in highest for each in found]
+        by = f", by the mean of {n} seeds" if n > 1 else ""
+        return (
+            f"Most accurate at {HALF_OF_DENSE}: {_counted(result, winners)}{by}.",
+            _best_of_all(first.method, first.cell, cost, reached),
         )
-    if "random_channels" in names:
-        more.append("Removing channels at random is the control: no method is more accurate here.")
-    for each in others:
-        if each.method == "random_channels" and each not in close:
-            points = 100 * (first.mean("val_accuracy") - each.mean("val_accuracy"))
-            more.append(f"The control, random_channels, is {points:.1f} points behind.")
+    names = [each.method for each in highest[0]]
+    headline = (
+        f"{listed(names)} {'are' if len(names) > 1 else 'is'} the most accurate at "
+        f"{HALF_OF_DENSE}: {reached}."
+    )
+    needs = "That trial needs" if n == 1 else "Its trials need in the mean"
+    more = [f"{needs} {millions(cost)} multiplications, {percent(first.share)} of dense."]
+    if n > 1:
+        tested = ""
+        if math.isfinite(first.mean("test_accuracy")):
+            tested = f"; on test images these come to {first.written('test_accuracy')}"
+        more.append(f"Of each seed the most accurate trial so cheap counts{tested}.")
+    others = best[0][len(names) :]
+    close = [each for each in others if not _told_apart_in_search(first, each)]
+    images = extent(pd.concat([each.trials["validation_images"] for each in (first, *close)]))
+    more += _beside_the_others(
+        names,
+        first.accuracy,
+        {each.method: each.accuracy for each in others},
+        [each.method for each in close],
+        f"{f'{n} seeds and ' if n > 1 else ''}{images} validation images",
+    )
     if some := in_some_seeds(result.searched, first.cell):
         more.append(f"So cheap in some seeds alone, and not compared here: {listed(some)}.")
     return headline, " ".join(more)
@@ -153,43 +139,44 @@ def _told_apart_in_search(first: AtHalf, other: AtHalf) -> bool:
     """Whether two methods differ by two standard errors: of validation images, and over seeds."""
     images = pd.concat([first.trials, other.trials])["validation_images"].min()
     error = math.hypot(
-        standard_error(first.mean("val_accuracy"), images),
-        error_over_seeds(first.by_seed, other.by_seed),
+        standard_error(first.accuracy, images), error_over_seeds(first.by_seed, other.by_seed)
     )
-    behind = 100 * (first.mean("val_accuracy") - other.mean("val_accuracy"))
+    behind = 100 * (first.accuracy - other.accuracy)
     return not behind < 2 * error  # told apart where the number of images is not known
 
 
-def _against_dense(best: AtHalf) -> str:
-    mean = f" (mean of {best.n} seeds)" if best.n > 1 else ""
-    return (
-        f"validation accuracy {best.written('val_accuracy')}{mean} against the dense network's "
-        f"{best.written('dense_val_accuracy')} before fine-tuning"
-    )
+def _counted(result: SweepResult, winners: Sequence[str]) -> str:
+    """l1_filter in 2 and vanilla in 1 of 3 settings"""
+    ranked = [f"{method} in {count}" for method, count in Counter(winners).most_common()]
+    return f"{listed(ranked)} of {len(result.cells)} settings"
 
 
-def _of_the_seeds(best: AtHalf) -> str:
-    """What the mean is of, and what the same networks came to on test images."""
-    said = "Of each seed the most accurate trial so cheap counts"
-    if math.isfinite(best.mean("test_accuracy")):
-        said += f"; on test images these come to {best.written('test_accuracy')}"
-    return f"{said}."
+def _best_of_all(method: str, cell: str, multiplications: float, reached: str) -> str:
+    cost = millions(multiplications)
+    return f"The best of all is {method} at {cell} with {cost} multiplications: {reached}."
 
 
-def _answer_for_many_cells(
-    result: SweepResult, best: Mapping[str, Sequence[AtHalf]]
-) -> tuple[str, str]:
-    counts = Counter(each.method for found in best.values() for each in _winners(found))
-    ranked = [f"{method} in {count}" for method, count in counts.most_common()]
-    first = max((found[0] for found in best.values()), key=lambda each: each.mean("val_accuracy"))
-    seeds = max(found[0].n for found in best.values())
-    headline = (
-        "Most accurate at half of the dense network's multiplications: "
-        f"{listed(ranked)} of {len(result.cells)} settings"
-        f"{f', by the mean of {seeds} seeds' if seeds > 1 else ''}."
-    )
-    more = (
-        f"The best of all is {first.method} at {first.cell} with "
-        f"{millions(first.mean('multiplications'))} multiplications: {_against_dense(first)}."
-    )
-    return headline, more
+def _beside_the_others(
+    names: Sequence[str],
+    reached: float,
+    others: Mapping[str, float],
+    close: Sequence[str],
+    judged_by: str,
+) -> list[str]:
+    """Which methods are too close to the most accurate to tell apart, and where the control is.
+
+    Args:
+        names: the most accurate methods, which reached the same accuracy.
+        others: the accuracies of the methods behind them.
+        close: those of them that are not told apart.
+        judged_by: seeds and images.
+    """
+    said = []
+    if close:
+        said.append(f"Too close to it for {judged_by} to tell apart: {listed(close)}.")
+    if CONTROL in names:
+        said.append("Removing channels at random is the control: no method is more accurate here.")
+    elif CONTROL in others and CONTROL not in close:
+        behind = 100 * (reached - others[CONTROL])
+        said.append(f"The control, {CONTROL}, is {behind:.1f} points behind.")
+    return said

@@ -1,16 +1,19 @@
-"""Cautions before the comparison is trusted, from trials.csv and sweep.yaml alone."""
+"""Cautions before the comparison is trusted, remarks on each cost, and trials that failed.
 
-from __future__ import annotations
+They are made from trials.csv and sweep.yaml alone.
+"""
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 
 import pandas as pd
 
+from orchestrator.analysis.at_budget import HALF
 from orchestrator.analysis.uncertainty import standard_error
 from orchestrator.formatting import accuracy, listed, percent
 from orchestrator.report.sweep_result import SweepResult
-from orchestrator.report.tables.table import extent
+from orchestrator.report.tables.table import extent, number
 from orchestrator.search.time_budget import spent
 
 CONTROLS = {
@@ -21,117 +24,162 @@ CONTROLS = {
 PASSES = {"q_learning_epochs": "for Q-learning", "reward_epochs": "for rewards"}
 
 
-def cautions(result: SweepResult) -> list[str]:
+def cautions(result: SweepResult) -> Iterator[str]:
     """Cautions for whoever reads the comparison."""
-    found = [
-        f"{name} is not in this sweep: {why}."
-        for name, why in CONTROLS.items()
-        if name not in result.sweep["methods"]
-    ]
+    for name, why in CONTROLS.items():
+        if name not in result.sweep["methods"]:
+            yield f"{name} is not in this sweep: {why}."
     failed = int((result.trials["status"] == "failed").sum())
     if failed:
-        found.append(f"{failed} of {len(result.trials)} trials failed and are on no frontier.")
-    if (hours := _hours_used_up(result)) is not None:
-        found.append(hours)
-    if (stopped := _stopped_early(result.searched)) is not None:
-        found.append(stopped)
-    tries = Counter(result.searched["method"])
-    if len(set(tries.values())) > 1:
-        counts = listed(f"{name} {tries[name]}" for name in result.methods if tries[name])
-        found.append(f"The methods did not get the same number of tries: {counts}.")
-    found += _budgets(result)
-    if (
-        result.searched["seed"].nunique() == 1
-        and not (result.trials["phase"] == "confirmation").any()
-    ):
-        found.append(
+        yield f"{failed} of {len(result.trials)} trials failed and are on no frontier."
+    hours = result.sweep["search"].get("hours")
+    ran = result.searched[["started_at", "duration_s"]].dropna()
+    if hours is not None and spent(ran.itertuples(index=False, name=None)) >= 3600 * hours:
+        yield f"The search's {hours:g} hours were used up after {len(result.searched)} trials."
+    yield from _stopped_early(result.searched)
+    yield from _budgets(result)
+    confirmed = (result.trials["phase"] == "confirmation").any()
+    if result.searched["seed"].nunique() == 1 and not confirmed:
+        yield (
             "One seed: how much of a difference between methods is luck cannot be read from this "
             "sweep. With `confirm: {seeds: 3}` in its file, every point on a frontier is run again."
         )
-    if (noise := _noise(result.searched)) is not None:
-        found.append(noise)
+    yield from _noise(result.searched)
     machines = result.searched[["device", "threads"]].dropna().drop_duplicates()
     if len(machines) > 1:
         kinds = listed(
             f"{device}, {threads} thread" + "s" * (threads != 1)
             for device, threads in machines.to_numpy()
         )
-        found.append(f"Latencies were measured on different machines: {kinds}.")
-    return found
+        yield f"Latencies were measured on different machines: {kinds}."
 
 
-def _budgets(result: SweepResult) -> list[str]:
-    """What some methods were given and others not: epochs, and passes that no epoch counts."""
+def _budgets(result: SweepResult) -> Iterator[str]:
+    """What some methods were given and others not: tries, epochs, and passes beside the epochs."""
     rows = result.searched
-    epochs = {
-        name: tuple(sorted(set(rows.loc[rows["method"] == name, "fine_tuning_epochs"].dropna())))
-        for name in result.methods
-    }
-    given = {name: each for name, each in epochs.items() if each}
-    found = []
-    if len(set(given.values())) > 1:
+    tries = Counter(rows["method"])
+    if len(set(tries.values())) > 1:
+        counts = listed(f"{name} {tries[name]}" for name in result.methods if tries[name])
+        yield f"The methods did not get the same number of tries: {counts}."
+    epochs = rows.groupby("method")["fine_tuning_epochs"].agg(lambda own: sorted(set(own.dropna())))
+    given = {name: epochs[name] for name in result.methods if len(epochs.get(name, []))}
+    if len(set(map(tuple, given.values()))) > 1:
         counts = listed(f"{name} {', '.join(map(str, each))}" for name, each in given.items())
-        found.append(f"The methods were not given the same fine-tuning epochs: {counts}.")
+        yield f"The methods were not given the same fine-tuning epochs: {counts}."
     for column, what in PASSES.items():
         medians = rows.groupby("method", sort=False)[column].median()
         extra = [f"{name} {times:.1f}" for name, times in medians.items() if times > 0]
         if extra:
-            found.append(
+            yield (
                 f"Beside its epochs a median trial sent as many images as an epoch has through the "
                 f"network {what}: {listed(extra)} times. The others needed none of that."
             )
-    return found
 
 
-def _hours_used_up(result: SweepResult) -> str | None:
-    """Whether the budget of hours ended the search."""
-    hours = result.sweep["search"].get("hours")
-    ran = result.searched[["started_at", "duration_s"]].dropna()
-    if hours is None or spent(ran.itertuples(index=False, name=None)) < 3600 * hours:
-        return None
-    return f"The search's {hours:g} hours were used up after {len(result.searched)} trials."
-
-
-def _stopped_early(trials: pd.DataFrame) -> str | None:
+def _stopped_early(trials: pd.DataFrame) -> Iterator[str]:
     """How many trials were ended at a rung, and what that saved."""
     stopped = trials[trials["status"] == "stopped_early"]
-    if stopped.empty:
-        return None
     judged = trials[trials["status"].isin(["completed", "stopped_early"])]
-    saved = (stopped["fine_tuning_epochs"] - stopped["epochs_spent"]).sum()
-    share = saved / judged["fine_tuning_epochs"].sum()
-    return (
-        f"{len(stopped)} of {len(trials)} trials were stopped early, as others of their study did "
-        f"better by then, which saved {percent(share)} of the fine-tuning epochs; they are on no "
-        "frontier."
-    )
+    if not stopped.empty:
+        saved = (stopped["fine_tuning_epochs"] - stopped["epochs_spent"]).sum()
+        share = saved / judged["fine_tuning_epochs"].sum()
+        yield (
+            f"{len(stopped)} of {len(trials)} trials were stopped early, as others of their study "
+            f"did better by then, which saved {percent(share)} of the fine-tuning epochs; they are "
+            "on no frontier."
+        )
 
 
-def _noise(trials: pd.DataFrame) -> str | None:
+def _noise(trials: pd.DataFrame) -> Iterator[str]:
     """How far apart accuracies must be, from the number of validation images."""
     completed = trials[trials["status"] == "completed"].dropna(subset=["validation_images"])
-    if completed.empty:
-        return None
     best, images = completed["val_accuracy"].max(), completed["validation_images"]
     errors = sorted({standard_error(best, number) for number in (images.max(), images.min())})
     if not math.isfinite(errors[0]):
-        return None
+        return
     error, twice = (
         " to ".join(dict.fromkeys(f"{n * each:.1f}" for each in errors)) for n in (1, 2)
     )
-    return (
-        f"Accuracies are over {_validation_images(completed)}: at {accuracy(best)} one standard "
-        f"error is {error} points, and methods closer than about {twice} points are not told apart."
+    fewer = completed[images < images.max()].groupby("method", sort=False)["validation_images"]
+    those = [f", those of {method} over {extent(own)}" for method, own in fewer]
+    yield (
+        f"Accuracies are over {images.max():,} validation images{''.join(those)}: at "
+        f"{accuracy(best)} one standard error is {error} points, and methods closer than about "
+        f"{twice} points are not told apart."
     )
 
 
-def _validation_images(trials: pd.DataFrame) -> str:
-    """1,800 validation images; with the methods that are judged on fewer, where some are."""
-    most = trials["validation_images"].max()
-    usual = f"{most:,} validation images"
-    fewer = trials[trials["validation_images"] < most]
-    said = [
-        f"those of {method} over {extent(rows['validation_images'])}"
-        for method, rows in fewer.groupby("method", sort=False)
-    ]
-    return ", ".join([usual, *said])
+def remarks(result: SweepResult) -> dict[str, str]:
+    """Remarks on each cost: its column -> a sentence or two."""
+    return {
+        "multiplications": "Counted from the operations that ran, for one image.",
+        "nonzero_multiplications": _zeros_kept(result),
+        "parameters": "Weights that the network stores, whether they are zero or not.",
+        "latency_ms": _latency(result),
+    }
+
+
+def _zeros_kept(result: SweepResult) -> str:
+    """What methods that zero weights in place still multiply."""
+    completed = result.searched[result.searched["status"] == "completed"]
+    completed = result.searched[result.searched["status"] == "completed"]
+    held = completed[completed["nonzero_multiplications"] < 0.9 * completed["multiplications"]]
+    ratios = pd.DataFrame(
+        {
+            "ran": held["multiplications"] / held["dense_multiplications"],
+            "nonzero": held["nonzero_multiplications"] / held["dense_multiplications"],
+            "latency": held["latency_ms"] / held["dense_latency_ms"],
+        }
+    )
+    medians = ratios.groupby(held["method"]).median().astype(float)
+    if medians.empty:
+        return (
+            "No method here leaves many zeros in place, so these are the multiplications that ran."
+        )
+    sentences = []
+    known = [method for method in result.methods if method in medians.index]
+    for method, ran, nonzero, ratio in medians.loc[known].itertuples(name=None):
+        latency = f" and took {ratio:.2f} times its latency" if math.isfinite(ratio) else ""
+        sentences.append(
+            f"{method} leaves its zeros in place and removes no channel: its median trial has "
+            f"{percent(nonzero)} of the dense network's multiplications by weights that are not "
+            f"zero, but ran {percent(ran)} of them{latency}."
+        )
+    return " ".join([*sentences, "Only hardware that skips zeros would gain from them."])
+
+
+def _latency(result: SweepResult) -> str:
+    """Whether fewer multiplications were faster."""
+    caution = "Counted multiplications are not time: the batch, the threads and the machine matter."
+    completed = result.searched[result.searched["status"] == "completed"]
+    cheap = completed[completed["multiplications"] <= HALF * completed["dense_multiplications"]]
+    ratios = (cheap["latency_ms"] / cheap["dense_latency_ms"]).dropna()
+    if ratios.empty:
+        return caution
+    slower = int((ratios > 1).sum())
+    return (
+        f"{len(ratios)} trials at half of the dense multiplications or less took "
+        f"{ratios.median():.2f} times the dense network's latency at batch 1 in the median "
+        f"({ratios.min():.2f} to {ratios.max():.2f}); {slower or 'none'} of them "
+        f"{'was' if slower < 2 else 'were'} slower than it. {caution}"
+    )
+
+
+def failures(result: SweepResult) -> list[tuple[str, list[str], str]]:
+    """Trials that enter no Pareto front, by the first line of their error, the commonest first.
+
+    Those that failed or were lost, and those that lack a finite figure for an objective: that line,
+    the trials' names, and the whole error of the first of them.
+    """
+    rows = result.trials[~result.trials["status"].isin(["completed", "stopped_early"])]
+    texts = dict(zip(rows["trial_id"], rows["error"].fillna(rows["status"]), strict=True))
+    completed = result.trials[result.trials["status"] == "completed"]
+    for _, row in completed.iterrows():
+        unknown = [name for name in result.objectives if not math.isfinite(number(row[name]))]
+        if unknown:
+            texts[row["trial_id"]] = f"completed without a number for {', '.join(unknown)}"
+    groups: dict[str, list[str]] = {}
+    for trial_id, text in texts.items():
+        groups.setdefault(str(text).split("\n")[0], []).append(trial_id)
+    ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+    return [(reason, names, str(texts[names[0]])) for reason, names in ordered]

@@ -1,9 +1,6 @@
 """The few large numbers at the head of a report."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pandas as pd
 
@@ -12,26 +9,16 @@ from orchestrator.formatting import accuracy, duration, millions
 from orchestrator.report.sweep_result import SweepResult
 
 
-@dataclass(frozen=True)
-class KeyFigure:
-    """One large number, with what it is and a word about it."""
-
-    label: str
-    value: str
-    detail: str
-
-
-def key_figures(result: SweepResult) -> list[KeyFigure]:
-    """What the sweep comes down to."""
+def key_figures(result: SweepResult) -> list[tuple[str, str, str]]:
+    """What the sweep comes down to: large numbers, as (what it is, number, a word about it)."""
     figures = []
     best = [found[0] for cell in result.cells if (found := at_half(result.searched, cell))]
     if best:
-        first = max(best, key=lambda each: each.mean("val_accuracy"))
+        first = max(best, key=lambda each: each.accuracy)
         seeds = f", mean of {first.n} seeds" if first.n > 1 else ""
         cost = millions(first.mean("multiplications"))
-        reached = accuracy(first.mean("val_accuracy"))
-        title = "Best at half the cost, validation"
-        figures.append(KeyFigure(title, reached, f"{first.method}, {cost}{seeds}"))
+        title, reached = "Best at half the cost, validation", accuracy(first.accuracy)
+        figures.append((title, reached, f"{first.method}, {cost}{seeds}"))
     trials = result.trials
     dense = trials.dropna(subset=["dense_val_accuracy", "dense_multiplications"])
     if not dense.empty:
@@ -40,11 +27,10 @@ def key_figures(result: SweepResult) -> list[KeyFigure]:
         dense = dense[rewarding == rewarding.min()]
         reached = _between(dense["dense_val_accuracy"], accuracy)
         cost = f"{_between(dense['dense_multiplications'], millions)} multiplications"
-        figures.append(KeyFigure("Dense network, validation", reached, cost))
+        figures.append(("Dense network, validation", reached, cost))
     completed = int((trials["status"] == "completed").sum())
-    work = duration(trials["duration_s"].sum())
-    figures.append(KeyFigure("Trials completed", f"{completed:,}", f"of {len(trials):,}"))
-    figures.append(KeyFigure("Work", work, "summed over the trials"))
+    figures.append(("Trials completed", f"{completed:,}", f"of {len(trials):,}"))
+    figures.append(("Work", duration(trials["duration_s"].sum()), "summed over the trials"))
     return figures
 
 

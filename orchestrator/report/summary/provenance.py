@@ -1,7 +1,5 @@
 """Provenance of a sweep: its settings, its machines, the versions it ran with."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +13,6 @@ from orchestrator.report.tables.table import extent
 def provenance(result: SweepResult) -> list[tuple[str, str]]:
     """Provenance of the sweep: (what, value)."""
     sweep, trials = result.sweep, result.trials
-    search = sweep.get("search", {})
     facts = {
         "Data": _settings(sweep["data"]),
         "Validation images": extent(trials["validation_images"]),
@@ -24,7 +21,7 @@ def provenance(result: SweepResult) -> list[tuple[str, str]]:
         "Training": _settings(sweep["training"]),
         "Fine-tuning": _settings(sweep.get("fine_tuning", {})),
         "Objectives": _settings(sweep["objectives"]),
-        "Search": _settings(search),
+        "Search": _settings(sweep.get("search", {})),
         "Early stopping": _settings(sweep.get("early_stopping") or {}),
         "Seeds": ", ".join(map(str, sweep.get("seeds", []))),
         "Trials": f"{len(trials)}, {duration(trials['duration_s'].sum())} of work in total",

@@ -1,7 +1,5 @@
 """How many channels of each layer the networks of trials kept."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd
@@ -22,33 +20,29 @@ def channels_table(result: SweepResult, trials: pd.DataFrame) -> Table:
     of the conv's multiplications: 37 %. Left out are other networks that hold all channels, since
     they zero weights in place.
     """
-    convs: dict[str, dict[str, int]] = {}
-    costs: dict[str, dict[str, float]] = {}
+    dense: dict[str, tuple[dict[str, int], pd.Series]] = {}
     for _, row in result.trials[result.trials["method"] == "dense"].iterrows():
-        if row["cell"] not in convs and (found := _channels(result.file(row, NETWORKS))):
-            convs[row["cell"]], costs[row["cell"]] = found, mean_layers(result, row)
-    names = list(dict.fromkeys(name for each in convs.values() for name in each))
+        if row["cell"] not in dense and (channels := _channels(result.file(row, NETWORKS))):
+            dense[row["cell"]] = channels, mean_layers(result, row)
+    names = dict.fromkeys(name for channels, _ in dense.values() for name in channels)
     records = []
     for _, row in trials.iterrows():
-        dense, whole = convs.get(row["cell"], {}), costs.get(row["cell"], {})
-        own, computed = _channels(result.file(row, NETWORKS)), {}
+        channels, costs = dense.get(row["cell"], ({}, {}))
         if result.decides_per_image(row):
-            computed = mean_layers(result, row)
+            spent = mean_layers(result, row)
+            shown = not spent.empty
             kept = {
-                name: percent(computed.get(name, 0.0) / cost)
-                for name, cost in whole.items()
-                if name in dense and computed
+                name: percent(spent.get(name, 0.0) / cost)
+                for name, cost in costs.items()
+                if name in channels and shown
             }
         else:
-            kept = {name: f"{own[name]} of {n}" for name, n in dense.items() if name in own}
-        if computed or any(own[name] < n for name, n in dense.items() if name in own):
-            records.append(
-                {
-                    **which_trial(result, row),
-                    **{name: kept.get(name, "") for name in names},
-                    "trial": row["trial_id"],
-                }
-            )
+            own = _channels(result.file(row, NETWORKS))
+            kept = {name: f"{own[name]} of {n}" for name, n in channels.items() if name in own}
+            shown = any(own[name] < channels[name] for name in kept)
+        if shown:
+            figures = {name: kept.get(name, "") for name in names}
+            records.append({**which_trial(result, row), **figures, "trial": row["trial_id"]})
     return Table.of(records)
 
 

@@ -1,35 +1,28 @@
 """Tables of methods: how they compare, and what each was given and took."""
 
-from __future__ import annotations
-
 import math
 
 import pandas as pd
 
+from orchestrator.analysis.comparison import compare_methods, compare_pairs
 from orchestrator.analysis.pareto import BUDGETS
 from orchestrator.formatting import MISSING, accuracy, duration, percent
 from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.tables.table import Table, extent, number
 
 
-def comparison_table(result: SweepResult, comparison: pd.DataFrame) -> Table:
+def comparison_table(result: SweepResult) -> Table:
     """Hypervolume, and the best accuracy at equal cost, for each cell and method.
 
-    Args:
-        comparison: of `compare_methods`. The rows with a cell's highest hypervolume stand out.
+    The rows with a cell's highest hypervolume stand out.
     """
-    cells, methods = result.cells, result.methods
-    ordered = comparison.sort_values(
-        ["cell", "method"],
-        key=lambda column: column.map((cells if column.name == "cell" else methods).index),
-        ignore_index=True,
-    )
+    ordered = result.in_order(compare_methods(result.trials, result.objectives))
     records = [
         {
-            "cell": row["cell"] if len(cells) > 1 else "",
+            "cell": row["cell"] if len(result.cells) > 1 else "",
             "method": row["method"],
             "hypervolume": f"{row['hypervolume']:.3f}",
-            "95 % interval": _interval(row["hypervolume_low"], row["hypervolume_high"]),
+            "95 % interval": _interval(row["hypervolume_low"], row["hypervolume_high"], ".3f"),
             **{
                 f"at ≤ {percent(budget)}": accuracy(row[f"val_accuracy_at_{100 * budget:.0f}"])
                 for budget in BUDGETS
@@ -38,31 +31,20 @@ def comparison_table(result: SweepResult, comparison: pd.DataFrame) -> Table:
         }
         for _, row in ordered.iterrows()
     ]
-    best = ordered.groupby("cell")["hypervolume"].idxmax().tolist() if records else []
-    return Table.of(records, best_rows=best)
+    return Table.of(records, best_rows=ordered.groupby("cell")["hypervolume"].idxmax().tolist())
 
 
-def pairs_table(result: SweepResult, pairs: pd.DataFrame) -> Table:
-    """At what share of equal costs the row's method is ahead of the column's.
-
-    Args:
-        pairs: of `compare_pairs`.
-    """
-    said = {
-        (row["method"], row["other"]): f"{percent(row['ahead'])}"
-        + (
-            f" ({_percent_interval(row['ahead_low'], row['ahead_high'])})"
-            if math.isfinite(row["ahead_low"])
-            else ""
-        )
-        for _, row in pairs.iterrows()
-    }
+def pairs_table(result: SweepResult) -> Table:
+    """At what share of equal costs the row's method is ahead of the column's."""
+    pairs = compare_pairs(result.trials)
     methods = [name for name in result.methods if name in set(pairs["method"])]
+    said = {(method, method): MISSING for method in methods}
+    for _, row in pairs.iterrows():
+        ends = _interval(100 * row["ahead_low"], 100 * row["ahead_high"], ".0f")
+        text = percent(row["ahead"]) + (f" ({ends})" if ends else "")
+        said[row["method"], row["other"]] = text
     records = [
-        {
-            "ahead of →": one,
-            **{other: MISSING if one == other else said.get((one, other), "") for other in methods},
-        }
+        {"ahead of →": one, **{other: said.get((one, other), "") for other in methods}}
         for one in methods
     ]
     return Table.of(records, words=("ahead of →",))
@@ -70,17 +52,14 @@ def pairs_table(result: SweepResult, pairs: pd.DataFrame) -> Table:
 
 def effort_table(result: SweepResult) -> Table:
     """What each method was given and what it took."""
-    records = []
-    for method in result.methods:
-        rows = result.searched[result.searched["method"] == method]
-        if rows.empty:
-            continue
-        records.append(
+    by_method = dict(list(result.searched.groupby("method")))
+    return Table.of(
+        [
             {
                 "method": method,
                 "tries": str(len(rows)),
                 "completed": str((rows["status"] == "completed").sum()),
-                "stopped early": _count((rows["status"] == "stopped_early").sum()),
+                "stopped early": str((rows["status"] == "stopped_early").sum() or ""),
                 "fine-tuning epochs": extent(rows["fine_tuning_epochs"]),
                 "epochs spent": extent(rows["epochs_spent"]),
                 "Q-learning passes": _passes(rows["q_learning_epochs"]),
@@ -88,8 +67,10 @@ def effort_table(result: SweepResult) -> Table:
                 "time": duration(rows["duration_s"].sum()),
                 "a trial": duration(number(rows["duration_s"].median())),
             }
-        )
-    return Table.of(records)
+            for method in result.methods
+            if (rows := by_method.get(method)) is not None
+        ]
+    )
 
 
 def _passes(column: pd.Series) -> str:
@@ -98,14 +79,5 @@ def _passes(column: pd.Series) -> str:
     return f"{median:.1f}" if median > 0 else ""
 
 
-def _interval(low: float, high: float) -> str:
-    return f"{low:.3f} to {high:.3f}" if math.isfinite(low) else ""
-
-
-def _percent_interval(low: float, high: float) -> str:
-    return f"{100 * low:.0f} to {100 * high:.0f}"
-
-
-def _count(number: int) -> str:
-    """Empty for none."""
-    return str(number) if number else ""
+def _interval(low: float, high: float, form: str) -> str:
+    return f"{low:{form}} to {high:{form}}" if math.isfinite(low) else ""

@@ -1,48 +1,88 @@
 """A table of the report, as text that HTML and Markdown show alike."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from orchestrator.formatting import MISSING
+from orchestrator.analysis.pareto import as_share
+from orchestrator.formatting import (
+    MISSING,
+    accuracy,
+    mean_and_deviation,
+    millions,
+    milliseconds,
+    percent,
+)
 from orchestrator.report.sweep_result import SweepResult
 
 WORDS = ("cell", "method", "settings", "setting", "trial")  # columns that hold words
+FIGURES: dict[str, Callable[[pd.Series], str]] = {  # a column's title -> what a row has there
+    "seeds": lambda row: out_of(row["n"], row["tried"]),
+    "n": lambda row: str(row["n"]),
+    "validation": lambda row: _mean(row, "val"),
+    "test": lambda row: _mean(row, "test"),
+    "search's validation": lambda row: accuracy(row["search_val_accuracy"]),
+    "on training images": lambda row: accuracy(row["train_accuracy"]),
+    "mean": lambda row: millions(row["multiplications"]),
+    "multiplications": lambda row: millions(row["multiplications"]),
+    "of dense": lambda row: percent(row["share"]),
+    "not zero": lambda row: millions(row["nonzero_multiplications"]),
+    "p5": lambda row: millions(row["multiplications_p5"]),
+    "median": lambda row: millions(row["multiplications_p50"]),
+    "p95": lambda row: millions(row["multiplications_p95"]),
+    "mean of test images": lambda row: millions(row["test_multiplications"]),
+    "parameters": lambda row: millions(number(row["parameters"])),
+    "latency": lambda row: milliseconds(row["latency_ms"]),
+    "trial": lambda row: row["trial_id"],
+}
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A header and rows of text."""
 
     header: tuple[str, ...]
     rows: list[tuple[str, ...]]
-    text_columns: frozenset[int]
+    text_columns: set[int]
     """Places of the columns that hold words; the others hold figures and are set flush right."""
-    best_rows: frozenset[int] = frozenset()
+    best_rows: set[int]
     """Places of the rows to stand out."""
 
     @staticmethod
     def of(
         records: Sequence[Mapping[str, str]],
         words: Sequence[str] = WORDS,
-        best_rows: Sequence[int] = (),
-    ) -> Table:
+        best_rows: Collection[int] = (),
+    ) -> "Table":
         """A row for each record, which all have the same columns; one of nothing is left out."""
         names, nothing = records[0] if records else {}, ("", MISSING)
         header = tuple(
             name for name in names if any(record[name] not in nothing for record in records)
         )
-        return Table(
-            header=header,
-            rows=[tuple(record[name] for name in header) for record in records],
-            text_columns=frozenset(place for place, name in enumerate(header) if name in words),
-            best_rows=frozenset(best_rows),
-        )
+        rows = [tuple(record[name] for name in header) for record in records]
+        text_columns = {place for place, name in enumerate(header) if name in words}
+        return Table(header, rows, text_columns, set(best_rows))
+
+
+def trials_table(
+    result: SweepResult, trials: pd.DataFrame, *titles: str, seed: bool = True
+) -> Table:
+    """A row for each of the trials, or of the points that are named by a trial.
+
+    Args:
+        titles: of `FIGURES`, the columns beside those of `which_trial`.
+        seed: whether a row is of one seed.
+    """
+    if "share" not in trials:
+        trials = trials.assign(share=as_share(trials, "multiplications"))
+    return Table.of(
+        [
+            which_trial(result, result.by_id.loc[row["trial_id"]], seed=seed)
+            | {title: FIGURES[title](row) for title in titles}
+            for _, row in trials.iterrows()
+        ]
+    )
 
 
 def which_trial(result: SweepResult, trial: pd.Series, *, seed: bool = True) -> dict[str, str]:
@@ -67,3 +107,15 @@ def extent(column: pd.Series) -> str:
     if pd.isna(low):
         return ""
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def out_of(n: int, all_of_them: int) -> str:
+    """3, or 2 of 3."""
+    return str(n) if n == all_of_them else f"{n} of {all_of_them}"
+
+
+def _mean(row: pd.Series, images: str) -> str:
+    """0.797 ± 0.003, and of how many seeds where not all of them met the test images."""
+    said = mean_and_deviation(row[f"{images}_accuracy"], row.get(f"{images}_deviation", math.nan))
+    some = images == "test" and 0 < row.get("tested", 0) < row["n"]
+    return f"{said} ({out_of(row['tested'], row['n'])})" if some else said

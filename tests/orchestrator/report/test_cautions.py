@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from orchestrator.report.summary.answer import answer
-from orchestrator.report.summary.cautions import cautions
-from orchestrator.report.summary.cost_remarks import remarks
+from orchestrator.report.summary.cautions import cautions, remarks
 from tests.report_rows import (
     METHODS,
     SMALL,

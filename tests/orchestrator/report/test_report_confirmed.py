@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.analysis.confirmed import confirmed
 from orchestrator.analysis.pareto import frontier
+from orchestrator.analysis.seed_means import confirmed
 from orchestrator.commands.report import main
 from orchestrator.report.page import write_report
 from orchestrator.report.summary.answer import answer
@@ -95,7 +95,7 @@ def test_confirmations_are_on_no_frontier(tmp_path: Path) -> None:
 
 def test_the_table_has_mean_deviation_and_n_beside_the_searchs_figure(tmp_path: Path) -> None:
     result = result_of(tmp_path, CONFIRMED)
-    table = confirmed_table(result, confirmed(result.trials))
+    table = confirmed_table(result)
     rows = [dict(zip(table.header, row, strict=True)) for row in table.rows]
     by_trial = {row["trial"]: row for row in rows}
     assert set(by_trial) == {
@@ -108,7 +108,7 @@ def test_the_table_has_mean_deviation_and_n_beside_the_searchs_figure(tmp_path: 
 
 def test_before_and_after_is_of_the_trial_that_the_search_would_take(tmp_path: Path) -> None:
     result = result_of(tmp_path, CONFIRMED)
-    table = depth_table(result, confirmed(result.trials))
+    table = depth_table(result)
     rows = [dict(zip(table.header, row, strict=True)) for row in table.rows]
     assert [row["trial"] for row in rows] == ["vanilla-002", "random_channels-004", "l1_filter-006"]
     assert rows[2]["accuracy after"] == "0.880" and rows[2]["on test images"] == "0.820 ± 0.010"

@@ -102,12 +102,12 @@ def test_classes_have_the_whole_networks_figures_and_each_layers(
     """Of test images where there are any; a layer that a class never runs costs it nothing."""
     folder = folder_with_images(tmp_path, with_tests)
     result = SweepResult.read(folder)
-    (costs,) = class_costs(result, result.trials.iloc[:1])
+    ((title, images, table),) = class_costs(result, result.trials.iloc[:1])
     face = "55.0 M" if with_tests else "50.0 M"
-    assert costs.images == ("test" if with_tests else "validation")
-    assert "rnp-000, " in costs.title and "p -0.1" in costs.title
-    assert costs.table.header == ("", "face", "None")
-    assert costs.table.rows == [
+    assert images == ("test" if with_tests else "validation")
+    assert "rnp-000, " in title and "p -0.1" in title
+    assert table.header == ("", "face", "None")
+    assert table.rows == [
         ("whole network", face, none),
         ("of dense", f"{float(face[:2]):.0f} %", f"{float(none[:2]):.0f} %"),
         ("conv1", "30.0 M", "30.0 M"),

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from orchestrator.analysis.seed_means import all_repeated, repeated
-from orchestrator.palette import LIGHT
 from orchestrator.report.charts.seed_means import means_below_axis, repeated_charts
 from orchestrator.report.charts.vega_lite import picture
 from orchestrator.report.page import write_report
@@ -79,7 +78,7 @@ def test_an_option_that_one_seed_tried_twice_counts_once(tmp_path: Path) -> None
 
 def test_the_table_says_of_how_many_seeds_the_test_accuracy_is(tmp_path: Path) -> None:
     result = result_of(tmp_path, [*of_three_seeds(), *of_three_seeds(cell="depth=12")])
-    table = repeated_table(result, repeated(result.trials))
+    table = repeated_table(result)
     rows = [dict(zip(table.header, row, strict=True)) for row in table.rows]
     assert [(row["cell"], row["settings"]) for row in rows] == [
         (cell, f"keep_ratio {share}") for cell in ("all", "depth=12") for share in ACCURACIES
@@ -96,7 +95,7 @@ def test_a_cells_chart_has_each_mean_with_its_deviation_and_the_best_of_them(
     tmp_path: Path,
 ) -> None:
     result = result_of(tmp_path, of_three_seeds())
-    (chart,) = repeated_charts(result, repeated(result.trials), "multiplications").values()
+    (chart,) = repeated_charts(result, "multiplications").values()
     drawn = chart["data"]["values"]
     for value, accuracies in zip(drawn, ACCURACIES.values(), strict=True):
         mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
@@ -111,12 +110,13 @@ def test_panels_share_a_scale_that_holds_every_interval(tmp_path: Path) -> None:
     worse = [{**row, "val_accuracy": row["val_accuracy"] - 0.3} for row in of_three_seeds()]
     rows = [*of_three_seeds(), *({**row, "cell": "depth=8"} for row in worse)]
     result = result_of(tmp_path, rows)
-    panels = repeated_charts(result, repeated(result.trials), "multiplications", LIGHT)
+    panels = repeated_charts(result, "multiplications")
     assert list(panels) == ["all", "depth=8"] and means_below_axis(panels) == 0
     alone = {"depth=8": panels["depth=8"]}
-    assert picture(result, alone, "", "")["concat"][0]["title"] == "depth=8"
-    assert not repeated_charts(result, repeated(result.trials).iloc[:0], "multiplications")
-    drawn = picture(result, panels, "", "")["concat"]
+    assert picture(result, alone, "", "")["vconcat"][0]["hconcat"][0]["title"] == "depth=8"
+    assert not repeated_charts(result_of(tmp_path / "none", SMALL), "multiplications")
+    (row,) = picture(result, panels, "", "")["vconcat"]
+    drawn = row["hconcat"]
     values = [value for panel in drawn for value in panel["data"]["values"]]
     for panel in drawn:
         for layer in panel["layer"]:
@@ -132,7 +132,7 @@ def test_a_ruined_option_does_not_stretch_the_chart_but_is_counted(tmp_path: Pat
     rows = of_three_seeds()
     rows[6]["val_accuracy"], rows[7]["val_accuracy"] = 0.96, 0.70  # beaten, and far apart
     result = result_of(tmp_path, [*rows, *ruined])
-    charts = repeated_charts(result, repeated(result.trials), "multiplications")
+    charts = repeated_charts(result, "multiplications")
     assert means_below_axis(charts) == 1
     chart = charts["all"]
     low, _ = chart["layer"][0]["encoding"]["y"]["scale"]["domain"]
@@ -152,7 +152,7 @@ def test_means_of_the_seeds_that_are_left_make_no_picture(tmp_path: Path, status
     result = result_of(tmp_path, rows)
     points = repeated(result.trials)
     assert list(points["n"]) == [2, 3, 3] and list(points["tried"]) == [3, 3, 3]
-    assert repeated_table(result, points).rows[0][2] == "2 of 3"
+    assert repeated_table(result).rows[0][2] == "2 of 3"
     assert not all_repeated(result.trials, points, "multiplications")
 
 

@@ -3,10 +3,8 @@
 import math
 from pathlib import Path
 
-from orchestrator.analysis.comparison import compare_methods, compare_pairs
 from orchestrator.analysis.pareto import frontier
-from orchestrator.report.summary.cautions import cautions
-from orchestrator.report.summary.failures import failures
+from orchestrator.report.summary.cautions import cautions, failures
 from orchestrator.report.tables.methods import comparison_table, effort_table, pairs_table
 from orchestrator.report.tables.trials import frontier_table
 from tests.report_rows import (
@@ -20,7 +18,7 @@ from tests.report_rows import (
 
 def test_the_comparison_has_hand_worked_figures_and_marks_the_best(tmp_path: Path) -> None:
     result = result_of(tmp_path, SMALL)
-    table = comparison_table(result, compare_methods(result.trials, result.objectives))
+    table = comparison_table(result)
     l1 = 0.25 * 0.65 + 0.55 * 0.78  # the staircase from 0.2 to 0.45 and from there to 1
     assert table.header == (
         "method",
@@ -88,7 +86,7 @@ def test_unequal_epochs_and_passes_beside_them_are_said(tmp_path: Path) -> None:
 
 def test_pairs_are_a_table_of_the_row_against_the_column(tmp_path: Path) -> None:
     result = result_of(tmp_path, SMALL)
-    table = pairs_table(result, compare_pairs(result.trials))
+    table = pairs_table(result)
     assert table.header[0] == "ahead of →" and table.header[-1] == "magnitude"
     cells = {
         (row[0], other): said
@@ -110,7 +108,7 @@ def test_completed_trials_without_a_number_are_listed_with_the_failures(tmp_path
         trial("magnitude", float("nan"), 0.5),
         trial("vanilla", 0.9, 0.5, multiplications=math.inf),
     ]
-    found = {f.reason: f.trial_ids for f in failures(result_of(tmp_path, rows))}
+    found = {reason: names for reason, names, _ in failures(result_of(tmp_path, rows))}
     assert found == {
         "completed without a number for val_accuracy": ["magnitude-009"],
         "completed without a number for multiplications": ["vanilla-010"],
@@ -124,7 +122,7 @@ def test_equal_errors_are_listed_together(tmp_path: Path) -> None:
         failed("magnitude", "ValueError: common\nat line 3"),
         trial("magnitude", 0.5, 0.5, status="stopped"),
     ]
-    found = [(f.reason, f.trial_ids, f.text) for f in failures(result_of(tmp_path, rows))]
+    found = failures(result_of(tmp_path, rows))
     assert found == [
         ("ValueError: common", ["l1_filter-001", "magnitude-002"], "ValueError: common\nat line 2"),
         ("OSError: rare", ["l1_filter-000"], "OSError: rare\nat line 1"),

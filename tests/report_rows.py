@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.report.sweep_result import SweepResult
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.run_folder.trials_table import (
     COLUMNS,
     TrialsTable,

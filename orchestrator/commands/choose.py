@@ -14,9 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.deploy.registration import register, registry
 from orchestrator.deploy.selection import Choice, Limits, choose
-from orchestrator.report.sweep_result import SweepResult
 
 BAD_INPUT = 2
 

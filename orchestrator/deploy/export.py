@@ -3,11 +3,11 @@
 import shutil
 from pathlib import Path
 
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.deploy.programs import write_programs
 from orchestrator.deploy.selection import Choice
 from orchestrator.formatting import render
 from orchestrator.methods import method_class
-from orchestrator.report.sweep_result import SweepResult
 from orchestrator.run_folder.atomic_files import write_atomically
 from orchestrator.run_folder.reader import past_trial
 from testbed.backbones import build_backbone

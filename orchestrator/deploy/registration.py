@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.deploy.selection import Choice
-from orchestrator.report.sweep_result import SweepResult
 
 if TYPE_CHECKING:
     from orchestrator.tracking.model_registry import ModelRegistry

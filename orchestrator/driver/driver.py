@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from orchestrator.analysis.comparison import compare_methods
+from orchestrator.analysis.time_spent import time_spent
 from orchestrator.console.job_lines import show_end
 from orchestrator.console.progress import Progress
 from orchestrator.driver.checks import as_bad_input, check_methods, check_networks, load_shared
@@ -25,7 +26,7 @@ from orchestrator.plan.jobs import INTERRUPTED, Job, Outcome, job_name, trial_of
 from orchestrator.run_folder.folder import move_aside, report_is_current, sweep_id
 from orchestrator.run_folder.outbox import Outbox
 from orchestrator.run_folder.recorder import ENDED_WELL, Recorder
-from orchestrator.search.time_budget import TimeBudget, spent
+from orchestrator.search.time_budget import TimeBudget
 from orchestrator.sweep_file import Sweep, SweepFileError
 from testbed.data import Splits
 
@@ -238,7 +239,7 @@ def _open_recorder(
 
 
 def _coordinator(plan: Plan, trials: Trials, recorder: Recorder, progress: Progress) -> Coordinator:
-    hours = TimeBudget(plan.sweep.search.hours, spent(recorder.spans))
+    hours = TimeBudget(plan.sweep.search.hours, time_spent(recorder.spans))
     return Coordinator(
         plan, trials, recorder.table.read, lambda: not hours.is_over(), progress.phase
     )

@@ -11,6 +11,7 @@ import vl_convert
 from orchestrator.analysis.at_budget import HALF, best_of_each
 from orchestrator.analysis.comparison import attainment
 from orchestrator.analysis.seed_means import all_repeated
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.formatting import render
 from orchestrator.palette import CSS, DARK, LIGHT, method_marks
 from orchestrator.report.charts.image_costs import image_costs
@@ -33,7 +34,6 @@ from orchestrator.report.summary.answer import answer
 from orchestrator.report.summary.cautions import cautions, failures, remarks
 from orchestrator.report.summary.key_figures import key_figures
 from orchestrator.report.summary.provenance import provenance
-from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.tables.channels import channels_table
 from orchestrator.report.tables.images import class_costs, deciding_trials, spread_table
 from orchestrator.report.tables.methods import comparison_table, effort_table, pairs_table

@@ -6,10 +6,7 @@ driver and the start of the next is not counted.
 
 import math
 import time
-from collections.abc import Callable, Iterable
-from datetime import datetime
-
-PAUSE_S = 60.0  # between two trials; after a longer one, another driver has gone on
+from collections.abc import Callable
 
 
 class TimeBudget:
@@ -21,7 +18,7 @@ class TimeBudget:
         """
         Args:
             hours: None for no bound.
-            spent_s: what earlier drivers spent; see `spent`.
+            spent_s: what earlier drivers spent; see `time_spent`.
             clock: seconds since whenever.
         """
         self._left_s = math.inf if hours is None else 3600 * hours - spent_s
@@ -34,23 +31,3 @@ class TimeBudget:
         if self._started is None:
             self._started = self._clock()
         return self._clock() - self._started >= self._left_s
-
-
-def spent(trials: Iterable[tuple[str, float]]) -> float:
-    """The seconds in which trials ran, side by side or one after another.
-
-    Args:
-        trials: `started_at` and `duration_s` of each.
-    """
-    spans = sorted(
-        (start, start + duration)
-        for start, duration in (
-            (datetime.fromisoformat(started).timestamp(), duration) for started, duration in trials
-        )
-    )
-    total, until = 0.0, -math.inf
-    for start, end in spans:
-        begin = until if start - until <= PAUSE_S else start
-        total += max(0.0, end - begin)
-        until = max(until, end)
-    return total

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.formatting import millions
 from orchestrator.palette import CSS
 from orchestrator.report.charts import vega_lite as vega
-from orchestrator.report.sweep_result import SweepResult
 from orchestrator.run_folder.trial_files import extremes, read_extremes
 
 BINS = 30

@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.analysis.pareto import DENSE_COST, eligible, on_frontier_within
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.analysis.uncertainty import standard_error
 from orchestrator.formatting import accuracy, millions, milliseconds, percent
 from orchestrator.palette import CSS
 from orchestrator.report.charts import vega_lite as vega
 from orchestrator.report.charts.vega_lite import COSTS, in_words, unit
-from orchestrator.report.sweep_result import SweepResult
 
 MOST_CELLS_IN_PICTURE = 12
 DrawnTrial = Mapping[str, Any]

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.analysis.pareto import on_frontier_within
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.formatting import accuracy, mean_and_deviation, millions, percent
 from orchestrator.palette import CSS
 from orchestrator.report.charts import vega_lite as vega
 from orchestrator.report.charts.vega_lite import COSTS, unit
-from orchestrator.report.sweep_result import SweepResult
 
 
 def confirmed_charts(result: SweepResult) -> dict[str, vega.Spec]:

@@ -4,9 +4,9 @@ from typing import Any
 
 import pandas as pd
 
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.palette import CSS
 from orchestrator.report.charts import vega_lite as vega
-from orchestrator.report.sweep_result import SweepResult
 from orchestrator.run_folder.trial_files import read_reports
 
 REPORTS = "reports/{}.jsonl"

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.palette import CSS, LIGHT, Palette, method_marks
-from orchestrator.report.sweep_result import SweepResult
 
 Spec = dict[str, Any]
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"

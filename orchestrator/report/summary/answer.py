@@ -12,9 +12,9 @@ import pandas as pd
 from orchestrator.analysis.at_budget import HALF, AtHalf, at_half, best_of_each, in_some_seeds
 from orchestrator.analysis.pareto import best_within
 from orchestrator.analysis.seed_means import by_seed
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.analysis.uncertainty import error_over_seeds, standard_error
 from orchestrator.formatting import listed, mean_and_deviation, millions, percent
-from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.tables.table import extent
 
 HALF_OF_DENSE = "half of the dense network's multiplications"

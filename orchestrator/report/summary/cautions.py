@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import pandas as pd
 
 from orchestrator.analysis.at_budget import HALF
+from orchestrator.analysis.sweep_result import SweepResult
+from orchestrator.analysis.time_spent import time_spent
 from orchestrator.analysis.uncertainty import standard_error
 from orchestrator.formatting import accuracy, listed, percent
-from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.tables.table import extent, number
-from orchestrator.search.time_budget import spent
 
 CONTROLS = {
     "dense": "the network that everything is measured against",
@@ -34,7 +34,7 @@ def cautions(result: SweepResult) -> Iterator[str]:
         yield f"{failed} of {len(result.trials)} trials failed and are on no frontier."
     hours = result.sweep["search"].get("hours")
     ran = result.searched[["started_at", "duration_s"]].dropna()
-    if hours is not None and spent(ran.itertuples(index=False, name=None)) >= 3600 * hours:
+    if hours is not None and time_spent(ran.itertuples(index=False, name=None)) >= 3600 * hours:
         yield f"The search's {hours:g} hours were used up after {len(result.searched)} trials."
     yield from _stopped_early(result.searched)
     yield from _budgets(result)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pandas as pd
 
 from orchestrator.analysis.at_budget import at_half
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.formatting import accuracy, duration, millions
-from orchestrator.report.sweep_result import SweepResult
 
 
 def key_figures(result: SweepResult) -> list[tuple[str, str, str]]:

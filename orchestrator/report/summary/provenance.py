@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.formatting import duration
-from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.tables.table import extent
 
 

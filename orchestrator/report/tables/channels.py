@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 from safetensors import safe_open
 
+from orchestrator.analysis.sweep_result import SweepResult, natural
 from orchestrator.formatting import percent
-from orchestrator.report.sweep_result import SweepResult, natural
 from orchestrator.report.tables.images import mean_layers
 from orchestrator.report.tables.table import Table, which_trial
 

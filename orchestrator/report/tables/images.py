@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.formatting import millions, percent
-from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.tables.table import Table, trials_table
 
 PER_CLASS = "multiplications_per_class.csv"

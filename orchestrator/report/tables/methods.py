@@ -6,8 +6,8 @@ import pandas as pd
 
 from orchestrator.analysis.comparison import compare_methods, compare_pairs
 from orchestrator.analysis.pareto import BUDGETS
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.formatting import MISSING, accuracy, duration, percent
-from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.tables.table import Table, extent, number
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from orchestrator.analysis.pareto import as_share
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.formatting import (
     MISSING,
     accuracy,
@@ -15,7 +16,6 @@ from orchestrator.formatting import (
     milliseconds,
     percent,
 )
-from orchestrator.report.sweep_result import SweepResult
 
 WORDS = ("cell", "method", "settings", "setting", "trial")  # columns that hold words
 FIGURES: dict[str, Callable[[pd.Series], str]] = {  # a column's title -> what a row has there

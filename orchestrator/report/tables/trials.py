@@ -5,8 +5,8 @@ import math
 import pandas as pd
 
 from orchestrator.analysis.at_budget import AtHalf, at_half, best_of_each
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.formatting import mean_and_deviation, millions
-from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.tables.table import Table, trials_table
 
 

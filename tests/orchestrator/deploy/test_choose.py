@@ -126,7 +126,7 @@ from pathlib import Path
 from orchestrator.deploy.export import export
 from orchestrator.deploy.selection import Limits, choose
 from orchestrator.report import write_report
-from orchestrator.report.sweep_result import SweepResult
+from orchestrator.analysis.sweep_result import SweepResult
 folder, target, *methods = sys.argv[1:]
 folder, target = Path(folder), Path(target)
 result = SweepResult.read(folder)

@@ -10,11 +10,11 @@ import pytest
 
 from orchestrator.analysis.pareto import frontier
 from orchestrator.analysis.seed_means import confirmed
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.commands.report import main
 from orchestrator.report.page import write_report
 from orchestrator.report.summary.answer import answer
 from orchestrator.report.summary.cautions import cautions
-from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.tables.trials import confirmed_table, depth_table
 from tests.report_rows import (
     CONFIRMED,

@@ -10,9 +10,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from orchestrator.analysis.pareto import frontier
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.commands.report import main
 from orchestrator.report.page import write_report
-from orchestrator.report.sweep_result import SweepResult
 from orchestrator.report.tables.channels import channels_table
 from orchestrator.report.tables.images import class_costs, deciding_trials, spread_table
 from orchestrator.run_folder.trials_table import (

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.commands.sweep import common_parser
 from orchestrator.commands.trial import main as trial_main
-from orchestrator.plan import Trial, plain_trials, studies
-from orchestrator.report.sweep_result import SweepResult
+from orchestrator.plan import Trial, make_plan, studies
 from orchestrator.run_folder.trials_table import COLUMNS, TrialsTable, option_column, read_trials
 from orchestrator.sweep_file import load_sweep
 from orchestrator.sweep_file.grids_and_ranges import Range
@@ -92,7 +92,7 @@ def test_conditional_hyperparameters_are_in_the_command_of_a_trial(
         parser = common_parser("orchestrator.trial", "")
         args = parser.parse_args([w for w in words[3:] if w not in ("--only", trial.method)])
         again = load_sweep(args.sweep_file, args.overrides).with_method(trial.method)
-        (same,) = plain_trials(again)
+        (same,) = make_plan(again).plain_trials()
         names = {"trial_id", "study", "cell"}
         assert json.loads(same.model_dump_json(exclude=names)) == json.loads(
             trial.model_dump_json(exclude=names)

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from optuna.storages import InMemoryStorage
 
+from orchestrator.analysis.time_spent import time_spent
 from orchestrator.commands.trial import main as trial_main
 from orchestrator.plan import make_plan, n_tries, studies
 from orchestrator.plan.dry_run import describe
 from orchestrator.run_folder.trials_table import read_trials
 from orchestrator.search.proposer import Proposer
-from orchestrator.search.time_budget import TimeBudget, spent
+from orchestrator.search.time_budget import TimeBudget
 from orchestrator.sweep_file import Search, Sweep, SweepFileError, load_sweep
 
 SWEEP = """
@@ -94,10 +95,10 @@ def test_hours_are_those_in_which_trials_ran() -> None:
     one_after_another = [(at("10:15:30"), 60)]  # half a minute later
     another_driver = [(at("23:00:00"), 100)]
 
-    assert spent([]) == 0
-    assert spent(side_by_side) == 900
-    assert spent([*one_after_another, *side_by_side]) == 990
-    assert spent([*side_by_side, *another_driver, *one_after_another]) == 1090
+    assert time_spent([]) == 0
+    assert time_spent(side_by_side) == 900
+    assert time_spent([*one_after_another, *side_by_side]) == 990
+    assert time_spent([*side_by_side, *another_driver, *one_after_another]) == 1090
 
 
 @pytest.mark.parametrize(

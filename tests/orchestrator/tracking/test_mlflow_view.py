@@ -12,9 +12,9 @@ from mlflow import MlflowClient
 from PIL import Image, ImageColor
 
 from orchestrator.analysis.comparison import compare_methods
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.palette import LIGHT, method_marks
 from orchestrator.report import write_report
-from orchestrator.report.sweep_result import SweepResult
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.tracking.view import TAG, view_to_write
 from tests.browser import ask, needs_chromium

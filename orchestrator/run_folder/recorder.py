@@ -18,7 +18,6 @@ from orchestrator.plan.jobs import (
     trial_of,
 )
 from orchestrator.run_folder.folder import begin, go_on
-from orchestrator.run_folder.outbox import Outbox
 from orchestrator.run_folder.trial_row import known_columns
 from orchestrator.run_folder.trials_table import (
     HELD_BY_COLUMNS,
@@ -155,7 +154,6 @@ class Recorder:
         per_class = "multiplications_per_class.csv"
         keep_rows(self._folder / per_class, "trial_id", rows.__contains__)
         keep_rows(self._folder / f"test_{per_class}", "trial_id", tested.__contains__)
-        Outbox(self._folder).forget_but(rows)
         for trial_id, row in rows.items():  # of a driver that was killed right there
             if row["status"] in ENDED_WELL:
                 shutil.rmtree(self.workplace.checkpoints(trial_id), ignore_errors=True)

@@ -1,7 +1,8 @@
 """How a sweep looks in MLflow: one experiment, one flat run a trial, and a run of the report.
 
 Every run has the tags `trial_id` and `sweep_id`, by which it is found again: what was sent before
-and is whole is not sent twice, what was cut off or has changed since is replaced.
+and is whole is not sent twice, what was cut off or has changed since is replaced. A trial's run is
+whole if it ended as the row of trials.csv says, and when; the report's has the report's digest.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from numbers import Real
@@ -23,14 +25,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from orchestrator.palette import LIGHT, method_marks
-from orchestrator.run_folder.folder import REPORT
-from orchestrator.run_folder.outbox import Letter
+from orchestrator.plan import Plan, Trial
+from orchestrator.run_folder.folder import REPORT, digest, sweep_id
+from orchestrator.run_folder.reader import trial_of_row
+from orchestrator.run_folder.trial_files import read_reports
 from orchestrator.run_folder.trials_table import COLUMNS, read_trials
 from orchestrator.tracking.view import RUN_COLOUR, TAG, view_to_write
 
 if TYPE_CHECKING:  # importing MLflow takes seconds, which only the tracker's thread spends
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Param, RunInfo
 
 PARAMS = (
     "method",
@@ -57,6 +61,8 @@ TAGS = (
     "code_version",
 )
 METRICS = tuple(name for name in COLUMNS if name not in (*PARAMS, *TAGS, "trial_id", "started_at"))
+FRONTIER = "frontier"  # no trial's id: those end with a number
+DIGEST = "digest"  # a tag of that run
 TESTED = ("test_accuracy", "test_multiplications")
 STATUS = {
     "completed": "FINISHED",
@@ -66,7 +72,7 @@ STATUS = {
 }
 
 # MLflow takes 1000 things in one call, 100 of them params, and so many characters of each.
-METRICS_PER_CALL, PARAMS_PER_CALL = 900, 100
+METRICS_PER_CALL, PARAMS_PER_CALL, RUNS_PER_CALL = 900, 100, 1000
 LONGEST_PARAM, LONGEST_TAG, LONGEST_KEY = 6000, 5000, 250
 
 SQLITE = "sqlite:///"
@@ -140,21 +146,19 @@ def _without_waiting_for_the_disk(database: Path) -> Iterator[None]:
 
 
 class Experiment:
-    """One experiment of MLflow. Its methods raise whatever MLflow raises."""
+    """The experiment of one sweep. Its methods raise whatever MLflow raises."""
 
-    def __init__(
-        self, name: str, uri: str, output: Path, goes_on: bool, methods: Sequence[str] = ()
-    ) -> None:
-        """Finds the experiment, takes it out of the bin, or makes it and its database.
+    def __init__(self, plan: Plan, folder: Path, uri: str) -> None:
+        """Finds the experiment, takes it out of the bin, or makes it and its database; asks what
+        runs of the sweep it has, and writes the view "Frontier", unless it is there.
 
         Args:
-            output: the folder of all sweeps.
-            goes_on: whether there may be runs of the sweep already.
-            methods: the sweep's, in its order, whose runs get the colours of the report.
+            folder: the run folder, beside which a local database keeps its artifacts.
         """
-        self._goes_on = goes_on
-        self._runs: dict[str, str] = {}  # trial_id -> MLflow's id, of those written here
-        self._colours = {method: mark[0] for method, mark in method_marks(methods, LIGHT).items()}
+        self._plan, self._folder, self._sweep_id = plan, folder, sweep_id(folder)
+        marks = method_marks(list(plan.sweep.methods), LIGHT)
+        self._colours = {method: colour for method, (colour, *_) in marks.items()}
+        name, output = plan.sweep.name, folder.parent
         with _one_process_at_a_time(output):
             _make_database(uri)
             self.client = open_client(uri)
@@ -164,58 +168,60 @@ class Experiment:
                 # A server decides itself where artifacts go.
                 location = artifacts.as_uri() if uri.startswith(SQLITE) else None
                 self.id = self.client.create_experiment(name, artifact_location=location)
-                return
-        self.id = found.experiment_id
-        if found.lifecycle_stage == "deleted":
+            else:
+                self.id = found.experiment_id
+        if found is not None and found.lifecycle_stage == "deleted":
             self.client.restore_experiment(self.id)
+        view = view_to_write(found.tags.get(TAG) if found else None)
+        if view is not None:
+            self.client.set_experiment_tag(self.id, TAG, view)
+        self._runs = self._find()
 
-    def write_view(self) -> None:
-        """The view "Frontier" of the experiment, unless it is there."""
-        tag = view_to_write(self.client.get_experiment(self.id).tags.get(TAG))
-        if tag is not None:
-            self.client.set_experiment_tag(self.id, TAG, tag)
+    def write_trial(self, row: Mapping[str, Any]) -> None:
+        """Writes the run of a row of trials.csv, unless MLflow has it: three calls, but for a trial
+        that reported more than 900 figures.
 
-    def write_trial(self, sweep_id: str, letter: Letter, first: bool) -> None:
-        """One flat run: three calls, unless the trial reported more than 900 figures.
-
-        Args:
-            first: whether it has not been tried before; else its run may be there already.
+        `epoch`, or else `round`, is the step of a report's other figures, and `timestamp` (Unix
+        seconds) when it came.
         """
         from mlflow.entities import Metric, Param
 
-        row, trial_id = letter.row, letter.row["trial_id"]
-        if (self._goes_on or not first) and self._is_there(sweep_id, trial_id, letter.digest):
+        trial_id, status, (start, end) = row["trial_id"], STATUS[row["status"]], _times(row)
+        ended = (status, start, end)
+        if self._is_there(
+            trial_id, lambda run: (run.status, run.start_time, run.end_time) == ended
+        ):
             return
-        start, end = _times(row)
         tags = {name: str(row[name])[:LONGEST_TAG] for name in TAGS if _given(row.get(name))}
-        tags |= {"sweep_id": sweep_id, "trial_id": trial_id, "digest": letter.digest}
+        tags |= {"sweep_id": self._sweep_id, "trial_id": trial_id}
         if row["method"] in self._colours:
             tags[RUN_COLOUR] = self._colours[row["method"]]
+        reports = read_reports(self._folder / "reports" / f"{trial_id}.jsonl")
         metrics = [
             Metric(_key(name), value, timestamp or end, step)
-            for name, value, timestamp, step in _figures(row, letter.reports)
+            for name, value, timestamp, step in _figures(row, reports)
         ]
         params = [
             Param(_key(name), str(value)[:LONGEST_PARAM])
-            for name, value in _settings(row, letter.settings).items()
+            for name, value in _settings(row, trial_of_row(self._plan, row)).items()
         ]
-        run = self.client.create_run(self.id, start, tags, run_name=trial_id).info.run_id
-        calls = max(len(metrics) / METRICS_PER_CALL, len(params) / PARAMS_PER_CALL)
-        for call in range(math.ceil(calls)):
-            some_metrics = metrics[call * METRICS_PER_CALL : (call + 1) * METRICS_PER_CALL]
-            some_params = params[call * PARAMS_PER_CALL : (call + 1) * PARAMS_PER_CALL]
-            self.client.log_batch(run, some_metrics, some_params)
-        self.client.set_terminated(run, STATUS[row["status"]], end)
-        self._runs[trial_id] = run
+        run = self.client.create_run(self.id, start, tags, run_name=trial_id).info
+        self._log(run.run_id, metrics, params)
+        self.client.set_terminated(run.run_id, status, end)
+        self._runs[trial_id] = [run]
 
-    def write_frontier(
-        self, sweep_id: str, started: float, folder: Path, comparison: pd.DataFrame
-    ) -> None:
-        """The run `frontier`, in place of an earlier one; and the tests' figures, which came after
-        their runs had ended."""
+    def write_frontier(self, started: float, comparison: pd.DataFrame) -> None:
+        """Writes the run `frontier`, in place of an earlier one; and the tests' figures, which came
+        after their runs had ended. Nothing where MLflow has the report of the sweep as it is.
+
+        Args:
+            comparison: of `compare_methods`; its figures become metrics.
+        """
         from mlflow.entities import Metric
 
-        now = int(1000 * time.time())
+        now, current = int(1000 * time.time()), digest(self._folder)
+        if self._is_there(FRONTIER, lambda run: self._digest(run) == current):
+            return
         figures = comparison.melt(["cell", "method"], var_name="figure")
         one_cell = comparison["cell"].nunique() == 1
         metrics = [
@@ -223,46 +229,56 @@ class Experiment:
             for cell, method, figure, value in figures.itertuples(index=False)
             if _is_number(value)
         ]
-        self._is_there(sweep_id, "frontier", digest=None)
-        tags = {"sweep_id": sweep_id, "trial_id": "frontier"}
-        created = self.client.create_run(self.id, int(1000 * started), tags, run_name="frontier")
+        tags = {"sweep_id": self._sweep_id, "trial_id": FRONTIER, DIGEST: current}
+        created = self.client.create_run(self.id, int(1000 * started), tags, run_name=FRONTIER)
         run = created.info.run_id
-        for first in range(0, len(metrics), METRICS_PER_CALL):
-            self.client.log_batch(run, metrics[first : first + METRICS_PER_CALL])
+        self._log(run, metrics)
         for name in REPORT:
-            self.client.log_artifact(run, str(folder / name))
-        tested = read_trials(folder / "trials.csv").dropna(subset=TESTED)
-        for _, row in tested.iterrows():
-            self._write_tested(sweep_id, row["trial_id"], {name: row[name] for name in TESTED}, now)
+            self.client.log_artifact(run, str(self._folder / name))
+        tested = read_trials(self._folder / "trials.csv").dropna(subset=TESTED)
+        for trial_id, *values in tested[["trial_id", *TESTED]].itertuples(index=False):
+            for trial in self._runs.get(trial_id, ()):
+                known = self.client.get_run(trial.run_id).data.metrics
+                for name, value in zip(TESTED, values, strict=True):
+                    if known.get(name) != value:
+                        self.client.log_metric(trial.run_id, name, value, now, 0)
         self.client.set_terminated(run, "FINISHED", now)
 
-    def _write_tested(
-        self, sweep_id: str, trial_id: str, figures: Mapping[str, float], now: int
-    ) -> None:
-        """Adds what the test images say, unless it is there."""
-        known: Mapping[str, float] = {}
-        if trial_id not in self._runs:
-            for found in self._find(sweep_id, trial_id):
-                self._runs[trial_id], known = found.info.run_id, found.data.metrics
-        for name, value in figures.items():
-            if trial_id in self._runs and known.get(name) != value:
-                self.client.log_metric(self._runs[trial_id], name, value, now, 0)
+    def _find(self) -> dict[str, list[RunInfo]]:
+        """The runs of this sweep by their trials, but for those in the bin."""
+        found = defaultdict(list)
+        of_sweep, page = f"tags.sweep_id = '{self._sweep_id}'", None
+        while page is None or page.token:
+            page = self.client.search_runs(
+                [self.id], of_sweep, max_results=RUNS_PER_CALL, page_token=page and page.token
+            )
+            for run in page:
+                found[run.data.tags["trial_id"]].append(run.info)
+        return found
 
-    def _is_there(self, sweep_id: str, trial_id: str, digest: str | None) -> bool:
-        """Whether a run of that digest is there, whole. Others of the trial go into the bin."""
-        whole = False
-        for run in self._find(sweep_id, trial_id):
-            ended = run.info.status != "RUNNING" and digest is not None
-            if not whole and ended and run.data.tags.get("digest") == digest:
-                whole, self._runs[trial_id] = True, run.info.run_id
-            else:
-                self.client.delete_run(run.info.run_id)
-        return whole
+    def _is_there(self, trial_id: str, is_whole: Callable[[RunInfo], bool]) -> bool:
+        """Whether MLflow has a trial's run, whole. Its others go into the bin: they were cut off,
+        sent twice, or have changed since."""
+        runs = self._runs.pop(trial_id, [])
+        whole = next(filter(is_whole, runs), None)
+        for run in runs:
+            if run is not whole:
+                self.client.delete_run(run.run_id)
+        if whole is not None:
+            self._runs[trial_id] = [whole]
+        return whole is not None
 
-    def _find(self, sweep_id: str, trial_id: str) -> list[Run]:
-        """The runs of one trial of this sweep, but for those in the bin."""
-        of_trial = f"tags.trial_id = '{trial_id}' and tags.sweep_id = '{sweep_id}'"
-        return list(self.client.search_runs([self.id], of_trial))
+    def _digest(self, run: RunInfo) -> str | None:
+        """Of what sweep a finished report is; see `run_folder.folder.digest`."""
+        tags: dict[str, str] = self.client.get_run(run.run_id).data.tags
+        return tags.get(DIGEST) if run.status == "FINISHED" else None
+
+    def _log(self, run: str, metrics: list[Metric], params: Sequence[Param] = ()) -> None:
+        calls = max(len(metrics) / METRICS_PER_CALL, len(params) / PARAMS_PER_CALL)
+        for call in range(math.ceil(calls)):
+            some_metrics = metrics[call * METRICS_PER_CALL : (call + 1) * METRICS_PER_CALL]
+            some_params = params[call * PARAMS_PER_CALL : (call + 1) * PARAMS_PER_CALL]
+            self.client.log_batch(run, some_metrics, some_params)
 
 
 def _figures(
@@ -286,10 +302,13 @@ def _figures(
             yield name, float(row[name]), None, last.get(name, 0)
 
 
-def _settings(row: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(row: Mapping[str, Any], trial: Trial) -> dict[str, Any]:
     """The params of a run: the trial's settings, and its options as trials.csv names them."""
-    options = {name: value for name, value in row.items() if name in PARAMS or name not in COLUMNS}
-    return {name: value for name, value in {**_flat(settings), **options}.items() if _given(value)}
+    sections = trial.model_dump(mode="json", include={"data", "training", "fine_tuning"})
+    sections["backbone"] = trial.backbone_options  # as the sweep file has them
+    settings = _flat(sections) | {name: row.get(name) for name in PARAMS}
+    settings |= {f"{trial.method}.{name}": value for name, value in trial.options.items()}
+    return {name: value for name, value in settings.items() if _given(value)}
 
 
 def _times(row: Mapping[str, Any]) -> tuple[int, int]:

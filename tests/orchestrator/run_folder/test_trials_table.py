@@ -153,6 +153,9 @@ def test_rows_are_taken_out_and_the_others_stay_as_they_are(table: TrialsTable) 
     before = cells(table.path)
     keep_rows(table.path, "status", lambda status: status != "stopped")
     assert cells(table.path) == [row for row in before if "stopped" not in row]
+    for _ in range(2):  # the second time there is none left
+        keep_rows(table.path, "status", lambda status: False)
+        assert cells(table.path) == before[:1]
 
 
 def test_a_row_that_is_damaged_is_named(table: TrialsTable) -> None:

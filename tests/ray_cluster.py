@@ -25,7 +25,32 @@ class Cluster:
     address: str
     environment: dict[str, str]
     """For processes that join: the token, and where workers find modules."""
+    folder: Path
+    """For logs, and what Ray keeps of the head."""
     nodes: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def add_node(self) -> None:
+        """Starts one node more, as by hand; the first is the head."""
+        role = [f"--address={self.address}"]
+        if not self.nodes:
+            port = self.address.partition(":")[2]
+            role = ["--head", f"--port={port}", "--include-dashboard=false"]
+            role += [f"--temp-dir={self.folder}"]
+        log = self.folder / f"node{len(self.nodes)}.log"
+        with log.open("w") as output:
+            node = subprocess.Popen(
+                [
+                    *(RAY, "start", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=1"),
+                    *("--object-store-memory=200000000", *role),
+                ],
+                env=self.environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        self.nodes.append(node)
+        _wait_for(log, "Ray runtime started", node)
 
     def lose_node(self, number: int) -> None:
         """Kills a node's raylet, which takes the node's workers with it."""
@@ -50,29 +75,12 @@ def cluster(n_nodes: int) -> Iterator[Cluster]:
         "RAY_health_check_timeout_ms": "60000",  # a busy machine's nodes answer late
         "PYTHONPATH": os.pathsep.join(paths),
     }
-    found = Cluster(address, environment)
-    head = ["--head", f"--port={address.partition(':')[2]}", "--include-dashboard=false"]
-    head += [f"--temp-dir={folder}"]
+    found = Cluster(address, environment, folder)
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        for number in range(n_nodes):
-            role = head if number == 0 else [f"--address={address}"]
-            command = [
-                *(RAY, "start", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=1"),
-                *("--object-store-memory=200000000", *role),
-            ]
-            with (folder / f"node{number}.log").open("w") as log:
-                node = subprocess.Popen(
-                    command,
-                    env=environment,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                    start_new_session=True,
-                )
-            found.nodes.append(node)
-            stack.callback(_end, node)
-            _wait_for(folder / f"node{number}.log", "Ray runtime started", node)
+        stack.callback(lambda: [_end(node) for node in reversed(found.nodes)])
+        for _ in range(n_nodes):
+            found.add_node()
         yield found
 
 

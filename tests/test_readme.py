@@ -5,10 +5,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
 import yaml
 
+from orchestrator.search.study_storage import open_journal
 from orchestrator.sweep_file import Resources, load_sweep
 from testbed.cost import count_multiplications
 
@@ -101,3 +103,29 @@ def test_the_example_method_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     method = method_class("my_method:FirstChannels")(keep=1)
     network = method.prune(tiny.network("conv"), tiny.splits(), tiny.run(1))
     assert network.get_parameter("conv1.weight").shape[0] == 1
+
+
+@pytest.mark.usefixtures("two_workers")
+def test_the_searcher_and_the_scheduler_serve_a_sweep_of_the_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # for Ray Tune's own results
+    example = blocks("python")[4]
+    names: dict[str, Any] = {}
+    sweep = f'"{PROJECT / "sweeps" / "own_network.yaml"}"'
+    monkeypatch.chdir(tmp_path)
+    exec(example.replace('"sweeps/own_network.yaml"', sweep), names)
+
+    plan, journal = names["plan"], open_journal(tmp_path / "studies.journal")
+    told = {
+        study.name: optuna.load_study(study_name=study.name, storage=journal)
+        for study in plan.studies
+    }
+    searched = told["l1_filter-s0"].trials
+    assert len(names["results"]) == sum(len(study.trials) for study in told.values()) == 12
+    assert {trial.state.name for trial in searched} <= {"COMPLETE", "PRUNED"}
+    for trial in searched:
+        if trial.state.name == "COMPLETE":
+            (share,) = trial.params.values()
+            assert trial.values == pytest.approx([share**0.5 - 0.5**8, share])
+    assert names["Proposals"](plan, journal).ask() is None, "resumed, nothing is left"

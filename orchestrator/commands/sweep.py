@@ -1,6 +1,6 @@
 """The command line: `python -m orchestrator.sweep SWEEP.yaml` runs a pruning sweep.
 
-The same command again goes on with what the sweep has begun.
+Run the same command to resume.
 
 Exit status: 0 all trials completed, 1 some failed, 2 bad input, 3 the results could not be written
 (a full disk), 130 interrupted.
@@ -50,7 +50,7 @@ def run_checked(
     args = parser.parse_args(arguments)
     given = sys.argv[1:] if arguments is None else arguments
     again = shlex.join(word for word in given if word != "--fresh")
-    go_on_with = f"Go on with: {parser.prog} {again}"
+    resume_with = f"Resume with: {parser.prog} {again}"
     try:
         with _sigterm_as_ctrl_c():
             status = _run_checked(args, run)
@@ -68,7 +68,7 @@ def run_checked(
         print(f"Cannot write: {error}. What was complete stays as it is.", file=sys.stderr)
         status = NOT_WRITTEN
     if status in (INTERRUPTED, NOT_WRITTEN):
-        print(go_on_with, file=sys.stderr)
+        print(resume_with, file=sys.stderr)
     return status
 
 
@@ -117,17 +117,17 @@ def _what_becomes_of(folder: Path, sweep: Sweep, fresh: bool) -> str:
         check_goes_on(folder, sweep)
     except SweepFileError as error:
         return str(error)
-    return f"{folder} has begun already, and would go on."
+    return f"{folder} is there already, and would be resumed."
 
 
 def _run_sweep(sweep: Sweep, folder: Path, args: argparse.Namespace) -> int:
     from orchestrator.driver.driver import (  # seconds of imports, not for a refusal
-        Begun,
+        Resume,
         run_on_ray,
     )
 
-    begun = Begun(args.fresh, args.retry_failed)
-    return run_on_ray(sweep, folder, args.data_root, args.address, begun)
+    resume = Resume(args.fresh, args.retry_failed)
+    return run_on_ray(sweep, folder, args.data_root, args.address, resume)
 
 
 def _make_folder(output: Path) -> None:
@@ -169,12 +169,12 @@ def common_parser(prog: str, description: str) -> argparse.ArgumentParser:
     again.add_argument(
         "--retry-failed",
         action="store_true",
-        help="where the sweep goes on, run the trials again that failed",
+        help="where the sweep is resumed, run the trials again that failed",
     )
     again.add_argument(
         "--fresh",
         action="store_true",
-        help="move the run folder of that name aside, in place of going on with it",
+        help="move the run folder of that name aside, in place of resuming it",
     )
     parser.set_defaults(only=None)
     parser.add_argument(

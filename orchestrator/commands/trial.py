@@ -3,7 +3,7 @@
 Runs the same trials in this one process and leaves the same files behind, on a machine without Ray,
 Optuna or MLflow. Options must be values and grids, as nothing searches here.
 
-The same command again goes on with what it has begun.
+Run the same command to resume.
 
 Exit status: that of `python -m orchestrator.sweep`.
 """
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(sweep: Sweep, folder: Path, args: argparse.Namespace) -> int:
-    from orchestrator.driver.driver import Begun, run_in_this_process
+    from orchestrator.driver.driver import Resume, run_in_this_process
 
-    begun = Begun(args.fresh, args.retry_failed)
-    return run_in_this_process(sweep, folder, args.data_root, begun)
+    resume = Resume(args.fresh, args.retry_failed)
+    return run_in_this_process(sweep, folder, args.data_root, resume)

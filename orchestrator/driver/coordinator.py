@@ -29,13 +29,13 @@ MOST_WAITING = 8
 """Trials that may wait for networks: each was proposed without hearing of those before it."""
 
 
-class Later(Enum):
+class Wait(Enum):
     """In place of a job: there is none until one that is running has ended."""
 
-    LATER = "later"
+    WAIT = "wait"
 
 
-LATER = Later.LATER
+WAIT = Wait.WAIT
 
 OnPhase = Callable[[str, float], None]
 """Told of each part of the sweep as it begins: its title, and how many jobs it has."""
@@ -90,7 +90,7 @@ class Coordinator:
         search = self._search()
         confirmations = self._listed(self._to_be_confirmed, "Confirmation of the Pareto fronts")
         final_tests = self._listed(self._to_be_tested, "Test images")
-        self._phases = deque[Iterator[Job | Later]]([search, confirmations, final_tests])
+        self._phases = deque[Iterator[Job | Wait]]([search, confirmations, final_tests])
 
     @property
     def nothing_left(self) -> bool:
@@ -102,12 +102,12 @@ class Coordinator:
         """About how many there are."""
         return self._trials.left + len(self._plan.dense_networks)
 
-    def ask(self) -> Job | Later | None:
-        """The next job; None after the last, and `LATER` where one that runs must end first."""
+    def ask(self) -> Job | Wait | None:
+        """The next job; None after the last, and `WAIT` where one that runs must end first."""
         while self._phases:
             job = next(self._phases[0], None)
-            if isinstance(job, Later) or (job is None and self._running):
-                return LATER
+            if isinstance(job, Wait) or (job is None and self._running):
+                return WAIT
             if job is None:
                 self._phases.popleft()
                 continue
@@ -131,12 +131,12 @@ class Coordinator:
         elif isinstance(outcome, Lost) and outcome.status == "failed":  # a stopped one is resumed
             self._trials.tell(trial.trial_id, {"status": "failed", "error": outcome.error})
 
-    def _search(self) -> Iterator[Job | Later]:
+    def _search(self) -> Iterator[Job | Wait]:
         self._on_phase("Trials", self._trials.left)
         while (job := self._network_or_trial()) is not None:
             yield job
 
-    def _network_or_trial(self) -> Job | Later | None:
+    def _network_or_trial(self) -> Job | Wait | None:
         """A dense network, or a trial of the search that has all its networks."""
         while True:
             network = self._networks.next()
@@ -149,10 +149,10 @@ class Coordinator:
                     self._waiting.remove(entry)
                     return trial if error is None else FailedTrial(trial, error)
             if len(self._waiting) == MOST_WAITING:
-                return LATER
+                return WAIT
             asked = self._trials.ask(new=self._may_start())
             if asked is None:
-                return LATER if self._waiting else None
+                return WAIT if self._waiting else None
             self._waiting.append((asked, self._networks.add(networks_of(asked))))
 
     def _listed(self, jobs: Callable[[], Sequence[Job]], title: str) -> Iterator[Job]:

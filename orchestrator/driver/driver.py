@@ -17,7 +17,7 @@ from orchestrator.analysis.comparison import compare_methods
 from orchestrator.console.job_lines import show_end
 from orchestrator.console.progress import Progress
 from orchestrator.driver.checks import as_bad_input, check_methods, check_networks, load_shared
-from orchestrator.driver.coordinator import Coordinator, Later, Trials
+from orchestrator.driver.coordinator import Coordinator, Trials, Wait
 from orchestrator.driver.plain_trials import PlainTrials
 from orchestrator.jobs.work import do_job
 from orchestrator.plan import Plan, make_plan
@@ -37,17 +37,17 @@ LOOKING = "Looking at the images, networks and methods."
 
 
 @dataclass(frozen=True)
-class Begun:
-    """What is to become of a run folder that is there already."""
+class Resume:
+    """How a run folder that is there already is resumed."""
 
     fresh: bool = False
-    """It is moved aside. Otherwise its sweep is resumed."""
+    """Not at all: it is moved aside, and the sweep starts afresh."""
     retry_failed: bool = False
     """Trials that failed are run again."""
 
 
 def run_on_ray(
-    sweep: Sweep, folder: Path, data_root: Path, address: str | None, begun: Begun
+    sweep: Sweep, folder: Path, data_root: Path, address: str | None, resume: Resume
 ) -> int:
     """Runs a sweep on a Ray cluster, or on a local one that is started for it.
 
@@ -67,7 +67,7 @@ def run_on_ray(
         progress = Progress(plan.n_trials)
 
         def opened() -> tuple[Recorder, Proposer, Coordinator]:
-            recorder = _open_recorder(plan, folder, data_root, progress, begun)
+            recorder = _open_recorder(plan, folder, data_root, progress, resume)
             storage = database or open_journal(folder / "studies.journal")
             prefix = f"{sweep.name} {sweep_id(folder)} " if database else ""
             searched = {id: row for id, row in recorder.rows.items() if row["phase"] == "search"}
@@ -78,7 +78,7 @@ def run_on_ray(
 
         with as_bad_input():
             database = open_database(sweep.storage) if sweep.storage else None
-            resumed = folder.exists() and not begun.fresh
+            resumed = folder.exists() and not resume.fresh
             if resumed:
                 recorder, proposer, coordinator = opened()
             nothing_left = resumed and coordinator.nothing_left
@@ -107,7 +107,7 @@ def run_on_ray(
         )
 
 
-def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path, begun: Begun) -> int:
+def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path, resume: Resume) -> int:
     """Runs a sweep of grids and fixed values, one trial after another.
 
     Returns:
@@ -125,11 +125,11 @@ def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path, begun: Begu
         progress.message(LOOKING)
         shared = load_shared(plan, data_root)
         check_networks(plan, shared)
-        if begun.fresh or not folder.exists():
+        if resume.fresh or not folder.exists():
             check_methods(plan, shared)
     with progress:
         with as_bad_input():
-            recorder = _open_recorder(plan, folder, data_root, progress, begun)
+            recorder = _open_recorder(plan, folder, data_root, progress, resume)
         coordinator = _coordinator(plan, PlainTrials(plan, recorder.rows), recorder, progress)
         whole = _run_here(coordinator, recorder, progress, shared)
         return _finish(plan, folder, recorder, progress, None, whole)
@@ -200,7 +200,7 @@ def _run_here(
 
     try:
         while (job := coordinator.ask()) is not None:
-            assert not isinstance(job, Later), "nothing runs that it could wait for"
+            assert not isinstance(job, Wait), "nothing runs that it could wait for"
             recorder.started(job)
             progress.trial_started(job_name(job))
             report = partial(progress.trial_report, job_name(job))
@@ -216,13 +216,13 @@ def _run_here(
 
 
 def _open_recorder(
-    plan: Plan, folder: Path, data_root: Path, progress: Progress, begun: Begun
+    plan: Plan, folder: Path, data_root: Path, progress: Progress, resume: Resume
 ) -> Recorder:
     """The recorder of a sweep that begins, or that is resumed in its folder."""
-    if begun.fresh and folder.exists():
+    if resume.fresh and folder.exists():
         progress.message(f"{folder} is kept as {move_aside(folder)}.")
     resumed = folder.exists()
-    recorder = Recorder(plan, folder, data_root, begun.retry_failed)
+    recorder = Recorder(plan, folder, data_root, resume.retry_failed)
     if resumed:
         done = len(recorder.rows)
         trials = "1 trial has" if done == 1 else f"{done:,} trials have"

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, Protocol
 
+import optuna
+from optuna.storages import BaseStorage
 from ray.tune.search import Searcher
 
-from orchestrator.plan import Trial
+from orchestrator.plan import Plan, Trial
 from orchestrator.plan.jobs import Lost, Outcome, TrialResult
 from orchestrator.search.proposer import Proposer
 from orchestrator.tuning.trainable import JOB, OUTCOME
@@ -44,19 +46,21 @@ class SweepSearcher(Searcher):
         super().__init__()
         self._source = source
         self._places = places
+        self._most = float("inf")
         self._given: dict[str, Any] = {}
         self._heard: dict[str, Any] = {}  # the last result before the end, by its iteration
         self.error: Exception | None = None
         """What the source raised: Ray Tune would take it for a fault of the trial's."""
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
-        """Takes the bound over: `places` is it."""
+        """Takes the bound over; `places` is another one."""
+        self._most = max_concurrent
         return True
 
     def suggest(self, trial_id: str) -> Any:
         if self.error is not None:
             raise self.error
-        if len(self._given) >= max(1, self._places()):
+        if len(self._given) >= max(1, min(self._places(), self._most)):
             return None
         job = self._source.ask()
         if job is None:
@@ -93,19 +97,34 @@ def _outcome(result: dict[str, Any] | None, heard: Any) -> Outcome:
         outcome: Outcome = result[OUTCOME]
         return outcome
     # A trainable of the user's own. The result at which Tune stops a trial is told only here.
-    stopped = result["training_iteration"] != heard
-    return TrialResult({**result, "status": "stopped_early" if stopped else "completed"})
+    spent = result["training_iteration"]
+    status = "completed" if spent == heard else "stopped_early"
+    return TrialResult({**result, "status": status, "epochs_spent": spent})
 
 
 class Proposals:
-    """Optuna's proposals as jobs, without anything else that a sweep runs."""
+    """Optuna's proposals for a sweep file as jobs, for a sweep of your own in Ray Tune.
 
-    def __init__(self, proposer: Proposer) -> None:
-        self._proposer = proposer
+    Each job is a `Trial`: its `options`, `backbone_options`, `training` and so on hold the values.
+    """
+
+    def __init__(self, plan: Plan, storage: BaseStorage) -> None:
+        """
+        Args:
+            storage: of the Optuna studies; what is in it already is resumed.
+        """
+        sweep = plan.sweep
+        ended = {
+            trial.user_attrs["trial_id"]: {"study": name}
+            for name in optuna.get_all_study_names(storage)
+            for trial in optuna.load_study(study_name=name, storage=storage).trials
+            if trial.state.is_finished() and "trial_id" in trial.user_attrs
+        }
+        self._proposer = Proposer(plan.studies, sweep.objectives, sweep.search, storage, ended)
 
     def ask(self) -> Trial | None:
         return self._proposer.ask()
 
     def tell(self, job: Trial, outcome: Outcome) -> None:
-        row = {"status": "failed"} if not isinstance(outcome, TrialResult) else outcome.row
+        row = outcome.row if isinstance(outcome, TrialResult) else {"status": "failed"}
         self._proposer.tell(job.trial_id, row)

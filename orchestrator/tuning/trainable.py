@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray import tune
+from ray._raylet import setproctitle
 from ray.exceptions import RayError
 
 from orchestrator.formatting import error_text
@@ -62,7 +63,7 @@ class _Results:
 
     def __init__(self) -> None:
         self._reports: list[dict[str, float]] = []
-        self._sent = time.monotonic()
+        self._go_on()
 
     def report(self, values: Mapping[str, float]) -> None:
         self._reports.append(dict(values))
@@ -79,4 +80,10 @@ class _Results:
             tune.report({REPORTS: reports, **result})
         except SystemExit as stop:
             raise _StoppedError from stop
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """The process has the trial's name in `top` and in Ray's dashboard, until Ray renames it
+        for its next call."""
         self._sent = time.monotonic()
+        setproctitle(f"ray::{tune.get_context().get_trial_name()}")

@@ -114,7 +114,11 @@ def run_jobs(
             raise
     if searcher.error is not None:
         raise searcher.error
-    return None if signals.noted else results
+    if not signals.noted:
+        return results
+    for callback in callbacks:
+        callback.give_up()
+    return None
 
 
 def _folder_name(trial: Trial, name_of: Callable[[Any], str]) -> str:

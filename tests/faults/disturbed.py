@@ -87,7 +87,13 @@ class DisturbedSweep:
 
     def workers(self) -> list[int]:
         """The processes that do jobs now."""
-        return [process for process, command in self.processes().items() if "ray::W" in command]
+        titles = {process: command.strip() for process, command in self.processes().items()}
+        idle = ("ray::IDLE", "ray::ImplicitFunc")
+        return [
+            process
+            for process, title in titles.items()
+            if title.startswith("ray::") and not title.startswith(idle)
+        ]
 
     def wait_for_all_to_end(self, seconds: float = 120) -> dict[int, str]:
         """What still runs of this sweep after so long."""

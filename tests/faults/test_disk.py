@@ -53,7 +53,7 @@ def test_a_full_disk_is_said_and_what_was_complete_stays(sweep: DisturbedSweep, 
     _, errors = driver.communicate()
     assert driver.returncode == 3, errors
     assert "Cannot write: [Errno 27] File too large" in errors
-    assert f"Go on with: python -m {PLAIN} {sweep.path}" in errors
+    assert f"Resume with: python -m {PLAIN} {sweep.path}" in errors
     assert "Traceback" not in errors
     before = figures(sweep.rows())
     assert set(before["status"]) <= {"completed"}

@@ -27,7 +27,7 @@ def test_sigterm_writes_the_report_and_says_how_to_go_on(sweep: DisturbedSweep) 
     driver.terminate()  # to the driver alone, as a cluster's scheduler sends it
     printed, _ = driver.communicate(timeout=120)
     assert driver.returncode == 130, printed
-    assert f"Go on with: python -m orchestrator.sweep {sweep.path}" in printed
+    assert f"Resume with: python -m orchestrator.sweep {sweep.path}" in printed
     assert (sweep.folder / "report.html").exists()
     assert set(sweep.rows()["status"]) == {"completed", "stopped"}
     assert sweep.wait_for_all_to_end() == {}
@@ -45,7 +45,7 @@ def test_ctrl_c_twice_stops_at_once(sweep: DisturbedSweep) -> None:
     printed, _ = driver.communicate(timeout=120)
     assert driver.returncode == 130, printed
     assert time.monotonic() - begun < 30
-    assert "Go on with:" in printed and "Traceback" not in printed
+    assert "Resume with:" in printed and "Traceback" not in printed
     assert sweep.wait_for_all_to_end() == {}
     sweep.finish()
     assert_whole(sweep)
@@ -59,7 +59,7 @@ def test_without_ray_sigterm_does_the_same(sweep: DisturbedSweep) -> None:
     driver.terminate()
     printed, _ = driver.communicate(timeout=120)
     assert driver.returncode == 130, printed
-    assert "Go on with:" in printed and "Traceback" not in printed
+    assert "Resume with:" in printed and "Traceback" not in printed
     assert (sweep.folder / "report.html").exists()
     assert list(sweep.rows()["status"]).count("stopped") == 1
     sweep.finish("--set", methods, module=PLAIN)

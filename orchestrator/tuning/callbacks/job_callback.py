@@ -38,43 +38,32 @@ class JobCallback(Callback):
     def job_told(self, job: Any) -> None:
         """The search has heard of a job that ended."""
 
-    def on_trial_start(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
+    def on_trial_start(self, *_: Any, **info: Any) -> None:
+        trial = info["trial"]
         self._running[trial.trial_id] = trial.config[JOB]
         with self._kept():
             self.job_started(trial.config[JOB])
 
-    def on_trial_result(
-        self,
-        iteration: int,
-        trials: list[Trial],
-        trial: Trial,
-        result: dict[str, Any],
-        **info: Any,
-    ) -> None:
+    def on_trial_result(self, *_: Any, **info: Any) -> None:
+        trial, result = info["trial"], info["result"]
         with self._kept():
             self.job_reported(trial.config[JOB], result.get(REPORTS, ()))
             if result.get(DONE):
                 del self._running[trial.trial_id]
                 self.job_ended(trial.config[JOB], result[OUTCOME])
 
-    def on_trial_complete(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
+    def on_trial_complete(self, *_: Any, **info: Any) -> None:
         with self._kept():
-            self.job_told(trial.config[JOB])
+            self.job_told(info["trial"].config[JOB])
 
-    def on_trial_recover(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
+    def on_trial_recover(self, *_: Any, **info: Any) -> None:
+        trial = info["trial"]
         if trial.trial_id in self._running:  # else its worker did not start
             with self._kept():
                 self.job_restarts(trial.config[JOB], why_lost(trial))
 
-    def on_trial_error(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
+    def on_trial_error(self, *_: Any, **info: Any) -> None:
+        trial = info["trial"]
         self._running.pop(trial.trial_id, None)
         starts = trial.run_metadata.num_failures
         lost = Lost("failed", f"Given up after {starts} starts. {why_lost(trial)}")
@@ -82,13 +71,11 @@ class JobCallback(Callback):
             self.job_ended(trial.config[JOB], lost)
             self.job_told(trial.config[JOB])
 
-    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        """Jobs still run only where a signal, or an error, has ended all."""
-        running, self._running = list(self._running.values()), {}
-        if self.error is None:
-            with self._kept():
-                for job in running:
-                    self.job_ended(job, INTERRUPTED)
+    def give_up(self) -> None:
+        """The run was interrupted: what still runs has stopped."""
+        for job in self._running.values():
+            self.job_ended(job, INTERRUPTED)
+            self.job_told(job)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing of it is saved."""

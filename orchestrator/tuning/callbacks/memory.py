@@ -23,34 +23,25 @@ class MemoryCallback(Callback):
     def __init__(self) -> None:
         self._ended: list[Trial] = []
 
-    def on_trial_result(
-        self,
-        iteration: int,
-        trials: list[Trial],
-        trial: Trial,
-        result: dict[str, Any],
-        **info: Any,
-    ) -> None:
+    def on_trial_result(self, *_: Any, **info: Any) -> None:
+        result = info["result"]
         outcome = result.get(OUTCOME)
         for name in result.keys() - {OUTCOME, DONE, "trial_id"}:
             del result[name]
         if isinstance(outcome, TrialResult):
             result |= {name: outcome.row.get(name) for name in SHOWN}
 
-    def on_trial_complete(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
-        trial.last_result.pop(OUTCOME, None)
-        self.on_trial_error(iteration, trials, trial)
+    def on_trial_complete(self, *_: Any, **info: Any) -> None:
+        info["trial"].last_result.pop(OUTCOME, None)
+        self.on_trial_error(**info)
 
-    def on_trial_error(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
+    def on_trial_error(self, *_: Any, **info: Any) -> None:
+        trial = info["trial"]
         shutil.rmtree(str(trial.local_path), ignore_errors=True)
         trial.config, trial.evaluated_params, trial.experiment_tag = {}, {}, ""
         self._ended.append(trial)
 
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+    def on_step_end(self, *_: Any, **info: Any) -> None:
         """Empties the trial's part of Tune's last checkpoint, which cannot be switched off."""
         for trial in self._ended:
             trial._state_json = "{}"  # type: ignore[assignment]

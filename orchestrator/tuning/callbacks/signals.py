@@ -8,7 +8,6 @@ from typing import Any
 
 import ray
 from ray.tune import Callback
-from ray.tune.experiment import Trial
 
 from orchestrator.tuning.connection import in_main_thread
 
@@ -21,17 +20,17 @@ class SignalsCallback(Callback):
     def __init__(self) -> None:
         self.noted = False
 
-    def setup(self, *args: Any, **info: Any) -> None:
+    def setup(self, *_: Any, **info: Any) -> None:
         """Ray Tune's own handler is in place now."""
         if in_main_thread():
             self._of_tune: Any = signal.getsignal(signal.SIGINT)
             for number in STOPPING:
                 signal.signal(number, self._note)
 
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+    def on_step_end(self, *_: Any, **info: Any) -> None:
         """Kills what still runs: Ray Tune would wait for it."""
         if self.noted:
-            for trial in trials:
+            for trial in info["trials"]:
                 if trial.temporary_state.ray_actor is not None:
                     ray.kill(trial.temporary_state.ray_actor)
 

@@ -65,38 +65,30 @@ class WorkerStartsCallback(Callback):
         self._starts = FailedStarts()
         self._up: set[str] = set()
 
-    def on_trial_start(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
-        self._up.add(trial.trial_id)
+    def on_trial_start(self, *_: Any, **info: Any) -> None:
+        self._up.add(info["trial"].trial_id)
         self._starts.worker_is_up()
 
-    def on_trial_complete(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
-        self._up.discard(trial.trial_id)
+    def on_trial_complete(self, *_: Any, **info: Any) -> None:
+        self._up.discard(info["trial"].trial_id)
 
-    def on_trial_error(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
-        self._up.discard(trial.trial_id)
+    def on_trial_error(self, *_: Any, **info: Any) -> None:
+        self._up.discard(info["trial"].trial_id)
 
-    def on_trial_recover(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
-        was_up = trial.trial_id in self._up
-        self._up.discard(trial.trial_id)
+    def on_trial_recover(self, *_: Any, **info: Any) -> None:
+        trial = info["trial"]
         error = lost_by(trial)
-        if was_up or not isinstance(error, RayActorError):
+        if trial.trial_id in self._up or not isinstance(error, RayActorError):
+            self._up.discard(trial.trial_id)
             return
         trial.run_metadata.num_failures -= 1  # no fault of the job's
-        starting = {other.trial_id for other in trials if other.status == Trial.PENDING}
+        starting = {other.trial_id for other in info["trials"] if other.status == Trial.PENDING}
         lines = str(error).strip().splitlines()
         raised = [line for line in lines if re.match(r"\w+(Error|Exception): ", line)]
-        reason = [*lines, *raised][-1]
+        starting.discard(trial.trial_id)
         try:
             self._starts.start_failed(
-                trial.trial_id, starting - {trial.trial_id}, len(self._up), reason
+                trial.trial_id, starting, len(self._up), [*lines, *raised][-1]
             )
         except NoWorkerError as none:
             self.error = none

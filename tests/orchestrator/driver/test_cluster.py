@@ -46,26 +46,20 @@ def sweep(found: Cluster, folder: Path, **environment: str) -> subprocess.Popen[
 
 
 READ = """
-import json, sys, time, torch, ray_jobs
+import json, sys, torch
 from orchestrator.tuning.connection import connected
-from orchestrator.tuning.ray_runner import Listener, run_jobs
-from orchestrator.sweep_file import Resources
+from tests.orchestrator.tuning.test_tuner import Jobs, fit, until
 
 n_bytes = 64 * 2**20
 shared = {
     name: {"pixels": torch.ones(n, dtype=torch.uint8)}
     for name, n in (("small", 2**20), ("large", n_bytes))
 }
-read = {}
-def end(job, result):
-    process, total, growth = result
-    read.setdefault(process, (total == n_bytes, growth / n_bytes))
-
-give_up = time.time() + 300
-ask = lambda: None if len(read) == 2 or time.time() > give_up else ("read", time.time())
-nothing = lambda *_: None
+jobs = Jobs(until(lambda: len(jobs.processes()) == 2, lambda number: ("read", number)))
 with connected(sys.argv[1]):
-    run_jobs([ask], ray_jobs.do, Listener(nothing, nothing, end, nothing), Resources(), shared)
+    fit(jobs, shared=shared)
+read = {process: (total == n_bytes, growth / n_bytes) for process, total, growth in
+        jobs.ended.values()}
 print(json.dumps(list(read.values())))
 """
 
@@ -94,7 +88,9 @@ def test_without_the_token_a_sweep_is_refused(two_nodes: Cluster, tmp_path: Path
     assert not (tmp_path / "runs" / "steps").exists()
 
 
-def test_trials_outlive_their_processes_and_their_node(two_nodes: Cluster, tmp_path: Path) -> None:
+def test_trials_outlive_their_processes_and_their_node_and_use_one_that_comes(
+    two_nodes: Cluster, tmp_path: Path
+) -> None:
     driver = sweep(two_nodes, tmp_path)
     folder = tmp_path / "runs" / "steps"
 
@@ -120,6 +116,7 @@ def test_trials_outlive_their_processes_and_their_node(two_nodes: Cluster, tmp_p
         until(lambda: not all(map(is_alive, workers)))
         for worker in filter(is_alive, workers):
             os.kill(worker, signal.SIGKILL)
+        two_nodes.add_node()
         output, _ = driver.communicate()
 
     assert driver.returncode == 0, output
@@ -132,9 +129,10 @@ def test_trials_outlive_their_processes_and_their_node(two_nodes: Cluster, tmp_p
         weights = load_file(folder / "networks" / f"{trial_id}.safetensors")
         added = max(float((weights[name] - dense[name]).abs().max()) for name in dense)
         assert added == pytest.approx(N_STEPS, abs=1e-3), "and each step's work once"
-        assert f"{trial_id} goes on in another process. The worker process" in output
+        assert f"{trial_id} resumes in another process. The worker process" in output
         assert len({process for _, process, _ in taken}) == 2, "two processes took part"
-    assert len({taken[-1][2] for taken in steps().values()}) == 1, "one node was left"
+    before, after = ({taken[at][2] for taken in steps().values()} for at in (0, -1))
+    assert len(after - before) == 1, "the node that came has a trial"
 
 
 def is_alive(process: int) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.driver.coordinator import MOST_WAITING, Coordinator, Later
+from orchestrator.driver.coordinator import MOST_WAITING, Coordinator, Wait
 from orchestrator.plan import DenseNetwork, Plan, Trial, networks_of
 from orchestrator.plan.jobs import (
     DenseResult,
@@ -106,7 +106,7 @@ class Sweep:
     def next(self) -> str | None:
         """What comes: "0" for trial 0, "depth 4" for a network, "later"."""
         job = self.coordinator.ask()
-        if isinstance(job, Later):
+        if isinstance(job, Wait):
             return "later"
         if job is None:
             return None

@@ -17,16 +17,18 @@ from small_sweeps import METHODS, SMALL, arguments, write
 
 from orchestrator.commands.sweep import main as sweep_main
 from orchestrator.commands.trial import main as trial_main
-from orchestrator.console.progress import Progress
-from orchestrator.driver import driver, record
+from orchestrator.driver import driver
 from orchestrator.jobs import final_test as final_evaluation
-from orchestrator.plan import plain_trials
+from orchestrator.plan import make_plan
+from orchestrator.plan.jobs import INTERRUPTED
+from orchestrator.run_folder import recorder
 from orchestrator.run_folder.trials_table import read_trials
 from orchestrator.search.study_storage import open_journal
 from orchestrator.sweep_file import load_sweep
 from testbed.data import DataOptions, Images, load_test_images
 
 PROJECT = Path(__file__).parents[3]
+pytestmark = pytest.mark.usefixtures("two_workers")
 LEFT_BEHIND = {
     "sweep.yaml", "trials.csv", "frontier.csv", "multiplications_per_class.csv",
     "report.html", "report.md", "frontier.png", "frontier.html", "reports",
@@ -322,11 +324,11 @@ def test_a_full_disk_is_not_blamed_on_the_trial_and_the_same_command_goes_on(
 
     sweep = write(tmp_path, "full", "methods: {dense: {}}")
     with monkeypatch.context() as patch:
-        patch.setattr(record, "append_multiplications_per_class", full)
+        patch.setattr(recorder, "append_multiplications_per_class", full)
         assert trial_main(arguments(sweep, tmp_path)) == 3
     said = capsys.readouterr().err
     assert "No space left on device" in said
-    assert f"Go on with: python -m orchestrator.trial {sweep} --output" in said
+    assert f"Resume with: python -m orchestrator.trial {sweep} --output" in said
     assert read_trials(tmp_path / "runs" / "full" / "trials.csv").empty
     assert trial_main(arguments(sweep, tmp_path)) == 0
     rows = read_trials(tmp_path / "runs" / "full" / "trials.csv")
@@ -334,10 +336,9 @@ def test_a_full_disk_is_not_blamed_on_the_trial_and_the_same_command_goes_on(
 
 
 def test_a_trial_lost_before_it_started_is_a_row(tmp_path: Path) -> None:
-    sweep = load_sweep(write(tmp_path, "lost", "methods: {dense: {}}"))
-    with Progress(1) as progress:
-        kept = record.Record(sweep, tmp_path / "run", tmp_path, progress)
-        kept.lost(plain_trials(sweep)[0], "stopped", "Stopped: the sweep was interrupted.")
+    plan = make_plan(load_sweep(write(tmp_path, "lost", "methods: {dense: {}}")))
+    kept = recorder.Recorder(plan, tmp_path / "run", tmp_path)
+    kept.ended(plan.plain_trials()[0], INTERRUPTED)
     assert list(read_trials(tmp_path / "run" / "trials.csv")["status"]) == ["stopped"]
 
 
@@ -398,7 +399,7 @@ def test_an_interrupted_sweep_writes_what_it_has_exits_130_and_can_go_on(tmp_pat
     assert (folder / "report.md").exists()
     assert "Traceback" not in output
     assert output.rstrip().endswith(
-        f"Go on with: python -m orchestrator.sweep {' '.join(arguments(sweep, tmp_path))}"
+        f"Resume with: python -m orchestrator.sweep {' '.join(arguments(sweep, tmp_path))}"
     )
 
     assert sweep_main(arguments(sweep, tmp_path)) == 0

@@ -34,8 +34,8 @@ TESTS = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("two_workers")
 
 
-class Later(Enum):
-    LATER = "later"
+class Wait(Enum):
+    WAIT = "later"
 
 
 class Jobs(JobCallback):
@@ -52,14 +52,14 @@ class Jobs(JobCallback):
         self.restarted: list[Job] = []
         self.told: dict[Job, Outcome] = {}
 
-    def ask(self) -> Job | Later | None:
+    def ask(self) -> Job | Wait | None:
         while self._parts:
             job = next(self._parts[0], None)
             if job is not None:
                 self.running += 1
                 return job
             if self.running:
-                return Later.LATER
+                return Wait.WAIT
             self._parts.pop(0)
         return None
 

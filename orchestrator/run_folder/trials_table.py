@@ -222,11 +222,10 @@ def write_images(
         correct: (n,) whether it was classified rightly.
         multiplications: (n,) what was spent on it.
     """
-    columns = ("index", "class", "correct", "multiplications")
-    rows = zip(range(len(classes)), classes, correct, multiplications, strict=True)
+    images = {"class": classes, "correct": correct, "multiplications": multiplications}
     path = folder / "images" / f"{trial_id}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, b"".join(map(_line, [columns, *rows])))
+    write_table(pd.DataFrame(images).reset_index(), path)
 
 
 def cell_text(value: Any) -> str:
@@ -293,9 +292,9 @@ def _read(path: Path, **options: Any) -> pd.DataFrame:
 def _end_of_last_row(content: bytes) -> int:
     """Where the last complete row ends: after a line break that stands outside quotes."""
     end = position = quotes = 0
-    while (line_break := content.find(b"\n", position)) >= 0:
-        quotes += content.count(b'"', position, line_break)
-        position = line_break + 1
-        if quotes % 2 == 0:
+    for line in io.BytesIO(content):
+        position += len(line)
+        quotes += line.count(b'"')
+        if line.endswith(b"\n") and quotes % 2 == 0:
             end = position
     return end

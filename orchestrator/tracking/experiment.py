@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import re
-import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,16 +19,18 @@ from contextlib import contextmanager
 from datetime import datetime
 from numbers import Real
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from orchestrator.palette import LIGHT, method_marks
 from orchestrator.plan import Plan, Trial
+from orchestrator.run_folder.atomic_files import write_atomically
 from orchestrator.run_folder.folder import REPORT, digest, sweep_id
 from orchestrator.run_folder.reader import trial_of_row
 from orchestrator.run_folder.trial_files import read_reports
-from orchestrator.run_folder.trials_table import COLUMNS, read_trials
+from orchestrator.run_folder.trials_table import COLUMNS, cell_text, read_trials
 from orchestrator.tracking.view import RUN_COLOUR, TAG, view_to_write
 
 if TYPE_CHECKING:  # importing MLflow takes seconds, which only the tracker's thread spends
@@ -76,8 +77,13 @@ METRICS_PER_CALL, PARAMS_PER_CALL, RUNS_PER_CALL = 900, 100, 1000
 LONGEST_PARAM, LONGEST_TAG, LONGEST_KEY = 6000, 5000, 250
 
 SQLITE = "sqlite:///"
+IN_MEMORY = "/dev/shm"  # a folder, on Linux
 # The tracker tries again itself. A request that MLflow's own client repeats may be done twice.
-HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
 
 
 def tracking_uri(output: Path) -> str:
@@ -88,8 +94,7 @@ def tracking_uri(output: Path) -> str:
 
 def open_client(uri: str) -> MlflowClient:
     """MLflow's client, that calls nobody else and leaves trying again to us."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    for setting, value in HTTP.items():
+    for setting, value in SETTINGS.items():
         os.environ.setdefault(setting, value)
     from mlflow import MlflowClient
 
@@ -108,41 +113,16 @@ def _one_process_at_a_time(folder: Path) -> Iterator[None]:
 def _make_database(uri: str) -> None:
     """Makes the file of a local database, if there is none, whole or not at all.
 
-    MLflow takes some seconds for its tables; a half-made one of a killed driver it never mends.
+    MLflow takes some seconds for its tables, on a disk twice as many as in memory, since it commits
+    some hundred times; a half-made one of a killed driver it never mends.
     """
-    path = Path(uri.removeprefix(SQLITE)).resolve()  # as SQLite names it
+    path = Path(uri.removeprefix(SQLITE))
     if not uri.startswith(SQLITE) or path.exists():
         return
-    unfinished = path.with_name(f".{path.name}.new")
-    for leftover in path.parent.glob(f"{unfinished.name}*"):
-        leftover.unlink()
-    with _without_waiting_for_the_disk(unfinished):
-        open_client(f"{SQLITE}{unfinished}").search_experiments()
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
-    unfinished.rename(path)
-
-
-@contextmanager
-def _without_waiting_for_the_disk(database: Path) -> Iterator[None]:
-    """SQLite leaves writing this file to the system, as a cut-off one is made anew anyhow.
-
-    MLflow commits some hundred times for its tables: half of the time on a fast disk.
-    """
-    from sqlalchemy import event
-    from sqlalchemy.engine import Engine
-
-    def hurry(connection: Any, _: object) -> None:
-        if isinstance(connection, sqlite3.Connection):
-            files = [file for _, _, file in connection.execute("PRAGMA database_list")]
-            if str(database) in files:
-                connection.execute("PRAGMA synchronous=OFF")
-
-    event.listen(Engine, "connect", hurry)
-    try:
-        yield
-    finally:
-        event.remove(Engine, "connect", hurry)
+    with TemporaryDirectory(dir=IN_MEMORY if os.access(IN_MEMORY, os.W_OK) else None) as folder:
+        made = Path(folder) / path.name
+        open_client(f"{SQLITE}{made}").search_experiments()
+        write_atomically(path, made.read_bytes())
 
 
 class Experiment:
@@ -192,7 +172,7 @@ class Experiment:
             trial_id, lambda run: (run.status, run.start_time, run.end_time) == ended
         ):
             return
-        tags = {name: str(row[name])[:LONGEST_TAG] for name in TAGS if _given(row.get(name))}
+        tags = {name: str(row[name])[:LONGEST_TAG] for name in TAGS if cell_text(row.get(name))}
         tags |= {"sweep_id": self._sweep_id, "trial_id": trial_id}
         if row["method"] in self._colours:
             tags[RUN_COLOUR] = self._colours[row["method"]]
@@ -308,7 +288,7 @@ def _settings(row: Mapping[str, Any], trial: Trial) -> dict[str, Any]:
     sections["backbone"] = trial.backbone_options  # as the sweep file has them
     settings = _flat(sections) | {name: row.get(name) for name in PARAMS}
     settings |= {f"{trial.method}.{name}": value for name, value in trial.options.items()}
-    return {name: value for name, value in settings.items() if _given(value)}
+    return {name: value for name, value in settings.items() if cell_text(value)}
 
 
 def _times(row: Mapping[str, Any]) -> tuple[int, int]:
@@ -329,10 +309,6 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _key(name: str) -> str:
     """The name with only such characters as MLflow allows."""
     return re.sub(r"[^\w.\-/: ]", " ", name)[:LONGEST_KEY]
-
-
-def _given(value: object) -> bool:
-    return value is not None and value is not pd.NA and value != "" and value == value
 
 
 def _is_number(value: object) -> bool:

@@ -13,6 +13,7 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ PATIENCE_S = 60.0  # for a server to take the next run, once all trials have end
 LOCAL_PATIENCE_S = 600.0  # for a file of ours: it may be slow, but is never away
 
 
-class Tracker:
+class Tracker(AbstractContextManager["Tracker"]):
     """Tells MLflow of one sweep, in the background. Use as a context manager."""
 
     def __init__(
@@ -61,9 +62,6 @@ class Tracker:
         self._resumed = self._lacking > 0
         self._thread = threading.Thread(target=self._write, name="mlflow", daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> Tracker:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -118,7 +116,8 @@ class Tracker:
         while not (self._closing.is_set() and self._tasks.empty() and experiment):
             task = None
             try:
-                experiment = experiment or self._open()
+                experiment = experiment or Experiment(self._plan, self._folder, self._uri)
+                self._experiment_id = experiment.id
                 task = self._tasks.get(timeout=0.2)
                 task(experiment)
                 self._tasks.task_done()
@@ -138,11 +137,6 @@ class Tracker:
                     self._closing.wait(pause_s)
                     pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             self._handled += 1
-
-    def _open(self) -> Experiment:
-        experiment = Experiment(self._plan, self._folder, self._uri)
-        self._experiment_id = experiment.id
-        return experiment
 
     def _say(self, error: Exception) -> None:
         """Says the first failure."""

@@ -1,7 +1,9 @@
 """trials.csv: every value comes back as it went in, and a crash costs one row at most."""
 
 import csv
+import math
 import random
+import struct
 from pathlib import Path
 
 import pandas as pd
@@ -88,6 +90,17 @@ def test_rows_come_back_with_their_values_and_types(table: TrialsTable) -> None:
     assert str(frame["thin.masked"].dtype) == "boolean"
     for column in ("depth", "val_accuracy", "error", "thin.rounds", "thin.layers"):
         assert pd.isna(second[column])
+
+
+def test_every_digit_of_a_float_comes_back(table: TrialsTable) -> None:
+    rng = random.Random(0)
+    (*doubles,) = struct.unpack("2000d", rng.randbytes(16_000))
+    doubles = [value for value in doubles if math.isfinite(value)] + [rng.random() for _ in "x" * 9]
+    for value in doubles:
+        table.append({"trial_id": "t", "val_accuracy": value, "thin.keep_ratio": value})
+    frame = table.read()
+    assert list(frame["val_accuracy"]) == doubles
+    assert list(frame["thin.keep_ratio"]) == doubles
 
 
 @pytest.mark.parametrize(

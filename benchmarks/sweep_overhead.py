@@ -46,7 +46,7 @@ from orchestrator.tuning.callbacks.mlflow import MLflowCallback
 from orchestrator.tuning.callbacks.table import TableCallback
 from orchestrator.tuning.connection import connected
 from orchestrator.tuning.scheduler import MultiObjectiveASHA
-from orchestrator.tuning.trainable import Work
+from orchestrator.tuning.trainable import JOB, Work
 from orchestrator.tuning.tuner import run_jobs
 from testbed.training import Report
 
@@ -115,8 +115,8 @@ class Clock(JobCallback):
         if trial_of(job):
             self.starts.append(time.perf_counter())
 
-    def job_told(self, job: Job) -> None:
-        if trial_of(job):
+    def on_trial_complete(self, *_: Any, **info: Any) -> None:
+        if trial_of(info["trial"].config[JOB]):
             self.ends.append(time.perf_counter())
 
 

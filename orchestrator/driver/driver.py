@@ -99,12 +99,10 @@ def run_on_ray(
         tracker = Tracker(plan, folder, progress.message, recorder.rows.values())
         stack.callback(_say_where, tracker, progress)
         stack.enter_context(tracker)
-        finish = partial(_finish, plan, folder, recorder, progress, tracker)
-        if nothing_left:
-            return finish(whole=True)
-        return finish(
-            whole=_run_on_tune(plan, coordinator, proposer, recorder, tracker, progress, shared)
+        whole = nothing_left or _run_on_tune(
+            plan, coordinator, proposer, recorder, tracker, progress, shared
         )
+        return _finish(plan, folder, recorder, progress, tracker, whole)
 
 
 def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path, resume: Resume) -> int:

@@ -23,8 +23,8 @@ from orchestrator.run_folder.trials_table import (
     HELD_BY_COLUMNS,
     TrialsTable,
     append_multiplications_per_class,
+    is_missing,
     keep_rows,
-    present,
     table_columns,
     write_images,
 )
@@ -147,7 +147,9 @@ class Recorder:
         self.spans = [(str(started), float(duration)) for started, duration in spans]
         keep_rows(self.table.path, "status", lambda status: status not in to_run_again)
         rows = {
-            str(row["trial_id"]): {str(name): present(value) for name, value in row.items()}
+            str(row["trial_id"]): {
+                str(name): None if is_missing(value) else value for name, value in row.items()
+            }
             for row in self.table.read().to_dict("records")
         }
         tested = {id for id, row in rows.items() if row["test_accuracy"] is not None}

@@ -49,11 +49,8 @@ def write_extremes(path: Path, pixels: Tensor, multiplications: Sequence[float])
     """
     if pixels.shape[1] not in (1, 3):
         return
-    rows = [
-        np.concatenate([pixels[place].permute(1, 2, 0).cpu().numpy() for place in places], axis=1)
-        for places in extremes(multiplications)
-    ]
-    picture = np.concatenate(rows)
+    images = pixels.permute(0, 2, 3, 1).cpu().numpy()
+    picture = np.vstack([np.hstack(images[places]) for places in extremes(multiplications)])
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture.squeeze()).save(path, format="PNG")
 

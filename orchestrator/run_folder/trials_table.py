@@ -246,11 +246,6 @@ def is_missing(value: object) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
 
-def present(value: Any) -> Any:
-    """The value, or None where it is missing."""
-    return None if is_missing(value) else value
-
-
 def _line(values: Iterable[object]) -> bytes:
     """One row of CSV, quoted where commas, quotes or line breaks ask for it."""
     text = io.StringIO(newline="")

@@ -38,32 +38,15 @@ if TYPE_CHECKING:  # importing MLflow takes seconds, which only the tracker's th
     from mlflow.entities import Metric, Param, RunInfo
 
 PARAMS = (
-    "method",
-    "dataset",
-    "classes",
-    "validation_images",
-    "backbone",
-    "depth",
-    "dropout",
-    "seed",
-    "fine_tuning_epochs",
-    "threads",
+    *("method", "dataset", "classes", "validation_images", "backbone", "depth", "dropout"),
+    *("seed", "fine_tuning_epochs", "threads"),
 )
 TAGS = (
-    "status",
-    "error",
-    "method",
-    "cell",
-    "study",
-    "phase",
-    "confirms",
-    "device",
-    "torch_version",
-    "code_version",
+    *("status", "error", "method", "cell", "study", "phase", "confirms"),
+    *("device", "torch_version", "code_version"),
 )
 METRICS = tuple(name for name in COLUMNS if name not in (*PARAMS, *TAGS, "trial_id", "started_at"))
 FRONTIER = "frontier"  # no trial's id: those end with a number
-DIGEST = "digest"  # a tag of that run
 TESTED = ("test_accuracy", "test_multiplications")
 STATUS = {
     "completed": "FINISHED",
@@ -200,7 +183,12 @@ class Experiment:
         from mlflow.entities import Metric
 
         now, current = int(1000 * time.time()), digest(self._folder)
-        if self._is_there(FRONTIER, lambda run: self._digest(run) == current):
+
+        def is_current(run: RunInfo) -> bool:
+            known = self.client.get_run(run.run_id)
+            return known.info.status == "FINISHED" and known.data.tags.get("digest") == current
+
+        if self._is_there(FRONTIER, is_current):
             return
         figures = comparison.melt(["cell", "method"], var_name="figure")
         one_cell = comparison["cell"].nunique() == 1
@@ -209,7 +197,7 @@ class Experiment:
             for cell, method, figure, value in figures.itertuples(index=False)
             if _is_number(value)
         ]
-        tags = {"sweep_id": self._sweep_id, "trial_id": FRONTIER, DIGEST: current}
+        tags = {"sweep_id": self._sweep_id, "trial_id": FRONTIER, "digest": current}
         created = self.client.create_run(self.id, int(1000 * started), tags, run_name=FRONTIER)
         run = created.info.run_id
         self._log(run, metrics)
@@ -248,11 +236,6 @@ class Experiment:
             self._runs[trial_id] = [whole]
         return whole is not None
 
-    def _digest(self, run: RunInfo) -> str | None:
-        """Of what sweep a finished report is; see `run_folder.folder.digest`."""
-        tags: dict[str, str] = self.client.get_run(run.run_id).data.tags
-        return tags.get(DIGEST) if run.status == "FINISHED" else None
-
     def _log(self, run: str, metrics: list[Metric], params: Sequence[Param] = ()) -> None:
         calls = max(len(metrics) / METRICS_PER_CALL, len(params) / PARAMS_PER_CALL)
         for call in range(math.ceil(calls)):
@@ -286,24 +269,16 @@ def _settings(row: Mapping[str, Any], trial: Trial) -> dict[str, Any]:
     """The params of a run: the trial's settings, and its options as trials.csv names them."""
     sections = trial.model_dump(mode="json", include={"data", "training", "fine_tuning"})
     sections["backbone"] = trial.backbone_options  # as the sweep file has them
-    settings = _flat(sections) | {name: row.get(name) for name in PARAMS}
+    settings = pd.json_normalize(sections).to_dict("records")[0]  # {"training.epochs": 5}
+    settings |= {name: row.get(name) for name in PARAMS}
     settings |= {f"{trial.method}.{name}": value for name, value in trial.options.items()}
-    return {name: value for name, value in settings.items() if cell_text(value)}
+    return {str(n): value for n, value in settings.items() if value != {} and cell_text(value)}
 
 
 def _times(row: Mapping[str, Any]) -> tuple[int, int]:
     """When the trial started and ended, in milliseconds since 1970."""
     start = datetime.fromisoformat(row["started_at"]).timestamp()
     return int(1000 * start), int(1000 * (start + row["duration_s"]))
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"training": {"epochs": 5}} -> {"training.epochs": 5}"""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        nested = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
-    return flat
 
 
 def _key(name: str) -> str:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.models import ModelSignature
 
-NOT_IN_NAMES = "/:"
-
 
 class ModelRegistry:
     """MLflow, found to have the run that a network is of."""
@@ -35,7 +33,7 @@ class ModelRegistry:
         Raises:
             ValueError: if MLflow would refuse the name, is away, or has no run of the trial.
         """
-        if not name.strip(". ") or set(name) & set(NOT_IN_NAMES):
+        if not name.strip(". ") or set(name) & set("/:"):
             raise ValueError(f"--register: expected a name without '/' and ':', got {name!r}.")
         self._name = name
         uri = tracking_uri(output)

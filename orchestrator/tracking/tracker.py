@@ -84,12 +84,11 @@ class Tracker(AbstractContextManager["Tracker"]):
         """How to look at the sweep, for a person; None where MLflow lacks some of it."""
         if self._experiment_id is None or self._lacking:
             return None
-        if self._uri.startswith("http"):
-            return f"MLflow: {address(self._shown, self._experiment_id)}"
-        return (
-            f"MLflow: mlflow ui --backend-store-uri {shlex.quote(self._shown)}, then "
-            f"{address('http://127.0.0.1:5000', self._experiment_id)}"
-        )
+        pages, serve = self._shown, ""
+        if not self._uri.startswith("http"):
+            serve = f"mlflow ui --backend-store-uri {shlex.quote(pages)}, then "
+            pages = "http://127.0.0.1:5000"
+        return f"MLflow: {serve}{address(pages, self._experiment_id)}"
 
     def close(self, patience_s: float | None = None) -> None:
         """Waits until everything is written, or nothing was for so long (None: see above)."""

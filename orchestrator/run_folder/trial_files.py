@@ -50,7 +50,7 @@ def write_extremes(path: Path, pixels: Tensor, multiplications: Sequence[float])
     if pixels.shape[1] not in (1, 3):
         return
     images = pixels.permute(0, 2, 3, 1).cpu().numpy()
-    picture = np.vstack([np.hstack(images[places]) for places in extremes(multiplications)])
+    picture = np.vstack([np.hstack([*images[places]]) for places in extremes(multiplications)])
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture.squeeze()).save(path, format="PNG")
 

@@ -124,7 +124,7 @@ class TrialsTable:
             write_atomically(path, _line(self.columns))
             return
         cells = _cells(path)
-        self.columns += tuple(name for name in cells if name not in self.columns)
+        self.columns += tuple(str(name) for name in cells if name not in self.columns)
         _replace(path, cells.reindex(columns=self.columns, fill_value=""))
 
     def append(self, row: Mapping[str, object]) -> None:
@@ -166,7 +166,7 @@ def read_trials(path: Path) -> pd.DataFrame:
     """
     frame = _read(path, dtype=COLUMNS, na_values=[""], dtype_backend="numpy_nullable")
     absent = {name: kind for name, kind in COLUMNS.items() if name not in frame}
-    floats = dict.fromkeys(frame.select_dtypes("Float64"), FLOAT)  # as the fixed columns have it
+    floats = {str(name): FLOAT for name in frame.select_dtypes("Float64")}  # as in COLUMNS
     return frame.reindex(columns=[*frame, *absent]).astype(absent | floats)
 
 

@@ -215,13 +215,14 @@ class Experiment:
     def _find(self) -> dict[str, list[RunInfo]]:
         """The runs of this sweep by their trials, but for those in the bin."""
         found = defaultdict(list)
-        of_sweep, page = f"tags.sweep_id = '{self._sweep_id}'", None
-        while page is None or page.token:
+        of_sweep, token = f"tags.sweep_id = '{self._sweep_id}'", None
+        while token != "":
             page = self.client.search_runs(
-                [self.id], of_sweep, max_results=RUNS_PER_CALL, page_token=page and page.token
+                [self.id], of_sweep, max_results=RUNS_PER_CALL, page_token=token
             )
             for run in page:
                 found[run.data.tags["trial_id"]].append(run.info)
+            token = page.token or ""
         return found
 
     def _is_there(self, trial_id: str, is_whole: Callable[[RunInfo], bool]) -> bool:

@@ -59,7 +59,8 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepResult, str]
     write_report(folder)
     result = SweepResult.read(folder)
     said: list[str] = []
-    rows = result.trials.assign(study=result.trials["method"] + "-depth4-s0").to_dict("records")
+    studies = result.trials["method"] + "-depth4-s0"
+    rows: list[Any] = result.trials.assign(study=studies).to_dict("records")
     plan = make_plan(load_sweep(folder / "sweep.yaml"))
     for _ in range(2):
         with (

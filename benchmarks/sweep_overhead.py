@@ -46,7 +46,7 @@ from orchestrator.tuning.callbacks.mlflow import MLflowCallback
 from orchestrator.tuning.callbacks.table import TableCallback
 from orchestrator.tuning.connection import connected
 from orchestrator.tuning.scheduler import MultiObjectiveASHA
-from orchestrator.tuning.trainable import Work
+from orchestrator.tuning.trainable import JOB, Work
 from orchestrator.tuning.tuner import run_jobs
 from testbed.training import Report
 
@@ -115,8 +115,8 @@ class Clock(JobCallback):
         if trial_of(job):
             self.starts.append(time.perf_counter())
 
-    def job_told(self, job: Job) -> None:
-        if trial_of(job):
+    def on_trial_complete(self, *_: Any, **info: Any) -> None:
+        if trial_of(info["trial"].config[JOB]):
             self.ends.append(time.perf_counter())
 
 
@@ -131,18 +131,18 @@ def sweep_of_nothing(
     with TemporaryDirectory() as name:
         output = Path(name)
         folder = output / sweep.name
+        recorder = Recorder(plan, folder, output)
         with (
             Progress(n_trials, Console(file=io.StringIO())) as progress,
-            Tracker(sweep.name, output, print) if mlflow else nullcontext() as tracker,
+            Tracker(plan, folder, print) if mlflow else nullcontext() as tracker,
         ):
-            recorder = Recorder(plan, folder, output)
             journal = open_journal(folder / "studies.journal")
             proposer = Proposer(plan.studies, sweep.objectives, sweep.search, journal)
             coordinator = Coordinator(plan, proposer, recorder.table.read)
-            callbacks: list[JobCallback] = []
+            callbacks: list[JobCallback] = [TableCallback(recorder)]
             if tracker:
                 callbacks.append(MLflowCallback(tracker, recorder))
-            callbacks += [TableCallback(recorder), DisplayCallback(progress, recorder), clock]
+            callbacks += [DisplayCallback(progress, recorder), clock]
             scheduler = MultiObjectiveASHA(sweep.objectives, None)
             assert run_jobs(coordinator, work, callbacks, sweep.resources, scheduler=scheduler)
             starts, ends = clock.starts, clock.ends

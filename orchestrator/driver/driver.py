@@ -24,7 +24,6 @@ from orchestrator.jobs.work import do_job
 from orchestrator.plan import Plan, make_plan
 from orchestrator.plan.jobs import INTERRUPTED, Job, Outcome, job_name, trial_of
 from orchestrator.run_folder.folder import move_aside, report_is_current, sweep_id
-from orchestrator.run_folder.outbox import Outbox
 from orchestrator.run_folder.recorder import ENDED_WELL, Recorder
 from orchestrator.search.time_budget import TimeBudget
 from orchestrator.sweep_file import Sweep, SweepFileError
@@ -62,6 +61,7 @@ def run_on_ray(
     """
     from orchestrator.search.proposer import Proposer
     from orchestrator.search.study_storage import open_database, open_journal
+    from orchestrator.tracking.tracker import Tracker
 
     plan = make_plan(sweep)
     with ExitStack() as stack:
@@ -97,22 +97,13 @@ def run_on_ray(
             if not resumed:
                 recorder, proposer, coordinator = opened()
         stack.enter_context(progress)
-        tracker = None
-        if not nothing_left or len(Outbox(folder)):
-            from orchestrator.tracking.tracker import Tracker
-
-            tracker = Tracker(
-                sweep.name, folder.parent, progress.message, resumed, list(sweep.methods)
-            )
-            stack.callback(_say_where, tracker, progress)
-            stack.enter_context(tracker)
-        finish = partial(_finish, plan, folder, recorder, progress, tracker)
-        if nothing_left:
-            return finish(whole=True)
-        assert tracker is not None
-        return finish(
-            whole=_run_on_tune(plan, coordinator, proposer, recorder, tracker, progress, shared)
+        tracker = Tracker(plan, folder, progress.message, recorder.rows.values())
+        stack.callback(_say_where, tracker, progress)
+        stack.enter_context(tracker)
+        whole = nothing_left or _run_on_tune(
+            plan, coordinator, proposer, recorder, tracker, progress, shared
         )
+        return _finish(plan, folder, recorder, progress, tracker, whole)
 
 
 def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path, resume: Resume) -> int:
@@ -176,8 +167,8 @@ def _run_on_tune(
         name=lambda trial: (trial.config[JOB].study, trial.config[JOB].trial_id),
     )
     callbacks = (
-        MLflowCallback(tracker, recorder),
         TableCallback(recorder),
+        MLflowCallback(tracker, recorder),
         DisplayCallback(progress, recorder),
     )
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.plan import Study, Trial, confirmation, make_plan
+from orchestrator.plan import Plan, Study, Trial, confirmation, make_plan
 from orchestrator.run_folder.trials_table import cell_text, is_missing, option_column
 from orchestrator.sweep_file import load_sweep
 from orchestrator.sweep_file.grids_and_ranges import Range
@@ -28,12 +28,22 @@ def past_trial(folder: Path, trials: pd.DataFrame, trial_id: str) -> Trial:
     if rows.empty:
         raise ValueError(f"{folder} has no trial {trial_id!r}.")
     row = {str(name): cell for name, cell in rows.iloc[0].items()}
-    if row["phase"] == "confirmation":
-        return confirmation(past_trial(folder, trials, row["confirms"]), int(row["seed"]))
-    study = make_plan(load_sweep(folder / "sweep.yaml")).by_name.get(row["study"])
+    return trial_of_row(make_plan(load_sweep(folder / "sweep.yaml")), row)
+
+
+def trial_of_row(plan: Plan, row: Mapping[str, Any]) -> Trial:
+    """The trial of a row of trials.csv.
+
+    Raises:
+        ValueError: if the plan has no such study, or a cell holds nothing that its range has.
+    """
+    again = row["phase"] == "confirmation"
+    searched = str(row["confirms"] if again else row["trial_id"])
+    study = plan.by_name.get(row["study"])
     if study is None:
-        raise ValueError(f"{folder}: sweep.yaml has no study {row['study']!r}, of {trial_id}.")
-    return study.trial(int(trial_id.rpartition("-")[2]), searched_values(study, row))
+        raise ValueError(f"sweep.yaml has no study {row['study']!r}, of {row['trial_id']}.")
+    trial = study.trial(int(searched.rpartition("-")[2]), searched_values(study, row))
+    return confirmation(trial, int(row["seed"])) if again else trial
 
 
 def searched_values(study: Study, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,14 +18,13 @@ from orchestrator.plan.jobs import (
     trial_of,
 )
 from orchestrator.run_folder.folder import begin, go_on
-from orchestrator.run_folder.outbox import Outbox
 from orchestrator.run_folder.trial_row import known_columns
 from orchestrator.run_folder.trials_table import (
     HELD_BY_COLUMNS,
     TrialsTable,
     append_multiplications_per_class,
+    is_missing,
     keep_rows,
-    present,
     table_columns,
     write_images,
 )
@@ -148,14 +147,15 @@ class Recorder:
         self.spans = [(str(started), float(duration)) for started, duration in spans]
         keep_rows(self.table.path, "status", lambda status: status not in to_run_again)
         rows = {
-            str(row["trial_id"]): {str(name): present(value) for name, value in row.items()}
+            str(row["trial_id"]): {
+                str(name): None if is_missing(value) else value for name, value in row.items()
+            }
             for row in self.table.read().to_dict("records")
         }
         tested = {id for id, row in rows.items() if row["test_accuracy"] is not None}
         per_class = "multiplications_per_class.csv"
         keep_rows(self._folder / per_class, "trial_id", rows.__contains__)
         keep_rows(self._folder / f"test_{per_class}", "trial_id", tested.__contains__)
-        Outbox(self._folder).forget_but(rows)
         for trial_id, row in rows.items():  # of a driver that was killed right there
             if row["status"] in ENDED_WELL:
                 shutil.rmtree(self.workplace.checkpoints(trial_id), ignore_errors=True)

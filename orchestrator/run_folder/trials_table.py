@@ -10,7 +10,6 @@ The same conventions serve the run folder's other tables: `frontier.csv`,
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
@@ -124,12 +123,9 @@ class TrialsTable:
         if not path.exists():
             write_atomically(path, _line(self.columns))
             return
-        rows = _rows(path)
-        header = rows[0] if rows else []
-        self.columns += tuple(name for name in header if name not in self.columns)
-        cells = (dict(zip(header, row, strict=True)) for row in rows[1:])
-        lines = ([row.get(name) for name in self.columns] for row in cells)
-        _replace(path, [self.columns, *lines])
+        cells = _cells(path)
+        self.columns += tuple(str(name) for name in cells if name not in self.columns)
+        _replace(path, cells.reindex(columns=self.columns, fill_value=""))
 
     def append(self, row: Mapping[str, object]) -> None:
         """Adds one finished trial; columns it does not name stay empty.
@@ -139,8 +135,7 @@ class TrialsTable:
         """
         if surplus := sorted(set(row) - set(self.columns)):
             raise ValueError(f"{self.path.name} has no column {', '.join(surplus)}.")
-        line = _line([row.get(column) for column in self.columns])
-        append_whole(self.path, line)
+        append_whole(self.path, _line([row.get(column) for column in self.columns]))
 
     def fill(self, cells: Mapping[str, Mapping[str, object]]) -> None:
         """Writes further cells into rows that are there; every other cell stays as it is.
@@ -151,15 +146,13 @@ class TrialsTable:
         Raises:
             ValueError: if a trial_id has no row.
         """
-        rows = _rows(self.path)
-        header, trials = rows[0], rows[1:]
-        key = header.index("trial_id")
-        if unknown := sorted(set(cells) - {row[key] for row in trials}):
+        table = _cells(self.path).set_index("trial_id", drop=False)
+        if unknown := sorted(set(cells) - set(table.index)):
             raise ValueError(f"{self.path} has no trial {', '.join(unknown)}.")
-        for row in trials:
-            for column, value in cells.get(row[key], {}).items():
-                row[header.index(column)] = cell_text(value)
-        _replace(self.path, rows)
+        for trial_id, values in cells.items():
+            for column, value in values.items():
+                table.loc[trial_id, column] = cell_text(value)
+        _replace(self.path, table)
 
     def read(self) -> pd.DataFrame:
         """All rows so far; see `read_trials`."""
@@ -171,15 +164,10 @@ def read_trials(path: Path) -> pd.DataFrame:
 
     A last row that was cut off is left out, and fixed columns that the file lacks are added empty.
     """
-    header, *rows = _rows(path)
-    written = {name: [row[place] for row in rows] for place, name in enumerate(header)}
-    absent = {name: [""] * len(rows) for name in COLUMNS if name not in written}
-    return pd.DataFrame(
-        {
-            name: _typed(cells, COLUMNS.get(name) or _narrowest_type(cells))
-            for name, cells in {**written, **absent}.items()
-        }
-    )
+    frame = _read(path, dtype=COLUMNS, na_values=[""], dtype_backend="numpy_nullable")
+    absent = {name: kind for name, kind in COLUMNS.items() if name not in frame}
+    floats = {str(name): FLOAT for name in frame.select_dtypes("Float64")}  # as in COLUMNS
+    return frame.reindex(columns=[*frame, *absent]).astype(absent | floats)
 
 
 def keep_rows(path: Path, column: str, wanted: Callable[[str], bool]) -> None:
@@ -190,9 +178,8 @@ def keep_rows(path: Path, column: str, wanted: Callable[[str], bool]) -> None:
         wanted: told the row's cell of that column.
     """
     if path.exists():
-        header, *rows = _rows(path)
-        place = header.index(column)
-        _replace(path, [header, *(row for row in rows if wanted(row[place]))])
+        table = _cells(path)
+        _replace(path, table.loc[[wanted(cell) for cell in table[column]]])
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
@@ -235,11 +222,10 @@ def write_images(
         correct: (n,) whether it was classified rightly.
         multiplications: (n,) what was spent on it.
     """
-    columns = ("index", "class", "correct", "multiplications")
-    rows = zip(range(len(classes)), classes, correct, multiplications, strict=True)
+    images = {"class": classes, "correct": correct, "multiplications": multiplications}
     path = folder / "images" / f"{trial_id}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, b"".join(map(_line, [columns, *rows])))
+    write_table(pd.DataFrame(images).reset_index(), path)
 
 
 def cell_text(value: Any) -> str:
@@ -260,37 +246,6 @@ def is_missing(value: object) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
 
-def present(value: Any) -> Any:
-    """The value, or None where it is missing."""
-    return None if is_missing(value) else value
-
-
-def _narrowest_type(cells: Sequence[str]) -> str:
-    """The first of boolean, integer, float and string that fits every cell that is not empty."""
-    filled = [cell for cell in cells if cell]
-    if filled and all(cell in ("true", "false") for cell in filled):
-        return BOOLEAN
-    for kind, parse in ((INTEGER, int), (FLOAT, float)):
-        with contextlib.suppress(ValueError):
-            for cell in filled:
-                parse(cell)
-            return kind
-    return STRING
-
-
-def _typed(cells: Sequence[str], kind: str) -> pd.Series:
-    """The cells as values. Python's own parsing, since it gives back every digit of a float."""
-    parsers: dict[str, Callable[[str], Any]] = {
-        STRING: str,
-        FLOAT: float,
-        INTEGER: int,
-        BOOLEAN: "true".__eq__,
-    }
-    parse = parsers[kind]
-    missing = math.nan if kind == FLOAT else pd.NA
-    return pd.Series([parse(cell) if cell else missing for cell in cells], dtype=kind)
-
-
 def _line(values: Iterable[object]) -> bytes:
     """One row of CSV, quoted where commas, quotes or line breaks ask for it."""
     text = io.StringIO(newline="")
@@ -298,15 +253,20 @@ def _line(values: Iterable[object]) -> bytes:
     return text.getvalue().encode()
 
 
-def _replace(path: Path, rows: Iterable[Iterable[object]]) -> None:
-    """Writes a whole table, unless it is the same already."""
-    content = b"".join(map(_line, rows))
+def _replace(path: Path, table: pd.DataFrame) -> None:
+    """Writes a whole table of `_cells`, unless it is the same already."""
+    content = table.to_csv(index=False, lineterminator="\n").encode()
     if content != path.read_bytes():
         write_atomically(path, content)
 
 
-def _rows(path: Path) -> list[list[str]]:
-    """The file's rows, the header first, without a cut-off last one.
+def _cells(path: Path) -> pd.DataFrame:
+    """The cells of a table as they are written, without a cut-off last row."""
+    return _read(path, dtype=str)
+
+
+def _read(path: Path, **options: Any) -> pd.DataFrame:
+    """A table without a cut-off last row, by pandas, which would fill a row that lacks cells.
 
     Raises:
         ValueError: if a row has not a cell for each column; names it.
@@ -314,22 +274,22 @@ def _rows(path: Path) -> list[list[str]]:
     content = path.read_bytes()
     text = content[: _end_of_last_row(content)].decode()
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # an error may pass its 128 KiB
-    rows = list(csv.reader(io.StringIO(text, newline="")))
-    for number, row in enumerate(rows):
-        if len(row) != len(rows[0]):
+    widths = [len(row) for row in csv.reader(io.StringIO(text, newline=""))]
+    for number, width in enumerate(widths):
+        if width != widths[0]:
             raise ValueError(
-                f"{path}, row {number}: damaged, expected {len(rows[0])} cells, got {len(row)}. "
+                f"{path}, row {number}: damaged, expected {widths[0]} cells, got {width}. "
                 "Take the row out: its trial is run again when the sweep goes on."
             )
-    return rows
+    return pd.read_csv(io.StringIO(text, newline=""), keep_default_na=False, **options)
 
 
 def _end_of_last_row(content: bytes) -> int:
     """Where the last complete row ends: after a line break that stands outside quotes."""
     end = position = quotes = 0
-    while (line_break := content.find(b"\n", position)) >= 0:
-        quotes += content.count(b'"', position, line_break)
-        position = line_break + 1
-        if quotes % 2 == 0:
+    for line in io.BytesIO(content):
+        position += len(line)
+        quotes += line.count(b'"')
+        if line.endswith(b"\n") and quotes % 2 == 0:
             end = position
     return end

@@ -1,7 +1,8 @@
 """How a sweep looks in MLflow: one experiment, one flat run a trial, and a run of the report.
 
 Every run has the tags `trial_id` and `sweep_id`, by which it is found again: what was sent before
-and is whole is not sent twice, what was cut off or has changed since is replaced.
+and is whole is not sent twice, what was cut off or has changed since is replaced. A trial's run is
+whole if it ended as the row of trials.csv says, and when; the report's has the report's digest.
 """
 
 from __future__ import annotations
@@ -11,52 +12,41 @@ import logging
 import math
 import os
 import re
-import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from numbers import Real
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from orchestrator.palette import LIGHT, method_marks
-from orchestrator.run_folder.folder import REPORT
-from orchestrator.run_folder.outbox import Letter
-from orchestrator.run_folder.trials_table import COLUMNS, read_trials
+from orchestrator.plan import Plan, Trial
+from orchestrator.run_folder.atomic_files import write_atomically
+from orchestrator.run_folder.folder import REPORT, digest, sweep_id
+from orchestrator.run_folder.reader import trial_of_row
+from orchestrator.run_folder.trial_files import read_reports
+from orchestrator.run_folder.trials_table import COLUMNS, cell_text, read_trials
 from orchestrator.tracking.view import RUN_COLOUR, TAG, view_to_write
 
 if TYPE_CHECKING:  # importing MLflow takes seconds, which only the tracker's thread spends
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Param, RunInfo
 
 PARAMS = (
-    "method",
-    "dataset",
-    "classes",
-    "validation_images",
-    "backbone",
-    "depth",
-    "dropout",
-    "seed",
-    "fine_tuning_epochs",
-    "threads",
+    *("method", "dataset", "classes", "validation_images", "backbone", "depth", "dropout"),
+    *("seed", "fine_tuning_epochs", "threads"),
 )
 TAGS = (
-    "status",
-    "error",
-    "method",
-    "cell",
-    "study",
-    "phase",
-    "confirms",
-    "device",
-    "torch_version",
-    "code_version",
+    *("status", "error", "method", "cell", "study", "phase", "confirms"),
+    *("device", "torch_version", "code_version"),
 )
 METRICS = tuple(name for name in COLUMNS if name not in (*PARAMS, *TAGS, "trial_id", "started_at"))
+FRONTIER = "frontier"  # no trial's id: those end with a number
 TESTED = ("test_accuracy", "test_multiplications")
 STATUS = {
     "completed": "FINISHED",
@@ -66,12 +56,17 @@ STATUS = {
 }
 
 # MLflow takes 1000 things in one call, 100 of them params, and so many characters of each.
-METRICS_PER_CALL, PARAMS_PER_CALL = 900, 100
+METRICS_PER_CALL, PARAMS_PER_CALL, RUNS_PER_CALL = 900, 100, 1000
 LONGEST_PARAM, LONGEST_TAG, LONGEST_KEY = 6000, 5000, 250
 
 SQLITE = "sqlite:///"
+IN_MEMORY = "/dev/shm"  # a folder, on Linux
 # The tracker tries again itself. A request that MLflow's own client repeats may be done twice.
-HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
 
 
 def tracking_uri(output: Path) -> str:
@@ -82,8 +77,7 @@ def tracking_uri(output: Path) -> str:
 
 def open_client(uri: str) -> MlflowClient:
     """MLflow's client, that calls nobody else and leaves trying again to us."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    for setting, value in HTTP.items():
+    for setting, value in SETTINGS.items():
         os.environ.setdefault(setting, value)
     from mlflow import MlflowClient
 
@@ -102,59 +96,32 @@ def _one_process_at_a_time(folder: Path) -> Iterator[None]:
 def _make_database(uri: str) -> None:
     """Makes the file of a local database, if there is none, whole or not at all.
 
-    MLflow takes some seconds for its tables; a half-made one of a killed driver it never mends.
+    MLflow takes some seconds for its tables, on a disk twice as many as in memory, since it commits
+    some hundred times; a half-made one of a killed driver it never mends.
     """
-    path = Path(uri.removeprefix(SQLITE)).resolve()  # as SQLite names it
+    path = Path(uri.removeprefix(SQLITE))
     if not uri.startswith(SQLITE) or path.exists():
         return
-    unfinished = path.with_name(f".{path.name}.new")
-    for leftover in path.parent.glob(f"{unfinished.name}*"):
-        leftover.unlink()
-    with _without_waiting_for_the_disk(unfinished):
-        open_client(f"{SQLITE}{unfinished}").search_experiments()
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
-    unfinished.rename(path)
-
-
-@contextmanager
-def _without_waiting_for_the_disk(database: Path) -> Iterator[None]:
-    """SQLite leaves writing this file to the system, as a cut-off one is made anew anyhow.
-
-    MLflow commits some hundred times for its tables: half of the time on a fast disk.
-    """
-    from sqlalchemy import event
-    from sqlalchemy.engine import Engine
-
-    def hurry(connection: Any, _: object) -> None:
-        if isinstance(connection, sqlite3.Connection):
-            files = [file for _, _, file in connection.execute("PRAGMA database_list")]
-            if str(database) in files:
-                connection.execute("PRAGMA synchronous=OFF")
-
-    event.listen(Engine, "connect", hurry)
-    try:
-        yield
-    finally:
-        event.remove(Engine, "connect", hurry)
+    with TemporaryDirectory(dir=IN_MEMORY if os.access(IN_MEMORY, os.W_OK) else None) as folder:
+        made = Path(folder) / path.name
+        open_client(f"{SQLITE}{made}").search_experiments()
+        write_atomically(path, made.read_bytes())
 
 
 class Experiment:
-    """One experiment of MLflow. Its methods raise whatever MLflow raises."""
+    """The experiment of one sweep. Its methods raise whatever MLflow raises."""
 
-    def __init__(
-        self, name: str, uri: str, output: Path, goes_on: bool, methods: Sequence[str] = ()
-    ) -> None:
-        """Finds the experiment, takes it out of the bin, or makes it and its database.
+    def __init__(self, plan: Plan, folder: Path, uri: str) -> None:
+        """Finds the experiment, takes it out of the bin, or makes it and its database; asks what
+        runs of the sweep it has, and writes the view "Frontier", unless it is there.
 
         Args:
-            output: the folder of all sweeps.
-            goes_on: whether there may be runs of the sweep already.
-            methods: the sweep's, in its order, whose runs get the colours of the report.
+            folder: the run folder, beside which a local database keeps its artifacts.
         """
-        self._goes_on = goes_on
-        self._runs: dict[str, str] = {}  # trial_id -> MLflow's id, of those written here
-        self._colours = {method: mark[0] for method, mark in method_marks(methods, LIGHT).items()}
+        self._plan, self._folder, self._sweep_id = plan, folder, sweep_id(folder)
+        marks = method_marks(list(plan.sweep.methods), LIGHT)
+        self._colours = {method: colour for method, (colour, *_) in marks.items()}
+        name, output = plan.sweep.name, folder.parent
         with _one_process_at_a_time(output):
             _make_database(uri)
             self.client = open_client(uri)
@@ -164,58 +131,65 @@ class Experiment:
                 # A server decides itself where artifacts go.
                 location = artifacts.as_uri() if uri.startswith(SQLITE) else None
                 self.id = self.client.create_experiment(name, artifact_location=location)
-                return
-        self.id = found.experiment_id
-        if found.lifecycle_stage == "deleted":
+            else:
+                self.id = found.experiment_id
+        if found is not None and found.lifecycle_stage == "deleted":
             self.client.restore_experiment(self.id)
+        view = view_to_write(found.tags.get(TAG) if found else None)
+        if view is not None:
+            self.client.set_experiment_tag(self.id, TAG, view)
+        self._runs = self._find()
 
-    def write_view(self) -> None:
-        """The view "Frontier" of the experiment, unless it is there."""
-        tag = view_to_write(self.client.get_experiment(self.id).tags.get(TAG))
-        if tag is not None:
-            self.client.set_experiment_tag(self.id, TAG, tag)
+    def write_trial(self, row: Mapping[str, Any]) -> None:
+        """Writes the run of a row of trials.csv, unless MLflow has it: three calls, but for a trial
+        that reported more than 900 figures.
 
-    def write_trial(self, sweep_id: str, letter: Letter, first: bool) -> None:
-        """One flat run: three calls, unless the trial reported more than 900 figures.
-
-        Args:
-            first: whether it has not been tried before; else its run may be there already.
+        `epoch`, or else `round`, is the step of a report's other figures, and `timestamp` (Unix
+        seconds) when it came.
         """
         from mlflow.entities import Metric, Param
 
-        row, trial_id = letter.row, letter.row["trial_id"]
-        if (self._goes_on or not first) and self._is_there(sweep_id, trial_id, letter.digest):
+        trial_id, status, (start, end) = row["trial_id"], STATUS[row["status"]], _times(row)
+        ended = (status, start, end)
+        if self._is_there(
+            trial_id, lambda run: (run.status, run.start_time, run.end_time) == ended
+        ):
             return
-        start, end = _times(row)
-        tags = {name: str(row[name])[:LONGEST_TAG] for name in TAGS if _given(row.get(name))}
-        tags |= {"sweep_id": sweep_id, "trial_id": trial_id, "digest": letter.digest}
+        tags = {name: str(row[name])[:LONGEST_TAG] for name in TAGS if cell_text(row.get(name))}
+        tags |= {"sweep_id": self._sweep_id, "trial_id": trial_id}
         if row["method"] in self._colours:
             tags[RUN_COLOUR] = self._colours[row["method"]]
+        reports = read_reports(self._folder / "reports" / f"{trial_id}.jsonl")
         metrics = [
             Metric(_key(name), value, timestamp or end, step)
-            for name, value, timestamp, step in _figures(row, letter.reports)
+            for name, value, timestamp, step in _figures(row, reports)
         ]
         params = [
             Param(_key(name), str(value)[:LONGEST_PARAM])
-            for name, value in _settings(row, letter.settings).items()
+            for name, value in _settings(row, trial_of_row(self._plan, row)).items()
         ]
-        run = self.client.create_run(self.id, start, tags, run_name=trial_id).info.run_id
-        calls = max(len(metrics) / METRICS_PER_CALL, len(params) / PARAMS_PER_CALL)
-        for call in range(math.ceil(calls)):
-            some_metrics = metrics[call * METRICS_PER_CALL : (call + 1) * METRICS_PER_CALL]
-            some_params = params[call * PARAMS_PER_CALL : (call + 1) * PARAMS_PER_CALL]
-            self.client.log_batch(run, some_metrics, some_params)
-        self.client.set_terminated(run, STATUS[row["status"]], end)
-        self._runs[trial_id] = run
+        run = self.client.create_run(self.id, start, tags, run_name=trial_id).info
+        self._log(run.run_id, metrics, params)
+        self.client.set_terminated(run.run_id, status, end)
+        self._runs[trial_id] = [run]
 
-    def write_frontier(
-        self, sweep_id: str, started: float, folder: Path, comparison: pd.DataFrame
-    ) -> None:
-        """The run `frontier`, in place of an earlier one; and the tests' figures, which came after
-        their runs had ended."""
+    def write_frontier(self, started: float, comparison: pd.DataFrame) -> None:
+        """Writes the run `frontier`, in place of an earlier one; and the tests' figures, which came
+        after their runs had ended. Nothing where MLflow has the report of the sweep as it is.
+
+        Args:
+            comparison: of `compare_methods`; its figures become metrics.
+        """
         from mlflow.entities import Metric
 
-        now = int(1000 * time.time())
+        now, current = int(1000 * time.time()), digest(self._folder)
+
+        def is_current(run: RunInfo) -> bool:
+            known = self.client.get_run(run.run_id)
+            return known.info.status == "FINISHED" and known.data.tags.get("digest") == current
+
+        if self._is_there(FRONTIER, is_current):
+            return
         figures = comparison.melt(["cell", "method"], var_name="figure")
         one_cell = comparison["cell"].nunique() == 1
         metrics = [
@@ -223,46 +197,52 @@ class Experiment:
             for cell, method, figure, value in figures.itertuples(index=False)
             if _is_number(value)
         ]
-        self._is_there(sweep_id, "frontier", digest=None)
-        tags = {"sweep_id": sweep_id, "trial_id": "frontier"}
-        created = self.client.create_run(self.id, int(1000 * started), tags, run_name="frontier")
+        tags = {"sweep_id": self._sweep_id, "trial_id": FRONTIER, "digest": current}
+        created = self.client.create_run(self.id, int(1000 * started), tags, run_name=FRONTIER)
         run = created.info.run_id
-        for first in range(0, len(metrics), METRICS_PER_CALL):
-            self.client.log_batch(run, metrics[first : first + METRICS_PER_CALL])
+        self._log(run, metrics)
         for name in REPORT:
-            self.client.log_artifact(run, str(folder / name))
-        tested = read_trials(folder / "trials.csv").dropna(subset=TESTED)
-        for _, row in tested.iterrows():
-            self._write_tested(sweep_id, row["trial_id"], {name: row[name] for name in TESTED}, now)
+            self.client.log_artifact(run, str(self._folder / name))
+        tested = read_trials(self._folder / "trials.csv").dropna(subset=TESTED)
+        for trial_id, *values in tested[["trial_id", *TESTED]].itertuples(index=False):
+            for trial in self._runs.get(trial_id, ()):
+                known = self.client.get_run(trial.run_id).data.metrics
+                for name, value in zip(TESTED, values, strict=True):
+                    if known.get(name) != value:
+                        self.client.log_metric(trial.run_id, name, value, now, 0)
         self.client.set_terminated(run, "FINISHED", now)
 
-    def _write_tested(
-        self, sweep_id: str, trial_id: str, figures: Mapping[str, float], now: int
-    ) -> None:
-        """Adds what the test images say, unless it is there."""
-        known: Mapping[str, float] = {}
-        if trial_id not in self._runs:
-            for found in self._find(sweep_id, trial_id):
-                self._runs[trial_id], known = found.info.run_id, found.data.metrics
-        for name, value in figures.items():
-            if trial_id in self._runs and known.get(name) != value:
-                self.client.log_metric(self._runs[trial_id], name, value, now, 0)
+    def _find(self) -> dict[str, list[RunInfo]]:
+        """The runs of this sweep by their trials, but for those in the bin."""
+        found = defaultdict(list)
+        of_sweep, token = f"tags.sweep_id = '{self._sweep_id}'", None
+        while token != "":
+            page = self.client.search_runs(
+                [self.id], of_sweep, max_results=RUNS_PER_CALL, page_token=token
+            )
+            for run in page:
+                found[run.data.tags["trial_id"]].append(run.info)
+            token = page.token or ""
+        return found
 
-    def _is_there(self, sweep_id: str, trial_id: str, digest: str | None) -> bool:
-        """Whether a run of that digest is there, whole. Others of the trial go into the bin."""
-        whole = False
-        for run in self._find(sweep_id, trial_id):
-            ended = run.info.status != "RUNNING" and digest is not None
-            if not whole and ended and run.data.tags.get("digest") == digest:
-                whole, self._runs[trial_id] = True, run.info.run_id
-            else:
-                self.client.delete_run(run.info.run_id)
-        return whole
+    def _is_there(self, trial_id: str, is_whole: Callable[[RunInfo], bool]) -> bool:
+        """Whether MLflow has a trial's run, whole. Its others go into the bin: they were cut off,
+        sent twice, or have changed since."""
+        runs = self._runs.pop(trial_id, [])
+        whole = next(filter(is_whole, runs), None)
+        for run in runs:
+            if run is not whole:
+                self.client.delete_run(run.run_id)
+        if whole is not None:
+            self._runs[trial_id] = [whole]
+        return whole is not None
 
-    def _find(self, sweep_id: str, trial_id: str) -> list[Run]:
-        """The runs of one trial of this sweep, but for those in the bin."""
-        of_trial = f"tags.trial_id = '{trial_id}' and tags.sweep_id = '{sweep_id}'"
-        return list(self.client.search_runs([self.id], of_trial))
+    def _log(self, run: str, metrics: list[Metric], params: Sequence[Param] = ()) -> None:
+        calls = max(len(metrics) / METRICS_PER_CALL, len(params) / PARAMS_PER_CALL)
+        for call in range(math.ceil(calls)):
+            some_metrics = metrics[call * METRICS_PER_CALL : (call + 1) * METRICS_PER_CALL]
+            some_params = params[call * PARAMS_PER_CALL : (call + 1) * PARAMS_PER_CALL]
+            self.client.log_batch(run, some_metrics, some_params)
 
 
 def _figures(
@@ -286,10 +266,14 @@ def _figures(
             yield name, float(row[name]), None, last.get(name, 0)
 
 
-def _settings(row: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(row: Mapping[str, Any], trial: Trial) -> dict[str, Any]:
     """The params of a run: the trial's settings, and its options as trials.csv names them."""
-    options = {name: value for name, value in row.items() if name in PARAMS or name not in COLUMNS}
-    return {name: value for name, value in {**_flat(settings), **options}.items() if _given(value)}
+    sections = trial.model_dump(mode="json", include={"data", "training", "fine_tuning"})
+    sections["backbone"] = trial.backbone_options  # as the sweep file has them
+    settings = pd.json_normalize(sections).to_dict("records")[0]  # {"training.epochs": 5}
+    settings |= {name: row.get(name) for name in PARAMS}
+    settings |= {f"{trial.method}.{name}": value for name, value in trial.options.items()}
+    return {str(n): value for n, value in settings.items() if value != {} and cell_text(value)}
 
 
 def _times(row: Mapping[str, Any]) -> tuple[int, int]:
@@ -298,22 +282,9 @@ def _times(row: Mapping[str, Any]) -> tuple[int, int]:
     return int(1000 * start), int(1000 * (start + row["duration_s"]))
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"training": {"epochs": 5}} -> {"training.epochs": 5}"""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        nested = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
-    return flat
-
-
 def _key(name: str) -> str:
     """The name with only such characters as MLflow allows."""
     return re.sub(r"[^\w.\-/: ]", " ", name)[:LONGEST_KEY]
-
-
-def _given(value: object) -> bool:
-    return value is not None and value is not pd.NA and value != "" and value == value
 
 
 def _is_number(value: object) -> bool:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.models import ModelSignature
 
-NOT_IN_NAMES = "/:"
-
 
 class ModelRegistry:
     """MLflow, found to have the run that a network is of."""
@@ -35,7 +33,7 @@ class ModelRegistry:
         Raises:
             ValueError: if MLflow would refuse the name, is away, or has no run of the trial.
         """
-        if not name.strip(". ") or set(name) & set(NOT_IN_NAMES):
+        if not name.strip(". ") or set(name) & set("/:"):
             raise ValueError(f"--register: expected a name without '/' and ':', got {name!r}.")
         self._name = name
         uri = tracking_uri(output)
@@ -108,17 +106,14 @@ class ModelRegistry:
         if experiment is None:
             return None
         of_trial = f"tags.trial_id = '{trial_id}' and tags.sweep_id = '{sweep_id}'"
-        runs = self._client.search_runs([experiment.experiment_id], of_trial)
-        return runs[0] if runs else None
+        return next(iter(self._client.search_runs([experiment.experiment_id], of_trial)), None)
 
 
 def _signature(program: Any) -> ModelSignature:
-    """What an ONNX program takes and gives; -1 where any number of images will do."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    """What an ONNX program takes and gives, of any number of images."""
+    from mlflow.models import infer_signature
 
-    def schema(tensor: Any) -> Schema:
-        sizes = [size.dim_value or -1 for size in tensor.type.tensor_type.shape.dim]
-        return Schema([TensorSpec(np.dtype(np.float32), tuple(sizes))])
+    def example(tensor: Any) -> np.ndarray:
+        return np.zeros([d.dim_value or 1 for d in tensor.type.tensor_type.shape.dim], np.float32)
 
-    return ModelSignature(schema(program.graph.input[0]), schema(program.graph.output[0]))
+    return infer_signature(example(program.graph.input[0]), example(program.graph.output[0]))

@@ -1,9 +1,9 @@
 """What a sweep tells MLflow, without ever waiting for it.
 
 Everything is sent by one thread of the driver: importing MLflow, making its database and writing a
-trial take about 3 s, 2 s and 0.1 s, and more on a busy machine. What MLflow does not take stays in
-the run folder's outbox, is tried again while the sweep runs, and then by the next run of the same
-command.
+trial take about 3 s, 2 s and 0.1 s, and more on a busy machine. What MLflow does not take is tried
+again while the sweep runs, and then by the next run of the same command, which asks MLflow what it
+has of the rows of trials.csv.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ import queue
 import shlex
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from orchestrator.formatting import without_password
-from orchestrator.run_folder.folder import sweep_id
-from orchestrator.run_folder.outbox import Outbox
+from orchestrator.plan import Plan
 from orchestrator.tracking.experiment import SQLITE, Experiment, tracking_uri
 from orchestrator.tracking.view import address
 
@@ -32,112 +31,64 @@ PATIENCE_S = 60.0  # for a server to take the next run, once all trials have end
 LOCAL_PATIENCE_S = 600.0  # for a file of ours: it may be slow, but is never away
 
 
-@dataclass(frozen=True)
-class _Task:
-    send: Callable[[Experiment, bool], None]
-    first: bool = True
-    """Whether it is sent for the first time."""
-
-
-class Tracker:
+class Tracker(AbstractContextManager["Tracker"]):
     """Tells MLflow of one sweep, in the background. Use as a context manager."""
 
     def __init__(
         self,
-        sweep_name: str,
-        output: Path,
+        plan: Plan,
+        folder: Path,
         warn: Callable[[str], None],
-        goes_on: bool = False,
-        methods: Sequence[str] = (),
+        rows: Iterable[Mapping[str, Any]] = (),
     ) -> None:
-        """Starts writing to MLFLOW_TRACKING_URI, or else to `OUTPUT/mlflow.db`.
+        """Starts writing to MLFLOW_TRACKING_URI, or else to `mlflow.db` beside the run folder.
 
         Args:
-            output: the folder of all sweeps, that also gets the artifacts of a local database.
+            folder: the run folder.
             warn: told in one sentence when MLflow fails, from another thread.
-            goes_on: whether the sweep was begun before. What its outbox holds is sent first.
-            methods: the sweep's, in its order, whose runs get the colours of the report.
+            rows: of trials.csv, of earlier runs. Those that MLflow lacks are sent first.
         """
-        self._output = output.resolve()
-        self._output.mkdir(parents=True, exist_ok=True)
-        self._folder = self._output / sweep_name
-        self._uri = tracking_uri(output)
+        self._plan, self._folder, self._warn = plan, folder.resolve(), warn
+        self._uri = tracking_uri(folder.parent)
         self._shown = without_password(self._uri)
-        self._warn = warn
-        self._open = partial(Experiment, sweep_name, self._uri, self._output, goes_on, methods)
         self._started = time.time()
-        self._outbox = Outbox(self._folder)
-        self._tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
+        self._tasks: queue.Queue[Callable[[Experiment], None]] = queue.Queue()
         self._said = False
         self._handled = 0  # tasks
         self._experiment_id: str | None = None
         self._closing = threading.Event()
-        self._tasks.put(_Task(lambda experiment, _: experiment.write_view()))
-        for trial_id in self._outbox.trials():
-            self.send(trial_id)
+        for row in rows:
+            self.send(row)
+        self._resumed = self._lacking > 0
         self._thread = threading.Thread(target=self._write, name="mlflow", daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> Tracker:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def keep(
-        self,
-        row: Mapping[str, Any],
-        reports: Sequence[Mapping[str, float]],
-        settings: Mapping[str, Any],
-    ) -> None:
-        """Keeps one trial that has ended, to be sent.
-
-        Args:
-            row: its row of trials.csv.
-            reports: what it reported, in order; `epoch`, or else `round`, is the step of a report's
-                other figures, and `timestamp` (Unix seconds) when it came.
-            settings: further settings of the trial, nested as in the sweep file.
-        """
-        self._outbox.put(row, reports, settings)
-        self._outbox.report_is_due = True
-
-    def send(self, trial_id: str) -> None:
-        """Sends a trial that was kept."""
-
-        def write(experiment: Experiment, first: bool) -> None:
-            letter = self._outbox.get(trial_id)
-            if letter is not None:
-                experiment.write_trial(sweep_id(self._folder), letter, first)
-                self._outbox.sent(trial_id)
-
-        self._tasks.put(_Task(write))
+    def send(self, row: Mapping[str, Any]) -> None:
+        """Sends a trial that has ended, by its row of trials.csv."""
+        self._tasks.put(methodcaller("write_trial", row))
 
     def finish(self, comparison: pd.DataFrame) -> None:
-        """Sends the report, as a run named `frontier`, unless MLflow has it.
+        """Sends the report, as a run named `frontier`; see `Experiment.write_frontier`."""
+        self._tasks.put(methodcaller("write_frontier", self._started, comparison))
 
-        Args:
-            comparison: of `compare_methods`; its figures become metrics.
-        """
-
-        def write(experiment: Experiment, first: bool) -> None:
-            identity = sweep_id(self._folder)
-            experiment.write_frontier(identity, self._started, self._folder, comparison)
-            self._outbox.report_is_due = False
-
-        if self._outbox.report_is_due:
-            self._tasks.put(_Task(write))
+    @property
+    def _lacking(self) -> int:
+        """How many runs MLflow lacks."""
+        return self._tasks.unfinished_tasks
 
     @property
     def where(self) -> str | None:
         """How to look at the sweep, for a person; None where MLflow lacks some of it."""
-        if self._experiment_id is None or len(self._outbox):
+        if self._experiment_id is None or self._lacking:
             return None
-        if self._uri.startswith("http"):
-            return f"MLflow: {address(self._shown, self._experiment_id)}"
-        return (
-            f"MLflow: mlflow ui --backend-store-uri {shlex.quote(self._shown)}, then "
-            f"{address('http://127.0.0.1:5000', self._experiment_id)}"
-        )
+        pages, serve = self._shown, ""
+        if not self._uri.startswith("http"):
+            serve = f"mlflow ui --backend-store-uri {shlex.quote(pages)}, then "
+            pages = "http://127.0.0.1:5000"
+        return f"MLflow: {serve}{address(pages, self._experiment_id)}"
 
     def close(self, patience_s: float | None = None) -> None:
         """Waits until everything is written, or nothing was for so long (None: see above)."""
@@ -150,38 +101,40 @@ class Tracker:
             self._thread.join(patience_s)
         if self._thread.is_alive():
             self._warn(f"MLflow at {self._shown} took no run within {patience_s:.0f} s; giving up.")
-        if left := len(self._outbox):
+        if left := self._lacking:
+            lacks = "may lack" if self._resumed and self._experiment_id is None else "lacks"
             self._warn(
-                f"MLflow at {self._shown} lacks {left} of this sweep's runs. They are kept in "
-                f"{self._outbox.path}; the same command sends them."
+                f"MLflow at {self._shown} {lacks} {left} of this sweep's runs; the same command "
+                "sends them."
             )
 
     def _write(self) -> None:
         """The thread: sends what there is until it is closed, and then what is left."""
         experiment: Experiment | None = None
-        task: _Task | None = None
         failures, pause_s = 0, FIRST_PAUSE_S
         while not (self._closing.is_set() and self._tasks.empty() and experiment):
+            task = None
             try:
-                if experiment is None:
-                    experiment = self._open()
-                    self._experiment_id = experiment.id
+                experiment = experiment or Experiment(self._plan, self._folder, self._uri)
+                self._experiment_id = experiment.id
                 task = self._tasks.get(timeout=0.2)
-                task.send(experiment, task.first)
+                task(experiment)
+                self._tasks.task_done()
                 failures, pause_s = 0, FIRST_PAUSE_S
             except queue.Empty:
                 continue
             except Exception as error:  # whatever MLflow raises, no trial may be lost for it
                 self._say(error)
+                experiment = None  # it is asked again what it has
                 failures += 1
                 if task is not None:
-                    self._tasks.put(replace(task, first=False))
+                    self._tasks.put(task)
+                    self._tasks.task_done()  # it is another one now
                 if failures % FAILURES_IN_A_ROW == 0:
                     if self._closing.is_set():
                         return
                     self._closing.wait(pause_s)
-                    experiment, pause_s = None, min(2 * pause_s, LONGEST_PAUSE_S)
-            task = None
+                    pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             self._handled += 1
 
     def _say(self, error: Exception) -> None:
@@ -191,5 +144,5 @@ class Tracker:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             self._warn(
                 f"MLflow at {self._shown} fails ({reason}). The trials go on; what it lacks is "
-                "kept, and sent when it is back."
+                "sent when it is back."
             )

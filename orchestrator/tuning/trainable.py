@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray import tune
-from ray._raylet import setproctitle
+from ray._raylet import setproctitle  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 
 from orchestrator.formatting import error_text

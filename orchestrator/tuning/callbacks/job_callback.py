@@ -35,9 +35,6 @@ class JobCallback(Callback):
     def job_ended(self, job: Any, outcome: Outcome) -> None:
         """A job has ended, before the search hears of it."""
 
-    def job_told(self, job: Any) -> None:
-        """The search has heard of a job that ended."""
-
     def on_trial_start(self, *_: Any, **info: Any) -> None:
         trial = info["trial"]
         self._running[trial.trial_id] = trial.config[JOB]
@@ -52,10 +49,6 @@ class JobCallback(Callback):
                 del self._running[trial.trial_id]
                 self.job_ended(trial.config[JOB], result[OUTCOME])
 
-    def on_trial_complete(self, *_: Any, **info: Any) -> None:
-        with self._kept():
-            self.job_told(info["trial"].config[JOB])
-
     def on_trial_recover(self, *_: Any, **info: Any) -> None:
         trial = info["trial"]
         if trial.trial_id in self._running:  # else its worker did not start
@@ -69,13 +62,11 @@ class JobCallback(Callback):
         lost = Lost("failed", f"Given up after {starts} starts. {why_lost(trial)}")
         with self._kept():
             self.job_ended(trial.config[JOB], lost)
-            self.job_told(trial.config[JOB])
 
     def give_up(self) -> None:
         """The run was interrupted: what still runs has stopped."""
         for job in self._running.values():
             self.job_ended(job, INTERRUPTED)
-            self.job_told(job)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing of it is saved."""

@@ -16,7 +16,6 @@ from orchestrator.commands.choose import main
 from orchestrator.commands.trial import main as trial_main
 from orchestrator.deploy.selection import Limits, choose
 from orchestrator.plan import make_plan
-from orchestrator.run_folder.outbox import Outbox
 from orchestrator.run_folder.reader import past_trial
 from orchestrator.run_folder.trials_table import read_trials
 from orchestrator.sweep_file import load_sweep
@@ -223,17 +222,12 @@ def test_weights_are_read_with_weights_only_everywhere() -> None:
 @pytest.fixture(scope="module")
 def tracked(run_folder: Path) -> str:
     """The same sweep's runs in a local MLflow: its URI."""
-    rows = json.loads(read_trials(run_folder / "trials.csv").to_json(orient="records"))
+    plan = make_plan(load_sweep(run_folder / "sweep.yaml"))
+    rows = read_trials(run_folder / "trials.csv").to_dict("records")
     said: list[str] = []
-    with (
-        pytest.MonkeyPatch.context() as environment,
-        Tracker(run_folder.name, run_folder.parent, said.append) as tracker,
-    ):
+    with pytest.MonkeyPatch.context() as environment:
         environment.delenv("MLFLOW_TRACKING_URI", raising=False)
-        for row in rows:
-            tracker.keep(row, [], {})
-            tracker.send(row["trial_id"])
-        Outbox(run_folder).report_is_due = False
+        Tracker(plan, run_folder, said.append, rows).close()
     assert said == []
     return f"sqlite:///{run_folder.parent / 'mlflow.db'}"
 

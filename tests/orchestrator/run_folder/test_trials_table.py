@@ -1,7 +1,9 @@
 """trials.csv: every value comes back as it went in, and a crash costs one row at most."""
 
 import csv
+import math
 import random
+import struct
 from pathlib import Path
 
 import pandas as pd
@@ -90,6 +92,17 @@ def test_rows_come_back_with_their_values_and_types(table: TrialsTable) -> None:
         assert pd.isna(second[column])
 
 
+def test_every_digit_of_a_float_comes_back(table: TrialsTable) -> None:
+    rng = random.Random(0)
+    (*doubles,) = struct.unpack("2000d", rng.randbytes(16_000))
+    doubles = [value for value in doubles if math.isfinite(value)] + [rng.random() for _ in "x" * 9]
+    for value in doubles:
+        table.append({"trial_id": "t", "val_accuracy": value, "thin.keep_ratio": value})
+    frame = table.read()
+    assert list(frame["val_accuracy"]) == doubles
+    assert list(frame["thin.keep_ratio"]) == doubles
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -153,6 +166,9 @@ def test_rows_are_taken_out_and_the_others_stay_as_they_are(table: TrialsTable) 
     before = cells(table.path)
     keep_rows(table.path, "status", lambda status: status != "stopped")
     assert cells(table.path) == [row for row in before if "stopped" not in row]
+    for _ in range(2):  # the second time there is none left
+        keep_rows(table.path, "status", lambda status: False)
+        assert cells(table.path) == before[:1]
 
 
 def test_a_row_that_is_damaged_is_named(table: TrialsTable) -> None:

@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from PIL import Image, ImageColor
+from test_mlflow_server import mlflow_server
 
 from orchestrator.analysis.comparison import compare_methods
 from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.palette import LIGHT, method_marks
+from orchestrator.plan import make_plan
 from orchestrator.report import write_report
+from orchestrator.sweep_file import load_sweep
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.tracking.view import TAG, view_to_write
 from tests.browser import ask, needs_chromium
 from tests.live_page import LivePage, live_page
-from tests.orchestrator.tracking.test_mlflow_server import mlflow_server
 from tests.report_rows import CONFIRMED, run_folder
 
 AXES = """(() => {
@@ -57,15 +59,15 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepResult, str]
     write_report(folder)
     result = SweepResult.read(folder)
     said: list[str] = []
-    for goes_on in (False, True):
+    studies = result.trials["method"] + "-depth4-s0"
+    rows: list[Any] = result.trials.assign(study=studies).to_dict("records")
+    plan = make_plan(load_sweep(folder / "sweep.yaml"))
+    for _ in range(2):
         with (
             pytest.MonkeyPatch.context() as environment,
-            Tracker(folder.name, folder.parent, said.append, goes_on, result.methods) as tracker,
+            Tracker(plan, folder, said.append, rows) as tracker,
         ):
             environment.delenv("MLFLOW_TRACKING_URI", raising=False)
-            for row in json.loads(result.trials.to_json(orient="records")):
-                tracker.keep(row, [], {})
-                tracker.send(row["trial_id"])
             tracker.finish(compare_methods(result.trials, result.objectives))
     assert said == []
     return result, f"sqlite:///{folder.parent / 'mlflow.db'}"

@@ -2,12 +2,11 @@
 
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,12 @@ from urllib.request import url2pathname
 import pandas as pd
 import pytest
 
-from orchestrator.run_folder.folder import sweep_id
-from orchestrator.run_folder.outbox import Outbox
+from orchestrator.plan import Trial, make_plan
+from orchestrator.run_folder.folder import REPORT, sweep_id
+from orchestrator.run_folder.trial_files import write_reports
 from orchestrator.run_folder.trials_table import TrialsTable, table_columns
+from orchestrator.sweep_file import load_sweep
+from orchestrator.tracking import experiment as experiment_module
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.experiment import Experiment
 from orchestrator.tracking.tracker import Tracker
@@ -27,11 +29,22 @@ from orchestrator.tracking.tracker import Tracker
 # What MLflow 3.17 does with SQLAlchemy 2.1; pytest makes warnings errors, a user never sees it.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
+SWEEP = """
+name: sweep
+data: {name: digits}
+backbone: {name: conv, depth: 4}
+training: {epochs: 5}
+methods: {l1_filter: {keep_ratio: {uniform: [0.2, 0.9]}}}
+"""
 FIRST_SWEEP = """
 import sys
 from pathlib import Path
+from orchestrator.plan import make_plan
+from orchestrator.sweep_file import load_sweep
 from orchestrator.tracking.tracker import Tracker
-with Tracker("first", Path(sys.argv[1]), print) as tracker:
+output = Path(sys.argv[1])
+plan = make_plan(load_sweep(output / "sweep.yaml", ["name=first"]))
+with Tracker(plan, output / "sweep", print) as tracker:
     tracker.close(patience_s=500)  # the tables take seconds, and more on a machine at work
 """
 
@@ -40,6 +53,8 @@ with Tracker("first", Path(sys.argv[1]), print) as tracker:
 def first_sweeps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A new database, made by two sweeps that start together, and what each of them printed."""
     output = tmp_path_factory.mktemp("runs")
+    (output / "sweep.yaml").write_text(SWEEP)
+    (output / "sweep").mkdir()
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     sweeps = [
         subprocess.Popen(
@@ -62,17 +77,25 @@ def output(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copy(first_sweeps[0] / "mlflow.db", tmp_path)
     (tmp_path / "sweep").mkdir()
+    for folder in (tmp_path, tmp_path / "sweep"):
+        shutil.copy(first_sweeps[0] / "sweep.yaml", folder)
     monkeypatch.setattr(tracking, "FIRST_PAUSE_S", 0.05)
     return tmp_path
 
 
+def started(
+    output: Path, warn: Callable[[str], None], rows: Sequence[dict[str, Any]] = ()
+) -> Tracker:
+    plan = make_plan(load_sweep(output / "sweep.yaml"))
+    return Tracker(plan, output / "sweep", warn, rows)
+
+
 @contextmanager
-def tracked(output: Path, sweep: str = "sweep", goes_on: bool = False) -> Iterator[Tracker]:
-    """A tracker that must have nothing to complain of."""
+def tracked(output: Path, *rows: dict[str, Any]) -> Iterator[Tracker]:
+    """A tracker that must have nothing to complain of; `rows` are of earlier runs."""
     said: list[str] = []
-    with Tracker(sweep, output, said.append, goes_on) as tracker:
+    with started(output, said.append, rows) as tracker:
         yield tracker
-        Outbox(output / sweep).report_is_due = False  # these tests finish no sweep, but one
     assert said == []
     assert tracker.where is not None
 
@@ -85,14 +108,6 @@ def all_runs(output: Path, sweep: str) -> list[str]:
     experiment = client.get_experiment_by_name(sweep)
     assert experiment is not None
     return sorted(run.info.run_name for run in client.search_runs([experiment.experiment_id]))
-
-
-def done(
-    tracker: Tracker, row: dict[str, Any], reports: list[dict[str, float]], settings: dict[str, Any]
-) -> None:
-    """A trial has ended."""
-    tracker.keep(row, reports, settings)
-    tracker.send(row["trial_id"])
 
 
 def runs(output: Path, sweep: str) -> dict[str, Any]:
@@ -119,6 +134,7 @@ def row(trial_id: str, **columns: Any) -> dict[str, Any]:
     usual = {
         "trial_id": trial_id,
         "phase": "search",
+        "study": "l1_filter-s0",
         "method": "l1_filter",
         "backbone": "conv",
         "depth": 4,
@@ -134,6 +150,14 @@ def row(trial_id: str, **columns: Any) -> dict[str, Any]:
         "l1_filter.keep_ratio": 0.5,
     }
     return {**usual, **columns}
+
+
+NO_COMPARISON = pd.DataFrame({"cell": [], "method": []})
+
+
+def write_report_files(folder: Path) -> None:
+    for name in REPORT:
+        (folder / name).write_text(name)
 
 
 def test_making_the_database_prints_nothing_even_when_two_sweeps_do(
@@ -152,32 +176,40 @@ def test_a_trial_is_one_flat_run_with_everything_about_it(output: Path) -> None:
         {"round": 1, "sparsity": 0.4},
         {"round": 2, "sparsity": 0.6},
     ]
-    settings = {"training": {"epochs": 5, "distillation": {"weight": 0.5}}, "data": {}}
+    distilled = "epochs: 5, distillation: {teacher: {depth: 8}, weight: 0.5}"
+    text = SWEEP.replace("epochs: 5", distilled)
+    (output / "sweep.yaml").write_text(text)
+    write_reports(output / "sweep" / "reports" / "t-0.jsonl", reports)
     with tracked(output) as tracker:
-        done(tracker, row("t0"), reports, settings)
+        tracker.send(row("t-0"))
     (run,) = runs(output, "sweep").values()
-    assert run.info.run_name == "t0"
+    assert run.info.run_name == "t-0"
     assert run.info.status == "FINISHED"
     assert run.info.start_time == 1_795_255_200_000
     assert run.info.end_time == run.info.start_time + 2500
-    assert run.data.params == {
+    of_sections = ("data.", "backbone.", "training.", "fine_tuning.")
+    assert {k: v for k, v in run.data.params.items() if not k.startswith(of_sections)} == {
         "method": "l1_filter",
         "backbone": "conv",
         "depth": "4",
         "seed": "0",
         "l1_filter.keep_ratio": "0.5",
-        "training.epochs": "5",
-        "training.distillation.weight": "0.5",
+        "l1_filter.rounds": "1",
     }
+    assert run.data.params["data.name"] == "digits"
+    assert run.data.params["backbone.depth"] == "4"
+    assert run.data.params["training.epochs"] == "5"
+    assert run.data.params["training.distillation.weight"] == "0.5"
+    assert "fine_tuning.epochs" in run.data.params
     tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
     assert tags == {
         "status": "completed",
         "method": "l1_filter",
         "cell": "depth=4",
+        "study": "l1_filter-s0",
         "phase": "search",
-        "trial_id": "t0",
+        "trial_id": "t-0",
         "sweep_id": sweep_id(output / "sweep"),
-        "digest": tags["digest"],
     }
     assert "mlflow.parentRunId" not in run.data.tags
     assert run.data.metrics == {
@@ -196,51 +228,60 @@ def test_a_trial_is_one_flat_run_with_everything_about_it(output: Path) -> None:
 
 def test_runs_end_as_their_trials_did(output: Path) -> None:
     with tracked(output) as tracker:
-        done(tracker, row("ok"), [], {})
+        tracker.send(row("ok-0"))
         error = "ValueError: " + 10_000 * "x"
-        done(tracker, row("bad", status="failed", error=error, val_accuracy=None), [], {})
-        done(tracker, row("cut", status="stopped"), [], {})
+        tracker.send(row("bad-0", status="failed", error=error, val_accuracy=None))
+        tracker.send(row("cut-0", status="stopped"))
     found = runs(output, "sweep")
     assert {name: run.info.status for name, run in found.items()} == {
-        "ok": "FINISHED",
-        "bad": "FAILED",
-        "cut": "KILLED",
+        "ok-0": "FINISHED",
+        "bad-0": "FAILED",
+        "cut-0": "KILLED",
     }
-    assert found["bad"].data.tags["error"].startswith("ValueError: xxx")
-    assert "val_accuracy" not in found["bad"].data.metrics
+    assert found["bad-0"].data.tags["error"].startswith("ValueError: xxx")
+    assert "val_accuracy" not in found["bad-0"].data.metrics
 
 
-def test_more_than_fits_into_one_call_is_written_all_the_same(output: Path) -> None:
+def test_more_than_fits_into_one_call_is_written_all_the_same(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reports = [{"epoch": epoch, "val_accuracy": epoch / 2500} for epoch in range(2500)]
-    options = {f"l1_filter.option_{number}": number for number in range(250)}
+    write_reports(output / "sweep" / "reports" / "t-0.jsonl", reports)
+    options: dict[str, Any] = {f"option_{number}": number for number in range(250)}
+    trial_of_row = experiment_module.trial_of_row
+
+    def of_many_options(*given: Any) -> Trial:
+        many = {"options": options, "backbone_options": {"long": 10_000 * "x"}}
+        return trial_of_row(*given).model_copy(update=many)
+
+    monkeypatch.setattr(experiment_module, "trial_of_row", of_many_options)
     with tracked(output) as tracker:
-        done(tracker, row("t0", **options), reports, {"long": 10_000 * "x"})
+        tracker.send(row("t-0"))
     (run,) = runs(output, "sweep").values()
     assert len(history(output, run, "val_accuracy")) == 2501
-    assert set(options) < set(run.data.params)
-    assert len(run.data.params["long"]) == 6000
+    assert {f"l1_filter.{name}" for name in options} < set(run.data.params)
+    assert len(run.data.params["backbone.long"]) == 6000
 
 
 def test_the_experiment_of_that_name_is_used_again_and_taken_out_of_the_bin(output: Path) -> None:
     from mlflow import MlflowClient
 
     with tracked(output) as tracker:
-        done(tracker, row("t0"), [], {})
+        tracker.send(row("t-0"))
     with tracked(output) as tracker:
-        done(tracker, row("t1"), [], {})
-    assert set(runs(output, "sweep")) == {"t0", "t1"}
+        tracker.send(row("t-1"))
+    assert set(runs(output, "sweep")) == {"t-0", "t-1"}
     client = MlflowClient(tracking_uri=f"sqlite:///{output / 'mlflow.db'}")
     (run, _) = runs(output, "sweep").values()
     client.delete_experiment(run.info.experiment_id)
     with tracked(output) as tracker:
-        done(tracker, row("t2"), [], {})
-    assert "t2" in runs(output, "sweep")
+        tracker.send(row("t-2"))
+    assert "t-2" in runs(output, "sweep")
 
 
 def test_the_frontier_is_a_run_with_the_report_and_the_hypervolumes(output: Path) -> None:
     folder = output / "sweep"
-    for name in ("frontier.csv", "frontier.html", "frontier.png", "report.html", "report.md"):
-        (folder / name).write_text(name)
+    write_report_files(folder)
     table = TrialsTable(folder / "trials.csv", [*table_columns({}), "l1_filter.keep_ratio"])
     comparison = pd.DataFrame(
         {
@@ -252,16 +293,16 @@ def test_the_frontier_is_a_run_with_the_report_and_the_hypervolumes(output: Path
         }
     )
     with tracked(output) as tracker:
-        for trial in (row("t0"), row("t1")):
+        for trial in (row("t-0"), row("t-1")):
             table.append(trial)
-            done(tracker, trial, [], {})
-        table.fill({"t0": {"test_accuracy": 0.625, "test_multiplications": 3e6}})
+            tracker.send(trial)
+        table.fill({"t-0": {"test_accuracy": 0.625, "test_multiplications": 3e6}})
         tracker.finish(comparison)
     found = runs(output, "sweep")
-    assert set(found) == {"t0", "t1", "frontier"}
-    assert found["t0"].data.metrics["test_accuracy"] == 0.625
-    assert found["t0"].data.metrics["test_multiplications"] == 3e6
-    assert "test_accuracy" not in found["t1"].data.metrics
+    assert set(found) == {"t-0", "t-1", "frontier"}
+    assert found["t-0"].data.metrics["test_accuracy"] == 0.625
+    assert found["t-0"].data.metrics["test_multiplications"] == 3e6
+    assert "test_accuracy" not in found["t-1"].data.metrics
     assert found["frontier"].data.metrics == {
         "tries/l1_filter/depth 4": 10,
         "tries/my_package.methods:Mine/depth 8": 10,
@@ -280,26 +321,49 @@ def test_the_frontier_is_a_run_with_the_report_and_the_hypervolumes(output: Path
     }
 
 
+def test_a_report_is_sent_again_only_if_the_sweep_has_changed(output: Path) -> None:
+    folder = output / "sweep"
+    write_report_files(folder)
+    (folder / "trials.csv").write_text("trial_id,test_accuracy,test_multiplications\n")
+    sent = []
+    for change in (False, False, True):
+        if change:
+            (folder / "trials.csv").write_text("trial_id,test_accuracy\n")
+        with tracked(output) as tracker:
+            tracker.finish(NO_COMPARISON)
+        (run,) = runs(output, "sweep").values()
+        sent.append(run.info.run_id)
+    assert all_runs(output, "sweep") == ["frontier"]
+    first, second, third = sent
+    assert first == second != third
+
+
 def test_a_database_that_cannot_be_opened_is_said_once_and_its_runs_are_kept(output: Path) -> None:
     good = (output / "mlflow.db").read_bytes()
     (output / "mlflow.db").write_text("this is no database" * 100)
     said: list[str] = []
-    with Tracker("sweep", output, said.append) as tracker:
-        for number in range(5):
-            done(tracker, row(f"t{number}"), [{"epoch": 1, "val_accuracy": 0.5}], {})
+    rows = [row(f"t-{number}") for number in range(5)]
+    write_reports(output / "sweep" / "reports" / "t-3.jsonl", [{"epoch": 1, "val_accuracy": 0.5}])
+    with started(output, said.append) as tracker:
+        for each in rows:
+            tracker.send(each)
+        tracker.finish(NO_COMPARISON)
     first, last = said
     assert "MLflow at sqlite:///" in first
     assert "The trials go on" in first
     assert "\n" not in first
     assert "lacks 6 of this sweep's runs" in last  # the report among them
 
+    with started(output, said.append, rows):
+        pass
+    assert "may lack 5 of this sweep's runs" in said[-1]  # which nobody could ask
+
     (output / "mlflow.db").write_bytes(good)
-    with tracked(output):  # which is what the same command does
+    with tracked(output, *rows):  # which is what the same command does
         pass
     found = runs(output, "sweep")
-    assert set(found) == {f"t{number}" for number in range(5)}
-    assert history(output, found["t3"], "val_accuracy") == [(1, 0.5), (1, 0.75)]
-    assert Outbox(output / "sweep").trials() == []
+    assert set(found) == {f"t-{number}" for number in range(5)}
+    assert history(output, found["t-3"], "val_accuracy") == [(1, 0.5), (1, 0.75)]
 
 
 def test_what_mlflow_refuses_for_a_while_is_sent_when_it_is_back(
@@ -319,15 +383,15 @@ def test_what_mlflow_refuses_for_a_while_is_sent_when_it_is_back(
 
     monkeypatch.setattr(MlflowClient, "set_terminated", fail_at_first)
     said: list[str] = []
-    with Tracker("sweep", output, said.append) as tracker:
+    with started(output, said.append) as tracker:
         for number in range(3):
-            done(tracker, row(f"t{number}"), [], {})
+            tracker.send(row(f"t-{number}"))
         give_up = time.monotonic() + 60
-        while Outbox(output / "sweep").trials() and time.monotonic() < give_up:
+        while tracker.where is None and time.monotonic() < give_up:
             time.sleep(0.05)
-    assert all_runs(output, "sweep") == ["t0", "t1", "t2"]
+    assert all_runs(output, "sweep") == ["t-0", "t-1", "t-2"]
     assert {run.info.status for run in runs(output, "sweep").values()} == {"FINISHED"}
-    assert len(said) == 2  # that it was away, and that it lacks the report, which nobody finished
+    assert len(said) == 1  # that it was away
 
 
 def test_a_run_that_mlflow_never_takes_stops_no_other(
@@ -338,46 +402,112 @@ def test_a_run_that_mlflow_never_takes_stops_no_other(
     create_run = MlflowClient.create_run
 
     def fail_for_t1(self: MlflowClient, *args: Any, **options: Any) -> Any:
-        if options["run_name"] == "t1":
+        if options["run_name"] == "t-1":
             raise ValueError("a param is too odd")
         return create_run(self, *args, **options)
 
     monkeypatch.setattr(MlflowClient, "create_run", fail_for_t1)
     said: list[str] = []
-    with Tracker("sweep", output, said.append) as tracker:
+    with started(output, said.append) as tracker:
         for number in range(3):
-            done(tracker, row(f"t{number}"), [], {})
-    assert set(runs(output, "sweep")) == {"t0", "t2"}
+            tracker.send(row(f"t-{number}"))
+    assert set(runs(output, "sweep")) == {"t-0", "t-2"}
     assert "ValueError: a param is too odd" in said[0]
-    assert Outbox(output / "sweep").trials() == ["t1"]
+    assert "lacks 1 of this sweep's runs; the same command sends them" in said[1]
 
 
 def test_a_trial_that_was_sent_is_not_sent_twice_and_one_that_changed_is_replaced(
     output: Path,
 ) -> None:
-    stopped = row("t1", status="stopped")
+    stopped = row("t-1", status="stopped")
     with tracked(output) as tracker:
-        done(tracker, row("t0"), [], {})
-        done(tracker, stopped, [], {})
+        tracker.send(row("t-0"))
+        tracker.send(stopped)
     before = runs(output, "sweep")
-    with tracked(output, goes_on=True) as tracker:
-        done(tracker, row("t0"), [], {})  # the driver was killed before it noted that it was sent
-        done(tracker, row("t1"), [], {})
-        done(tracker, row("t2"), [], {})
+    # The driver was killed before it knew that t-0 was sent; t-1 has been run again since.
+    with tracked(output, row("t-0")) as tracker:
+        tracker.send(row("t-1"))
+        tracker.send(row("t-2"))
     after = runs(output, "sweep")
-    assert all_runs(output, "sweep") == ["t0", "t1", "t2"]
-    assert after["t0"].info.run_id == before["t0"].info.run_id
-    assert after["t1"].info.status == "FINISHED"
+    assert all_runs(output, "sweep") == ["t-0", "t-1", "t-2"]
+    assert after["t-0"].info.run_id == before["t-0"].info.run_id
+    assert after["t-1"].info.status == "FINISHED"
+
+
+def test_runs_that_are_cut_off_or_there_twice_are_mended(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a driver leaves them that is killed, or whose server answers too late."""
+    from mlflow import MlflowClient
+
+    rows = [row(f"t-{number}", duration_s=number) for number in range(5)]
+    with tracked(output, *rows):
+        pass
+    client = MlflowClient(tracking_uri=f"sqlite:///{output / 'mlflow.db'}")
+    for number in (1, 3):
+        run = runs(output, "sweep")[f"t-{number}"]
+        again = client.create_run(
+            run.info.experiment_id, run.info.start_time, run.data.tags, run_name=run.info.run_name
+        )
+        if number == 3:
+            client.set_terminated(again.info.run_id, "FINISHED", run.info.end_time)
+        else:
+            client.delete_run(run.info.run_id)
+    assert all_runs(output, "sweep") == ["t-0", "t-1", "t-2", "t-3", "t-3", "t-4"]
+    monkeypatch.setattr(experiment_module, "RUNS_PER_CALL", 2)
+    written = []
+    create_run = MlflowClient.create_run
+
+    def note(self: MlflowClient, *args: Any, **options: Any) -> Any:
+        written.append(options["run_name"])
+        return create_run(self, *args, **options)
+
+    monkeypatch.setattr(MlflowClient, "create_run", note)
+    with tracked(output, *rows):
+        pass
+    assert all_runs(output, "sweep") == [each["trial_id"] for each in rows]
+    assert {run.info.status for run in runs(output, "sweep").values()} == {"FINISHED"}
+    assert runs(output, "sweep")["t-1"].data.metrics["val_accuracy"] == 0.75
+    assert written == ["t-1"]
+
+
+def test_rows_read_back_from_the_table_are_the_rows_that_were_sent(output: Path) -> None:
+    table = TrialsTable(
+        output / "sweep" / "trials.csv", [*table_columns({}), "l1_filter.keep_ratio"]
+    )
+    lasted = {"t-0": 0.1 + 0.2, "t-1": 1 / 3, "t-2": 12345.6789}
+    with tracked(output) as tracker:
+        for trial_id, duration_s in lasted.items():
+            again = {"phase": "confirmation", "confirms": "t-0", "seed": 1}
+            each = row(trial_id, duration_s=duration_s, **(again if trial_id == "t-2" else {}))
+            table.append(each)
+            tracker.send(each)
+    before = {name: run.info.run_id for name, run in runs(output, "sweep").items()}
+    with tracked(output, *table.read().to_dict("records")):  # type: ignore[arg-type]
+        pass
+    assert {name: run.info.run_id for name, run in runs(output, "sweep").items()} == before
+    assert len(all_runs(output, "sweep")) == 3
+    sent = runs(output, "sweep")["t-2"]
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{output / 'mlflow.db'}")
+    client.delete_run(sent.info.run_id)
+    with tracked(output, *table.read().to_dict("records")):  # type: ignore[arg-type]
+        pass
+    resent = runs(output, "sweep")["t-2"]
+    assert resent.data.params == sent.data.params
+    assert resent.data.metrics == sent.data.metrics
+    assert resent.info.end_time == sent.info.end_time
 
 
 def test_sweeps_of_one_name_are_told_apart(output: Path) -> None:
     with tracked(output) as tracker:
-        done(tracker, row("t0"), [], {})
+        tracker.send(row("t-0"))
     (output / "sweep").rename(output / "aside")
     (output / "sweep").mkdir()
-    with tracked(output, goes_on=True) as tracker:
-        done(tracker, row("t0"), [], {})
-    assert all_runs(output, "sweep") == ["t0", "t0"]
+    with tracked(output) as tracker:
+        tracker.send(row("t-0"))
+    assert all_runs(output, "sweep") == ["t-0", "t-0"]
 
 
 def test_the_tracking_uri_of_the_environment_is_used(
@@ -388,8 +518,8 @@ def test_the_tracking_uri_of_the_environment_is_used(
     shutil.move(output / "mlflow.db", elsewhere)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{elsewhere / 'mlflow.db'}")
     with tracked(output) as tracker:
-        done(tracker, row("t0"), [], {})
-    assert set(runs(elsewhere, "sweep")) == {"t0"}
+        tracker.send(row("t-0"))
+    assert set(runs(elsewhere, "sweep")) == {"t-0"}
     assert tracker.where is not None
     assert f"--backend-store-uri sqlite:///{elsewhere / 'mlflow.db'}, then" in tracker.where
     assert not (output / "mlflow.db").exists()
@@ -403,8 +533,8 @@ def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(
     answer = threading.Event()
     monkeypatch.setattr(MlflowClient, "create_run", lambda *_, **__: answer.wait())
     said: list[str] = []
-    tracker = Tracker("sweep", output, said.append)
-    done(tracker, row("t0"), [], {})
+    tracker = started(output, said.append)
+    tracker.send(row("t-0"))
     tracker.close(patience_s=2)
     assert "took no run within 2 s; giving up" in said[0]
     assert tracker.where is None
@@ -426,39 +556,35 @@ def test_a_local_database_may_take_longer_than_a_server(
     monkeypatch.setattr(MlflowClient, "create_run", slow)
     monkeypatch.setattr(tracking, "PATIENCE_S", 0.1)
     with tracked(output) as tracker:
-        done(tracker, row("t0"), [], {})
-    assert set(runs(output, "sweep")) == {"t0"}
+        tracker.send(row("t-0"))
+    assert set(runs(output, "sweep")) == {"t-0"}
 
 
-def test_only_the_database_that_is_being_made_is_written_without_waiting_for_the_disk(
-    tmp_path: Path,
-) -> None:
+def test_a_database_is_made_in_memory_and_every_one_waits_for_its_disk(tmp_path: Path) -> None:
     import sqlalchemy
     from sqlalchemy.engine import Engine
 
-    modes: dict[str, set[int]] = {}
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    (tmp_path / "sweep").mkdir()
+    plan = make_plan(load_sweep(tmp_path / "sweep.yaml"))
+    modes: dict[Path, set[int]] = {}
 
     def look(connection: Any, *_: Any) -> None:
-        if isinstance(connection, sqlite3.Connection):
-            name = Path(connection.execute("PRAGMA database_list").fetchone()[2]).name
-            modes.setdefault(name, set()).add(
-                connection.execute("PRAGMA synchronous").fetchone()[0]
-            )
+        path = Path(connection.execute("PRAGMA database_list").fetchone()[2])
+        mode = connection.execute("PRAGMA synchronous").fetchone()[0]
+        modes.setdefault(path, set()).add(mode)
 
-    def another_and_look(connection: Any, *_: Any) -> None:
-        look(connection)
-        if len(modes) == 1:  # while MLflow's tables are made, another database is opened
-            with sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'other.db'}").connect():
-                pass
-
-    sqlalchemy.event.listen(Engine, "checkout", another_and_look)
+    sqlalchemy.event.listen(Engine, "checkout", look)
     try:
-        Experiment("sweep", f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path, goes_on=False)
+        Experiment(plan, tmp_path / "sweep", f"sqlite:///{tmp_path / 'mlflow.db'}")
     finally:
-        sqlalchemy.event.remove(Engine, "checkout", another_and_look)
+        sqlalchemy.event.remove(Engine, "checkout", look)
     waits_for_the_disk = 2  # SQLite's own default, FULL
-    assert modes == {
-        ".mlflow.db.new": {0},
-        "other.db": {waits_for_the_disk},
-        "mlflow.db": {waits_for_the_disk},
-    }
+    assert set().union(*modes.values()) == {waits_for_the_disk}
+    (made,) = modes.keys() - {tmp_path / "mlflow.db"}
+    assert not made.exists()
+    if Path("/dev/shm").exists():
+        assert made.is_relative_to("/dev/shm")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        ".mlflow.lock", "mlflow.db", "sweep", "sweep.yaml",
+    }  # fmt: skip

@@ -104,7 +104,7 @@ def only_reports(
 
 
 class Clock(JobCallback):
-    """When trials start, and when all that is done for one is done."""
+    """When trials start, and when all that is done for one is done: it stands last."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from orchestrator.tuning import zero_copy
 from testbed.data import (
     Augmentation,
     DataOptions,
@@ -281,13 +280,6 @@ class TestStatistics:
         copy: Splits = pickle.loads(pickle.dumps(splits))
         assert copy.fingerprint == splits.fingerprint
         assert copy.train.pixels.stride() == splits.train.pixels.stride()
-
-    def test_shared_splits_lie_channels_last_in_the_shared_memory(self, npz: Path) -> None:
-        splits = load_splits(str(npz), npz.parent, seed=0)
-        packed = zero_copy.pack(splits)
-        copy: Splits = zero_copy.unpack(packed)
-        assert copy.train.pixels.stride() == splits.train.pixels.stride()
-        assert copy.train.pixels.data_ptr() in {array.ctypes.data for array in packed[1]}
 
 
 class TestTestImagesStayOutOfReach:

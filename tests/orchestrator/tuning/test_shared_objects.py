@@ -1,5 +1,7 @@
 """Tensors in shared memory."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import ray
@@ -8,6 +10,7 @@ from tiny import splits
 
 from orchestrator.tuning import shared_objects
 from orchestrator.tuning.shared_objects import SharedObjects
+from testbed.data import load_splits
 
 pytestmark = pytest.mark.usefixtures("two_workers")
 
@@ -54,3 +57,13 @@ def test_tensors_go_another_way_only_there() -> None:
 
     tensor += 1
     assert tensor[0] == 2
+
+
+def test_shared_splits_lie_channels_last() -> None:
+    """As they were loaded: so convolutions read them without a copy."""
+    loaded = load_splits("digits", Path(), seed=0)
+
+    read = SharedObjects({"splits": loaded})["splits"]
+
+    assert read.train.pixels.stride() == loaded.train.pixels.stride()
+    assert read.train.pixels.is_contiguous(memory_format=torch.channels_last)

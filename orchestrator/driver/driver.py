@@ -179,6 +179,7 @@ def _run_on_tune(
             sweep.resources,
             scheduler=scheduler,
             shared=shared,
+            expected=coordinator.n_jobs,
             name=sweep.name,
         )
     except NoWorkerError as error:

@@ -25,6 +25,11 @@ class FailedTrial:
     error: str
 
 
+@dataclass(frozen=True)
+class WorkerStart:
+    """Nothing: the first jobs of a sweep are fewer than its workers, which are to start at once."""
+
+
 Job = DenseNetwork | Trial | FinalTest | FailedTrial
 
 

@@ -112,12 +112,12 @@ class Tracker(AbstractContextManager["Tracker"]):
         """The thread: sends what there is until it is closed, and then what is left."""
         experiment: Experiment | None = None
         failures, pause_s = 0, FIRST_PAUSE_S
-        while not (self._closing.is_set() and self._tasks.empty()):
+        while not (self._closing.is_set() and self._tasks.empty() and experiment):
             task = None
             try:
-                task = self._tasks.get(timeout=0.2)  # before MLflow is imported: workers start now
                 experiment = experiment or Experiment(self._plan, self._folder, self._uri)
                 self._experiment_id = experiment.id
+                task = self._tasks.get(timeout=0.2)
                 task(experiment)
                 self._tasks.task_done()
                 failures, pause_s = 0, FIRST_PAUSE_S

@@ -1,6 +1,7 @@
-"""Two faults of Ray Tune 2.60, mended while a sweep runs.
+"""Three faults of Ray Tune 2.60, mended while a sweep runs.
 
-Both concern workers that are lost, and would cost trials that did nothing wrong.
+Two concern workers that are lost, and would cost trials that did nothing wrong. The third would
+cost seconds each time that a worker has to wait.
 """
 
 from collections.abc import Iterator
@@ -12,9 +13,11 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
+from ray.tune.utils.object_cache import _ObjectCache
 
 _task_failed = RayActorManager._actor_task_failed
 _trial_failed = TuneController._trial_task_failure
+_flushed = _ObjectCache.flush_cached_objects
 
 
 def _actor_task_failed(
@@ -40,10 +43,27 @@ def _trial_task_failure(self: TuneController, trial: Trial, exception: Exception
         _trial_failed(self, trial, exception)
 
 
+def _cache_object(self: _ObjectCache, key: Any, worker: Any) -> bool:
+    """An idle worker is kept for the next job: all jobs of a sweep need the same resources.
+
+    Ray Tune keeps one, and ends the others.
+    """
+    self._cached_objects[key].append(worker)
+    self._num_cached_objects += 1
+    return True
+
+
+def _flush_cached_objects(self: _ObjectCache, force_all: bool = False) -> Iterator[Any]:
+    if force_all:
+        yield from _flushed(self, force_all=True)
+
+
 @contextmanager
 def mended_tune() -> Iterator[None]:
-    """Ray Tune without the two."""
+    """Ray Tune without the three."""
     with (
+        patch.object(_ObjectCache, "cache_object", _cache_object),
+        patch.object(_ObjectCache, "flush_cached_objects", _flush_cached_objects),
         patch.object(RayActorManager, "_actor_task_failed", _actor_task_failed),
         patch.object(TuneController, "_trial_task_failure", _trial_task_failure),
     ):

@@ -9,7 +9,7 @@ from optuna.storages import BaseStorage
 from ray.tune.search import Searcher
 
 from orchestrator.plan import Plan, Trial
-from orchestrator.plan.jobs import Lost, Outcome, TrialResult
+from orchestrator.plan.jobs import Lost, Outcome, TrialResult, WorkerStart
 from orchestrator.search.proposer import Proposer
 from orchestrator.tuning.trainable import JOB, OUTCOME
 
@@ -36,16 +36,23 @@ class SweepSearcher(Searcher):
     """
 
     def __init__(
-        self, source: JobSource, places: Callable[[], float] = lambda: float("inf")
+        self,
+        source: JobSource,
+        places: Callable[[], float] = lambda: float("inf"),
+        expected: float = 0,
     ) -> None:
         """
         Args:
             places: how many jobs can run at a time now. No more are asked for, since a search
                 learns from every trial that ends; but one is, if there is no place at all.
+            expected: how many jobs there are, about. So many workers start at once, though the
+                first jobs may be fewer, as long as there are places.
         """
         super().__init__()
         self._source = source
         self._places = places
+        self._expected = expected
+        self._suggested = 0
         self._most = float("inf")
         self._given: dict[str, Any] = {}
         self._heard: dict[str, Any] = {}  # the last result before the end, by its iteration
@@ -60,13 +67,17 @@ class SweepSearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         if self.error is not None:
             raise self.error
-        if len(self._given) >= max(1, min(self._places(), self._most)):
+        places = min(self._places(), self._most)
+        if len(self._given) >= max(1, places):
             return None
         job = self._source.ask()
         if job is None:
             return Searcher.FINISHED
         if isinstance(job, Enum):
-            return None
+            if self._suggested >= min(places, self._expected):
+                return None
+            job = WorkerStart()
+        self._suggested += 1
         self._given[trial_id] = job
         return {JOB: job}
 
@@ -76,9 +87,10 @@ class SweepSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        heard = self._heard.pop(trial_id, None)
+        job, heard = self._given.pop(trial_id), self._heard.pop(trial_id, None)
         try:
-            self._source.tell(self._given.pop(trial_id), _outcome(result, heard))
+            if not isinstance(job, WorkerStart):
+                self._source.tell(job, _outcome(result, heard))
         except Exception as raised:
             self.error = raised
 

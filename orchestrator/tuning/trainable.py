@@ -10,7 +10,7 @@ from ray._raylet import setproctitle  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 
 from orchestrator.formatting import error_text
-from orchestrator.plan.jobs import Lost, Outcome, TellRung, TrialResult
+from orchestrator.plan.jobs import Lost, Outcome, TellRung, TrialResult, WorkerStart
 from testbed.training import Report
 
 JOB = "job"
@@ -39,19 +39,23 @@ def run_job(config: Mapping[str, Any], *, work: Work, shared: Mapping[str, Any])
     Raises:
         RayError: if an object of Ray's was lost, with its node say: no fault of the job's.
     """
-    results = _Results()
+    job, results = config[JOB], _Results()
     try:
-        try:
-            outcome = work(config[JOB], shared, results.report, results.tell_rung)
-        except RayError:
-            raise
-        except Exception as error:
-            outcome = Lost("failed", error_text(error))
-        except SystemExit as error:  # a job that leaves takes no worker with it
-            outcome = Lost("failed", error_text(error))
+        outcome = None
+        if not isinstance(job, WorkerStart):
+            outcome = _outcome(work, job, shared, results)
         results.send({OUTCOME: outcome, DONE: True})
     except _StoppedError:
         sys.exit(0)
+
+
+def _outcome(work: Work, job: Any, shared: Mapping[str, Any], results: "_Results") -> Outcome:
+    try:
+        return work(job, shared, results.report, results.tell_rung)
+    except RayError:
+        raise
+    except (Exception, SystemExit) as error:  # a job that leaves takes no worker with it
+        return Lost("failed", error_text(error))
 
 
 class _StoppedError(BaseException):

@@ -13,7 +13,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator.plan.jobs import job_name
+from orchestrator.plan.jobs import WorkerStart, job_name
 from orchestrator.sweep_file import Resources
 from orchestrator.tuning.callbacks.job_callback import JobCallback
 from orchestrator.tuning.callbacks.memory import MemoryCallback
@@ -48,6 +48,7 @@ def run_jobs(
     *,
     scheduler: TrialScheduler,
     shared: Mapping[str, Any] | None = None,
+    expected: float = 0,
     name: str = "sweep",
     name_of: Callable[[Any], str] = job_name,
 ) -> tune.ResultGrid | None:
@@ -64,6 +65,8 @@ def run_jobs(
         resources: of one job. Parts of a GPU are shared.
         scheduler: decides which trials stop early.
         shared: objects that jobs read by their keys; see `SharedObjects`.
+        expected: how many jobs there are, about: so many workers start at once, where there are
+            places.
         name: of the run.
         name_of: a job's name.
 
@@ -72,9 +75,13 @@ def run_jobs(
         NoWorkerError: if the workers' processes cannot start, for want of a module on their
             machines say.
     """
-    searcher = SweepSearcher(source, Places(resources))
+    searcher = SweepSearcher(source, Places(resources), expected)
     signals, starts = SignalsCallback(), WorkerStartsCallback()
     objects = SharedObjects(shared or {})
+
+    def named(trial: Trial) -> str:
+        job = trial.config[JOB]
+        return "start of a worker" if isinstance(job, WorkerStart) else name_of(job)
 
     def sweep_job(config: dict[str, Any]) -> None:
         run_job(config, work=work, shared=objects)
@@ -94,8 +101,8 @@ def run_jobs(
                 num_samples=-1,
                 reuse_actors=True,
                 max_concurrent_trials=MOST_PLACES,
-                trial_name_creator=lambda trial: name_of(trial.config[JOB]),
-                trial_dirname_creator=lambda trial: _folder_name(trial, name_of),
+                trial_name_creator=named,
+                trial_dirname_creator=lambda trial: _folder_name(named(trial), trial.trial_id),
             ),
             run_config=tune.RunConfig(
                 name=name,
@@ -121,9 +128,9 @@ def run_jobs(
     return None
 
 
-def _folder_name(trial: Trial, name_of: Callable[[Any], str]) -> str:
+def _folder_name(name: str, trial_id: str) -> str:
     """Unlike any other: two dense networks may share a name."""
-    return re.sub(r"[^A-Za-z0-9_.=-]+", "_", f"{name_of(trial.config[JOB])}-{trial.trial_id}")
+    return re.sub(r"[^A-Za-z0-9_.=-]+", "_", f"{name}-{trial_id}")
 
 
 @contextmanager

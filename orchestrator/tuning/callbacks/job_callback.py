@@ -11,7 +11,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from orchestrator.formatting import error_text
-from orchestrator.plan.jobs import INTERRUPTED, Lost, Outcome
+from orchestrator.plan.jobs import INTERRUPTED, Lost, Outcome, WorkerStart
 from orchestrator.tuning.trainable import DONE, JOB, OUTCOME, REPORTS
 
 
@@ -37,12 +37,16 @@ class JobCallback(Callback):
 
     def on_trial_start(self, *_: Any, **info: Any) -> None:
         trial = info["trial"]
+        if isinstance(trial.config[JOB], WorkerStart):
+            return
         self._running[trial.trial_id] = trial.config[JOB]
         with self._kept():
             self.job_started(trial.config[JOB])
 
     def on_trial_result(self, *_: Any, **info: Any) -> None:
         trial, result = info["trial"], info["result"]
+        if trial.trial_id not in self._running:
+            return
         with self._kept():
             self.job_reported(trial.config[JOB], result.get(REPORTS, ()))
             if result.get(DONE):
@@ -57,6 +61,8 @@ class JobCallback(Callback):
 
     def on_trial_error(self, *_: Any, **info: Any) -> None:
         trial = info["trial"]
+        if isinstance(trial.config[JOB], WorkerStart):
+            return
         self._running.pop(trial.trial_id, None)
         starts = trial.run_metadata.num_failures
         lost = Lost("failed", f"Given up after {starts} starts. {why_lost(trial)}")

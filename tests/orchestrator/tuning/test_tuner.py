@@ -96,6 +96,7 @@ def fit(
     resources: Resources | None = None,
     shared: Mapping[str, Any] | None = None,
     scheduler: MultiObjectiveASHA | None = None,
+    expected: float = 0,
 ) -> Any:
     """What Ray Tune gives back."""
     with connected(None):
@@ -106,6 +107,7 @@ def fit(
             resources or Resources(),
             scheduler=scheduler or MultiObjectiveASHA({}, None),
             shared=shared,
+            expected=expected,
             name_of=lambda job: str(job[0]),
         )
 
@@ -286,6 +288,22 @@ def test_the_trial_that_is_not_in_the_better_part_is_stopped_at_its_rung() -> No
 
     assert jobs.ended == {better: "at the top", worse: "stopped at 2", ("give", 1): 1}
     assert [values for _, values in jobs.reports] == [{"epoch": n} for n in (1, 2, 3, 1, 2)]
+
+
+def test_all_workers_start_at_once_and_are_kept_though_there_is_one_job_at_first(
+    tmp_path: Path,
+) -> None:
+    first = [("own_process", 0)]
+    pairs = [[("meet", str(tmp_path), 2 * n), ("meet", str(tmp_path), 2 * n + 1)] for n in range(2)]
+    jobs = Jobs(first, pairs[0], [("own_process", 1)], pairs[1])
+
+    results = fit(jobs, expected=7)
+
+    before, after = ({jobs.ended[job][0] for job in pair} for pair in pairs)
+    assert len(before) == 2 and before == after, "an idle worker waits for its next job"
+    assert sum("start_of_a_worker" in result.path for result in results) == 1
+    assert jobs.started.count(("own_process", 0)) == 1, "nobody hears of what only starts one"
+    assert len(jobs.started) == 6
 
 
 def test_tunes_own_results_have_the_jobs_names() -> None:

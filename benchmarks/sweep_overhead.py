@@ -200,12 +200,12 @@ def main() -> None:
     few, many, growth = [], [], []
     with connected(None):
         sweep_of_nothing(FEW)  # what is imported and made once
+        most = sweep_of_nothing(MOST)  # before others leave anything in the driver's memory
         for _ in range(ROUNDS):
             few.append(sweep_of_nothing(FEW))
             many.append(sweep_of_nothing(MANY))
             growth.append(many[-1].seconds / few[-1].seconds)
-        most = sweep_of_nothing(MOST)
-        resumed = sweep_of_nothing(1000, resume=True).resumed
+        resumed = sweep_of_nothing(1000, mlflow=True, resume=True).resumed
         off = sweep_of_nothing(FEW, only_reports)
         on = sweep_of_nothing(FEW, only_reports, mlflow=True)
     each = {

@@ -53,6 +53,11 @@ class SweepResult:
         return self.trials[self.trials["phase"] == "search"]
 
     @cached_property
+    def n_seeds(self) -> int:
+        """How many seeds the search ran."""
+        return int(self.searched["seed"].nunique())
+
+    @cached_property
     def by_id(self) -> pd.DataFrame:
         """All trials, found by their names."""
         return self.trials.set_index("trial_id", drop=False)

@@ -39,7 +39,7 @@ def cautions(result: SweepResult) -> Iterator[str]:
     yield from _stopped_early(result.searched)
     yield from _budgets(result)
     confirmed = (result.trials["phase"] == "confirmation").any()
-    if result.searched["seed"].nunique() == 1 and not confirmed:
+    if result.n_seeds == 1 and not confirmed:
         yield (
             "One seed: how much of a difference between methods is luck cannot be read from this "
             "sweep. With `confirm: {seeds: 3}` in its file, every point on a frontier is run again."

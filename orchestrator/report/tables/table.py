@@ -87,7 +87,7 @@ def trials_table(
 
 def which_trial(result: SweepResult, trial: pd.Series, *, seed: bool = True) -> dict[str, str]:
     """The first columns of a trial's row; a cell or a seed that all share is left empty."""
-    several = seed and result.searched["seed"].nunique() > 1
+    several = seed and result.n_seeds > 1
     return {
         "cell": trial["cell"] if len(result.cells) > 1 else "",
         "method": trial["method"],

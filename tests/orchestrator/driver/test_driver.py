@@ -1,10 +1,6 @@
 """Whole sweeps, small: with Ray, Optuna and MLflow, and without."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -365,44 +361,3 @@ def test_ranges_need_a_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert trial_main(arguments(write(tmp_path, "ranges", ranges), tmp_path)) == 2
     assert "methods.l1_filter.keep_ratio" in capsys.readouterr().err
     assert not (tmp_path / "runs" / "ranges").exists()
-
-
-SLOW = """
-methods:
-  dense: {}
-  tests.tiny_methods:Sleeps: {seconds: 60.0}
-"""
-
-
-def test_an_interrupted_sweep_writes_what_it_has_exits_130_and_can_go_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "orchestrator.sweep"]
-    sweep = write(tmp_path, "slow", SLOW)
-    process = subprocess.Popen(
-        [*command, *arguments(sweep, tmp_path)], cwd=PROJECT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    folder = tmp_path / "runs" / "slow"
-    try:
-        end = time.monotonic() + 120
-        table = folder / "trials.csv"
-        while time.monotonic() < end and not (
-            (folder / "asleep").exists() and table.exists() and len(read_trials(table))
-        ):
-            time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130, output
-    rows = read_trials(folder / "trials.csv").set_index("method")
-    assert rows.loc["tests.tiny_methods:Sleeps", "status"] == "stopped"
-    assert (folder / "report.md").exists()
-    assert "Traceback" not in output
-    assert output.rstrip().endswith(
-        f"Resume with: python -m orchestrator.sweep {' '.join(arguments(sweep, tmp_path))}"
-    )
-
-    assert sweep_main(arguments(sweep, tmp_path)) == 0
-    whole = read_trials(folder / "trials.csv").set_index("method")
-    assert list(whole["status"]) == ["completed", "completed"]
-    assert whole.loc["dense", "started_at"] == rows.loc["dense", "started_at"]

@@ -1,4 +1,4 @@
-"""The command `python -m orchestrator.sweep`: run a pruning sweep on a Ray cluster."""
+"""The command `python -m orchestrator.sweep`: run a pruning sweep on Ray Tune."""
 
 import sys
 

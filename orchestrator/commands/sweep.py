@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = common_parser(
         "python -m orchestrator.sweep",
-        "Run a pruning sweep: trials on Ray, a frontier of accuracy and cost.",
+        "Run a pruning sweep: Ray Tune schedules the trials; out comes a Pareto front.",
     )
     parser.add_argument(
         "--address", help="a running Ray cluster's; without it a local one is started and stopped"

@@ -88,7 +88,7 @@ class JobCallback(Callback):
 
 
 def lost_by(trial: Trial) -> Exception | None:
-    """The last exception of a trial's worker, if Ray Tune has kept it."""
+    """The last exception of a trial's worker, if Ray Tune has kept it in its temporary folder."""
     with suppress(OSError, TypeError):
         error: Exception = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
         return error

@@ -207,13 +207,13 @@ def test_nothing_is_overwritten_and_no_run_folder_is_said(
 
 
 def test_weights_are_read_with_weights_only_everywhere() -> None:
-    """torch.load is in no source, and pickle only where two processes of one sweep talk."""
+    """torch.load is in no source, and pickle only for errors that Ray Tune keeps of a worker."""
     for room in ("orchestrator", "rnp", "baselines", "testbed"):
         for path in (PROJECT / room).rglob("*.py"):
             text = path.read_text()
             assert "torch.load(" not in text, path
-            if path.name != "zero_copy.py":  # Ray's shared objects
-                assert "import pickle" not in text, path
+            if path.name != "job_callback.py":  # in the run's own temporary folder
+                assert "import pickle" not in text and "cloudpickle" not in text, path
 
 
 # What is registered

@@ -13,6 +13,7 @@ from torch import nn
 
 from testbed.data import Splits
 from testbed.method import Run
+from testbed.layer_sizes import untold_sizes
 from testbed.network_file import load_resized
 from testbed.tensor_file import DamagedFileError, checksum, read_tensors, write_tensors
 
@@ -33,6 +34,7 @@ class Checkpoint:
         if self._path is not None:
             epochs, reported = str(self._run.epochs_spent), json.dumps(self._run.reported)
             texts = {"of": self._of, "step": str(step), "epochs": epochs, "reported": reported}
+            texts["sizes"] = json.dumps(untold_sizes(network))
             write_tensors(self._path, network.state_dict(), texts)
 
     def load(self, network: nn.Module) -> int:
@@ -58,7 +60,7 @@ class Checkpoint:
             return -1
         if "reported" not in texts or tensors.keys() != network.state_dict().keys():
             return -1  # an older version's
-        load_resized(network, tensors)
+        load_resized(network, tensors, json.loads(texts.get("sizes", "{}")))
         self._run.resume_after(int(texts["epochs"]), json.loads(texts["reported"]))
         return int(texts["step"])
 

@@ -1,38 +1,76 @@
-"""Keep ratio: a share of every layer's channels, or the one that leaves a share of the cost."""
+"""Keep ratio: a share of every group's channels, or the one that leaves a share of the cost."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from baselines.channels.channel_graph import (
-    PrunableLayer,
-    prunable_layers,
-    why_layers_keep_their_channels,
-)
-from baselines.channels.channel_removal import example_images, n_removed, remove_channels
-from testbed.cost import multiplications_by_layer
+from baselines.channels.channel_groups import ChannelGroups, Keep, Scope, channel_groups, listed
+from baselines.channels.channel_removal import example_images
+from baselines.channels.multiplications import Multiplications
 from testbed.data import Splits
 
 KeepRatio = Annotated[
-    float, Field(gt=0, le=1, description="Share of its channels that every prunable layer keeps.")
+    float, Field(gt=0, le=1, description="Share of its channels that every group keeps.")
 ]
 KeepMultiplications = Annotated[
-    float, Field(gt=0, le=1, description="Share of the dense network's multiplications to keep.")
+    float,
+    Field(
+        gt=0,
+        le=1,
+        description="Share of the dense network's multiplications to keep, at most.",
+    ),
+]
+RoundTo = Annotated[
+    int,
+    Field(ge=1, description="Groups of this many channels or more keep a multiple of it."),
 ]
 DEFAULT_KEEP_RATIO = 0.5
-LARGEST_MISS = 0.1  # relative; how far a reachable share may lie from the one asked for
+LARGEST_MISS = 0.1  # relative; how far below the share asked for the nearest one may lie
+
+
+def n_removed(keep_ratio: float, channels: int, round_to: int = 1) -> int:
+    """How many of a group's `channels` go at `keep_ratio`: the one rule of every channel method.
+
+    One channel stays at least. Halves are rounded to even, as Python and `ln_structured` of
+    `torch.nn.utils.prune`, with `amount=1 - keep_ratio`, round them. With `round_to` a multiple of
+    it stays, the next lower one, where the group has as many.
+    """
+    kept = channels - min(round((1 - keep_ratio) * channels), channels - 1)
+    if kept < channels and channels >= round_to:
+        kept = max(round_to, kept - kept % round_to)
+    return channels - kept
+
+
+@dataclass(frozen=True)
+class Amount:
+    """What a channel method is to remove."""
+
+    groups: ChannelGroups
+    keep_ratio: float
+    removed: Mapping[str, int]
+    """How many channels of each group go."""
+
+    def kept_after(self, name: str, part: float = 1.0) -> int:
+        """How many channels of a group stay when a part of the way is gone, from 0 to 1."""
+        channels = self.groups[name].channels
+        last = channels - self.removed[name]
+        return last if part == 1 else max(last, channels - n_removed(self.keep_ratio**part, channels))
 
 
 class KeepAmount(BaseModel):
-    """Options of channel methods: how much to keep, by one of both amounts."""
+    """Options of channel methods: how much to keep, by one of both amounts, and what to spare."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     keep_ratio: KeepRatio | None = None
     keep_multiplications: KeepMultiplications | None = None
+    scope: Scope = "inside_blocks"
+    keep: Keep = ()
+    round_to: RoundTo = 1
 
     @model_validator(mode="before")
     @classmethod
@@ -47,110 +85,76 @@ class KeepAmount(BaseModel):
 
     def check_network(self, dense: nn.Module, data: Splits) -> None:
         """See `ChecksNetwork`."""
-        self.channels_to_remove(dense, example_images(data, torch.device("cpu")))
+        self.amount(dense, example_images(data, torch.device("cpu")))
 
-    def channels_to_remove(
-        self, network: nn.Module, example: Tensor
-    ) -> tuple[float, dict[str, int]]:
-        """The keep ratio, and how many channels each prunable conv loses (see the function)."""
-        return channels_to_remove(network, example, self.keep_ratio, self.keep_multiplications)
+    def groups(self, network: nn.Module, example: Tensor) -> ChannelGroups:
+        """The groups that may lose channels (see `channel_groups`)."""
+        return channel_groups(network, example, scope=self.scope, keep=self.keep)
+
+    def amount(self, network: nn.Module, example: Tensor) -> Amount:
+        """How many channels of each group go.
+
+        Args:
+            example: (n, channels, height, width), a valid input, on the network's device.
+
+        Raises:
+            ValueError: if no group can be pruned, no channel would go though less than all is to be
+                kept, or the share of multiplications cannot be reached.
+        """
+        groups = self.groups(network, example)
+        if self.keep_ratio is None:
+            assert self.keep_multiplications is not None
+            return amount_for(self.keep_multiplications, groups, self.round_to)
+        removed = _removed(self.keep_ratio, groups, self.round_to)
+        if self.keep_ratio < 1 and not any(removed.values()):
+            widest = max(group.channels for group in groups.values())
+            raise ValueError(
+                f"keep_ratio {self.keep_ratio:g} removes nothing: of the {widest} channels of the "
+                f"widest group it takes {(1 - self.keep_ratio) * widest:.2g}, which rounds to "
+                f"none. Ask for less than {1 - 0.5 / widest:.4g}, or for 1 to keep all."
+            )
+        return Amount(groups, self.keep_ratio, removed)
 
 
-def channels_to_remove(
-    model: nn.Module,
-    example: Tensor,
-    keep_ratio: float | None,
-    keep_multiplications: float | None,
-    *,
-    linear_layers: bool = False,
-) -> tuple[float, dict[str, int]]:
-    """The keep ratio, and how many channels each prunable conv loses by it.
+def _removed(keep_ratio: float, groups: ChannelGroups, round_to: int) -> dict[str, int]:
+    return {
+        name: n_removed(keep_ratio, group.channels, round_to) for name, group in groups.items()
+    }
 
-    Args:
-        example: (n, channels, height, width), a valid input, on the model's device.
-        linear_layers: whether prunable linear layers lose units by it too.
+
+def amount_for(share: float, groups: ChannelGroups, round_to: int = 1) -> Amount:
+    """What leaves the largest share of the dense multiplications that is at most `share`.
+
+    One keep ratio is found by bisection; groups that rounding took most from then get a channel
+    back, as long as the share allows it.
 
     Raises:
-        ValueError: if no layer can be pruned, no channel would go though less than all is to be
-            kept, or the share of multiplications cannot be reached.
-    """
-    prunable = prunable_layers(model, example, linear=linear_layers)
-    if keep_ratio is None:
-        assert keep_multiplications is not None
-        keep_ratio = _keep_ratio_for(keep_multiplications, model, example, prunable, linear_layers)
-    removed = _removed(keep_ratio, prunable)
-    if keep_ratio < 1 and not any(removed.values()):
-        widest = max(layer.channels for layer in prunable.values())
-        raise ValueError(
-            f"keep_ratio {keep_ratio:g} removes nothing: of the {widest} channels of the widest "
-            f"prunable layer it takes {(1 - keep_ratio) * widest:.2g}, which rounds to none. "
-            f"Ask for less than {1 - 0.5 / widest:.4g}, or for 1 to keep all."
-        )
-    return keep_ratio, removed
-
-
-def _removed(keep_ratio: float, prunable: Mapping[str, PrunableLayer]) -> dict[str, int]:
-    return {name: n_removed(keep_ratio, layer.channels) for name, layer in prunable.items()}
-
-
-def _keep_ratio_for(
-    share: float,
-    model: nn.Module,
-    example: Tensor,
-    prunable: Mapping[str, PrunableLayer],
-    linear_layers: bool,
-) -> float:
-    """The keep ratio whose network comes nearest to `share` of the dense multiplications.
-
-    Found by bisection on a closed form; the network that it leads to is counted in the end.
+        ValueError: if the nearest one is more than a tenth below.
     """
     if share == 1:
-        return 1.0
-    image = example[:1]
-    costs = multiplications_by_layer(model, image)
-    dense = costs.total()
-
-    def share_at(keep_ratio: float) -> float:
-        kept = _kept_shares(model, prunable, _removed(keep_ratio, prunable))
-        return sum(n * kept.get(layer, 1.0) for layer, n in costs.items()) / dense
-
-    below, above = 0.0, 1.0  # share_at rises in steps; the one that crosses `share` lies between
+        return Amount(groups, 1.0, dict.fromkeys(groups, 0))
+    costs = Multiplications(groups)
+    below, above = 0.0, 1.0  # the share rises in steps with the ratio
     while above - below > 1e-6:
         middle = (below + above) / 2
-        below, above = (below, middle) if share_at(middle) > share else (middle, above)
-    # Where nothing goes at `above`, only what lies below it prunes at all.
-    found = [ratio for ratio in (below, above) if ratio > 0 and share_at(ratio) < 1]
-    best = min(found, key=lambda ratio: abs(share_at(ratio) - share))
-    removed = {name: range(n) for name, n in _removed(best, prunable).items()}
-    thinned = remove_channels(model, example, removed)
-    reached = multiplications_by_layer(thinned, image).total() / dense
-    if abs(reached - share) > LARGEST_MISS * share:
-        held = why_layers_keep_their_channels(model, example, costs, linear=linear_layers)
+        fits = costs.share(_removed(middle, groups, round_to)) <= share
+        below, above = (middle, above) if fits else (below, middle)
+    removed = _removed(below, groups, round_to)
+    by_rounding = {name: n - (1 - below) * groups[name].channels for name, n in removed.items()}
+    for name in sorted(by_rounding, key=lambda name: -by_rounding[name]):
+        step = round_to if groups[name].channels >= round_to else 1
+        less = {**removed, name: max(0, removed[name] - step)}
+        if sum(less.values()) and costs.share(less) <= share:
+            removed = less
+    reached = costs.share(removed)
+    if not share * (1 - LARGEST_MISS) <= reached <= share:
+        least = costs.share(_removed(0.0, groups, round_to))
+        held = listed(groups.kept_whole)
         raise ValueError(
             f"keep_multiplications {share:g} cannot be reached within {LARGEST_MISS:.0%}: the "
-            f"nearest that thinning every prunable layer of this network comes to is "
-            f"{reached:.3g}, in a range from {share_at(0.0):.3g} (one channel in each) to 1. "
+            f"nearest that thinning every group of this network comes to is {reached:.3g}, in a "
+            f"range from {least:.3g} (one channel in each) to 1. "
             + (f"These layers keep their channels: {held}. " if held else "")
             + "Ask for a share in that range."
         )
-    return best
-
-
-def _kept_shares(
-    model: nn.Module, prunable: Mapping[str, PrunableLayer], removed: Mapping[str, int]
-) -> dict[str, float]:
-    """Layer -> share of its multiplications that stays when convs lose so many channels.
-
-    A layer costs in proportion to its outputs times its inputs, a depthwise conv to its channels.
-    """
-    inputs_lost: dict[str, int] = {}
-    kept: dict[str, float] = {}
-    for name, layer in prunable.items():
-        for thinned in (name, *layer.depthwise):
-            kept[thinned] = 1 - removed[name] / layer.channels
-        for reader, inputs in layer.readers.items():
-            inputs_lost[reader] = inputs_lost.get(reader, 0) + removed[name] * inputs
-    for reader, lost in inputs_lost.items():
-        n_inputs = model.get_parameter(f"{reader}.weight").shape[1]  # no reader is grouped
-        kept[reader] = kept.get(reader, 1.0) * (1 - lost / n_inputs)
-    return kept
+    return Amount(groups, below, removed)

@@ -15,11 +15,15 @@ Its output is a smaller network: it runs fewer multiplications.
 
 import copy
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from pydantic import Field
+from torch import nn
 
-from baselines.channels.channel_removal import example_images, n_removed, remove_channels
+from baselines.channels.channel_groups import ChannelGroups
+from baselines.channels.channel_removal import example_images, remove_channels
+from baselines.channels.group_norms import l1_norms
 from baselines.channels.keep_ratio import KeepAmount
 from baselines.channels.rounds import Rounds, epochs_per_round
 from testbed.checkpoint import Checkpoint
@@ -31,6 +35,9 @@ class L1Filter(KeepAmount):
     """One of both amounts, a keep ratio of 0.5 where neither is given; reached after all rounds."""
 
     rounds: Rounds = 1
+    rank_by: Literal["writers", "writers_and_readers"] = Field(
+        default="writers", description="Whose weights rank a channel."
+    )
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned in each round (see `PruningMethod`).
@@ -40,32 +47,27 @@ class L1Filter(KeepAmount):
         epochs = epochs_per_round(self.rounds, run.fine_tuning.epochs)
         network = copy.deepcopy(model).to(run.device)
         example = example_images(data, run.device)
-        keep_ratio, counts = self.channels_to_remove(network, example)
-        channels = {name: len(network.get_parameter(f"{name}.weight")) for name in counts}
+        amount = self.amount(network, example)
+        channels = sum(group.channels for group in amount.groups.values())
         checkpoint = Checkpoint(self, model, data, run)
         completed = max(0, checkpoint.load(network))
         for number, n_epochs in enumerate(epochs[completed:], completed + 1):
-            ratio = keep_ratio ** (number / self.rounds)
-            to_keep = {name: n - n_removed(ratio, n) for name, n in channels.items()}
-            network = remove_channels(network, example, _lowest(network, to_keep))
+            to_keep = {name: amount.kept_after(name, number / self.rounds) for name in amount.groups}
+            groups = self.groups(network, example) if number > 1 else amount.groups
+            network = remove_channels(network, example, groups, self._lowest(network, groups, to_keep))
             run.fine_tune(network, data, n_epochs)
-            kept = sum(to_keep.values()) / sum(channels.values())
-            run.report({"round": number, "channels_kept": kept})
+            run.report({"round": number, "channels_kept": sum(to_keep.values()) / channels})
             checkpoint.save(number, network)
         return network
 
-
-def _lowest(network: nn.Module, to_keep: Mapping[str, int]) -> dict[str, list[int]]:
-    """Layer -> the filters that go, so that those with the largest sums of weights stay."""
-    removed = {}
-    for name, n in to_keep.items():
-        # Ranked on the CPU, where ties fall the same way whichever device is trained on.
-        norms = l1_norms(network.get_parameter(f"{name}.weight").detach().cpu())
-        kept = set(torch.topk(norms, n).indices.tolist())
-        removed[name] = [i for i in range(len(norms)) if i not in kept]
-    return removed
-
-
-def l1_norms(weight: Tensor) -> Tensor:
-    """Sum of the absolute weights of each filter, (out_channels,), of a conv's `weight`."""
-    return torch.linalg.vector_norm(weight, ord=1, dim=tuple(range(1, weight.dim())))
+    def _lowest(
+        self, network: nn.Module, groups: ChannelGroups, to_keep: Mapping[str, int]
+    ) -> dict[str, list[int]]:
+        """Group -> the channels that go, so that those with the largest sums of weights stay."""
+        removed = {}
+        for name, group in groups.items():  # a group of one channel left is none any more
+            # Ranked on the CPU, where ties fall the same way whichever device is trained on.
+            norms = l1_norms(network, group, readers=self.rank_by == "writers_and_readers")
+            kept = set(torch.topk(norms, to_keep[name]).indices.tolist())
+            removed[name] = [i for i in range(len(norms)) if i not in kept]
+        return removed

@@ -34,7 +34,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from baselines.channels.channel_graph import prunable_convs
+from baselines.channels.channel_groups import ChannelGroups, Keep, Scope, channel_groups
 from baselines.channels.channel_removal import example_images, remove_channels
 from baselines.channels.reward_evaluation import evaluation_of_masks
 from testbed.checkpoint import Checkpoint
@@ -74,6 +74,9 @@ class PolicyGradient(BaseModel):
     reward_share: float = Field(
         default=0.5, gt=0, lt=1, description="Of the validation images: those that give rewards."
     )
+
+    scope: Scope = "inside_blocks"
+    keep: Keep = ()
 
     @model_validator(mode="after")
     def _layer_is_named(self) -> "PolicyGradient":
@@ -118,7 +121,9 @@ class PolicyGradient(BaseModel):
                 network, name, images, data, run, number, dense_accuracy
             )
             removed = (~kept).nonzero().flatten().tolist()
-            network = remove_channels(network, example_images(data, run.device), {name: removed})
+            example = example_images(data, run.device)
+            groups = self._groups(network, example)
+            network = remove_channels(network, example, groups, {name: removed})
             due = run.fine_tuning.epochs * (number + 1) // len(layers)
             run.fine_tune(network, judged, due - run.epochs_spent)
             run.report(
@@ -140,13 +145,16 @@ class PolicyGradient(BaseModel):
         return network
 
     def _layers(self, network: nn.Module, example: Tensor) -> list[str]:
-        """The convs that are pruned, in the order in which they run."""
-        prunable = prunable_convs(network, example)
+        """The groups that are pruned, in the order in which they run."""
+        groups = self._groups(network, example)
         if self.layer is None:
-            return _in_running_order(network, example, prunable)
-        if self.layer not in prunable:
-            raise ValueError(unknown("prunable conv", self.layer, prunable))
+            return list(groups)
+        if self.layer not in groups:
+            raise ValueError(unknown("prunable layer", self.layer, groups))
         return [self.layer]
+
+    def _groups(self, network: nn.Module, example: Tensor) -> ChannelGroups:
+        return channel_groups(network, example, scope=self.scope, keep=self.keep)
 
     def _learnt(
         self,
@@ -363,21 +371,3 @@ def _better_than_chance(network: nn.Module, images: Images, data: Splits, run: R
             "network. Train it for longer, or take more validation images."
         )
     return accuracy
-
-
-def _in_running_order(network: nn.Module, example: Tensor, names: Iterable[str]) -> list[str]:
-    """The layers in the order in which they first run."""
-    order: dict[str, None] = {}
-    hooks = [
-        network.get_submodule(name).register_forward_pre_hook(
-            lambda *_, name=name: order.setdefault(name)
-        )
-        for name in names
-    ]
-    try:
-        with torch.no_grad():
-            network(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return list(order)

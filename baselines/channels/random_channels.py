@@ -27,19 +27,23 @@ class RandomChannels(KeepAmount):
         """A smaller copy of `model`, fine-tuned; the seed draws what goes (see `PruningMethod`)."""
         network = copy.deepcopy(model).to(run.device)
         example = example_images(data, run.device)
-        _, counts = self.channels_to_remove(network, example)
-        channels = {name: len(network.get_parameter(f"{name}.weight")) for name in counts}
+        amount = self.amount(network, example)
         generator = torch.Generator().manual_seed(self._seed(run.seed))
         removed = {
-            name: torch.randperm(channels[name], generator=generator)[:n].tolist()
-            for name, n in counts.items()
+            name: torch.randperm(group.channels, generator=generator)[
+                : amount.removed[name]
+            ].tolist()
+            for name, group in amount.groups.items()
         }
-        network = remove_channels(network, example, removed)
+        network = remove_channels(network, example, amount.groups, removed)
         run.fine_tune(network, data)
         return network
 
     def _seed(self, seed: int) -> int:
         """Of the options too: with the trial's seed alone, each ratio would keep part of what the
         next higher one keeps, and all tries of a search be one lucky or unlucky draw."""
-        digest = hashlib.sha256(f"{seed} {self.model_dump_json()}".encode()).digest()
+        amounts = {"keep_ratio", "keep_multiplications"}
+        others = self.model_dump_json(exclude_defaults=True, exclude=amounts).strip("{}")
+        options = f"{self.model_dump_json(include=amounts)}{others}"
+        digest = hashlib.sha256(f"{seed} {options}".encode()).digest()
         return int.from_bytes(digest[:7])

@@ -18,8 +18,6 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
-from baselines.channels.channel_graph import inputs_by_channel
-from baselines.channels.channel_removal import zeroed_inputs
 from testbed.data import Images, Splits, normalise
 from testbed.machine import Precision
 from testbed.prediction import autocast, memory_format_for

@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from baselines.channels.channel_graph import inputs_by_channel, prunable_layers
-from baselines.channels.channel_removal import example_images, n_removed, remove_channels
+from baselines.channels.channel_groups import ChannelGroups, channel_groups
+from baselines.channels.channel_removal import example_images, remove_channels
 from baselines.channels.contributions import Gram, sampled_gram_matrices
-from baselines.channels.keep_ratio import KeepAmount, channels_to_remove
+from baselines.channels.keep_ratio import Amount, KeepAmount
 from baselines.channels.rounds import Rounds, epochs_per_round
 from testbed.checkpoint import Checkpoint
 from testbed.data import Splits
@@ -74,9 +74,8 @@ class ThiNet(KeepAmount):
 
     def check_network(self, dense: nn.Module, data: Splits) -> None:
         """See `ChecksNetwork`."""
-        super().check_network(dense, data)
         example = example_images(data, torch.device("cpu"))
-        self._check_readers(dense, example, len(data.train))
+        self._check_readers(dense, self.amount(dense, example), len(data.train))
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned after each layer (see `PruningMethod`).
@@ -85,48 +84,42 @@ class ThiNet(KeepAmount):
         """
         network = copy.deepcopy(model).to(run.device)
         example = example_images(data, run.device)
-        keep_ratio, counts = self.channels_to_remove(network, example)
-        channels = {name: len(network.get_parameter(f"{name}.weight")) for name in counts}
+        amount = self.amount(network, example)
+        channels = {name: group.channels for name, group in amount.groups.items()}
         epochs = _epochs_after_layers(
             self.rounds, len(channels), run.fine_tuning.epochs, self.epochs_per_layer
         )
-        self._check_readers(network, example, len(data.train))
+        self._check_readers(network, amount, len(data.train))
         checkpoint = Checkpoint(self, model, data, run)
         completed = checkpoint.load(network)
         for step, (number, name) in enumerate(product(range(1, self.rounds + 1), channels)):
             if step <= completed:
                 continue
-            ratio = keep_ratio ** (number / self.rounds)
-            to_keep = channels[name] - n_removed(ratio, channels[name])
+            to_keep = amount.kept_after(name, number / self.rounds)
             network = self._thinned(network, name, to_keep, data, run, step)
             run.fine_tune(network, data, epochs[step])
             run.report({"round": number, f"channels_kept.{name}": to_keep / channels[name]})
             checkpoint.save(step, network)
         return network
 
-    def channels_to_remove(
-        self, network: nn.Module, example: Tensor
-    ) -> tuple[float, dict[str, int]]:
+    def groups(self, network: nn.Module, example: Tensor) -> ChannelGroups:
         """As for every channel method; linear layers too, where that is asked for."""
-        return channels_to_remove(
-            network,
-            example,
-            self.keep_ratio,
-            self.keep_multiplications,
-            linear_layers=self.linear_layers,
+        return channel_groups(
+            network, example, scope=self.scope, keep=self.keep, flat_linear=self.linear_layers
         )
 
     def _thinned(
         self, network: nn.Module, name: str, to_keep: int, data: Splits, run: Run, step: int
     ) -> nn.Module:
         """`network` with `to_keep` channels of a layer, its readers' weights scaled; uses it up."""
-        surplus = len(network.get_parameter(f"{name}.weight")) - to_keep
-        if not surplus:
-            return network
         example = example_images(data, run.device)
+        groups = self.groups(network, example)
+        if name not in groups or groups[name].channels == to_keep:
+            return network
+        surplus = groups[name].channels - to_keep
         readers = {
-            reader: torch.tensor(inputs, device=run.device)
-            for reader, inputs in inputs_by_channel(network, example, name).items()
+            reader: torch.tensor(groups[name].inputs_by_channel(reader), device=run.device)
+            for reader in groups[name].readers
         }
         grams = sampled_gram_matrices(
             network,
@@ -148,13 +141,12 @@ class ThiNet(KeepAmount):
         for reader, inputs in readers.items():
             scales = torch.from_numpy(least_squares_scales(grams[reader], removed))
             _scale_inputs(network.get_parameter(f"{reader}.weight"), inputs, scales)
-        return remove_channels(network, example, {name: removed})
+        return remove_channels(network, example, groups, {name: removed})
 
-    def _check_readers(self, network: nn.Module, example: Tensor, n_train: int) -> None:
+    def _check_readers(self, network: nn.Module, amount: Amount, n_train: int) -> None:
         """Refuses layers whose readers cannot be sampled, or too little for least squares."""
         images = min(self.images, n_train)
-        prunable = prunable_layers(network, example, linear=self.linear_layers)
-        for name, layer in prunable.items():
+        for name, layer in amount.groups.items():
             for reader in map(network.get_submodule, layer.readers):
                 if not isinstance(reader, (nn.Conv2d, nn.Linear)):
                     raise ValueError(

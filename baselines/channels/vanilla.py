@@ -36,9 +36,10 @@ class Vanilla(KeepAmount):
         cpu = torch.device("cpu")
         network = copy.deepcopy(model).to(cpu)
         example = example_images(data, cpu)
-        _, counts = self.channels_to_remove(network, example)
+        amount = self.amount(network, example)
         # Which channels go does not matter: those that stay are drawn anew.
-        network = remove_channels(network, example, {name: range(n) for name, n in counts.items()})
+        removed = {name: range(n) for name, n in amount.removed.items()}
+        network = remove_channels(network, example, amount.groups, removed)
         draw_anew(network, run.seed)
         network.to(run.device)
         run.train_from_scratch(network, data)

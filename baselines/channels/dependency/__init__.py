@@ -1,0 +1,1 @@
+"""Which channels of a network belong together: found by one run, operation by operation."""

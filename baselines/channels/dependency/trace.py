@@ -1,0 +1,71 @@
+"""Trace of a network: one forward pass, on tensors that have shapes but no values."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_leaves
+
+from baselines.channels.dependency.operations import rule_for
+from baselines.channels.dependency.tracer import Trace, Tracer
+from testbed.prediction import evaluating
+
+
+def trace(network: nn.Module, example: Tensor) -> Trace:
+    """What a run of `network` on `example` shows of its channels.
+
+    Where the network asks for a value, the run is a real one.
+
+    Args:
+        network: is left unchanged.
+        example: (n, channels, ...), a valid input, on the network's device.
+
+    Raises:
+        ValueError: if the network fails on it.
+    """
+    state = network_tensors(network)
+    try:
+        blind = {name: tensor.to("meta") for name, tensor in state.items()}
+        return _traced(network, blind, example.to("meta"))
+    except Exception:  # whatever fails without values shows itself, or does not, in a real run
+        pass
+    try:
+        return _traced(network, state, example)
+    except Exception as error:  # a user's forward may raise anything
+        raise ValueError(
+            "Cannot find out which channels of this network belong together: running it on "
+            f"images of shape {tuple(example.shape)} raises {type(error).__name__}: {error}."
+        ) from error
+
+
+def network_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, detached, by name; shared ones once."""
+    named = [*network.named_parameters(), *network.named_buffers()]
+    return {name: tensor.detach() for name, tensor in named}
+
+
+def _traced(network: nn.Module, state: Mapping[str, Tensor], example: Tensor) -> Trace:
+    tracer = Tracer(state, rule_for)
+    with plain_run(network), tracer.following(network), tracer:
+        output = functional_call(network, dict(state), (example,))
+    for tensor in tree_leaves(output):
+        if isinstance(tensor, Tensor):
+            tracer.fix(tensor, "its channels are the network's output")
+    for name in state.keys() - tracer.used:
+        for labels in tracer.trace.tensors[name]:
+            tracer.labels.fix(torch.from_numpy(labels), "the forward pass does not run it")
+    return tracer.trace
+
+
+@contextmanager
+def plain_run(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode, no gradients, and no fused attention whose parts cannot be seen."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with evaluating(network), torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)

@@ -1,0 +1,59 @@
+"""Norms of the weights that make a group's channels, and of those that read them."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from baselines.channels.channel_groups import NONE, ChannelGroup, Written
+from baselines.channels.dependency.tracer import Labels
+
+
+def written_weight(network: nn.Module, written: Written) -> Tensor:
+    """The weight of a layer that writes channels, (outputs, ...), on the CPU."""
+    if written.parameter is not None:
+        weight = network.get_parameter(written.parameter)
+    else:
+        weight = network.get_submodule(written.layer).weight  # type: ignore[assignment]
+    return weight.detach().cpu().float().movedim(written.dim, 0)
+
+
+def l1_norms(network: nn.Module, group: ChannelGroup, *, readers: bool = False) -> Tensor:
+    """Sum of the absolute weights of each channel of a group, (channels,), on the CPU.
+
+    Where several layers write the channels, each layer's sums are divided by their mean, so that
+    none outweighs the others.
+
+    Args:
+        readers: whether the weights that read a channel count as well.
+
+    Source: Fang et al. 2023, "DepGraph", CVPR, section 3.3.
+    """
+    found = [
+        _by_channel(written_weight(network, written).flatten(1).abs().sum(dim=1), written.channels, group)
+        for written in group.writers
+    ]
+    if readers:
+        found += [
+            _by_channel(weight.flatten(1).abs().sum(dim=1), channels, group)
+            for weight, channels in _read_weights(network, group)
+        ]
+    if len(found) == 1:
+        return found[0]
+    return sum((norms / norms.mean().clamp(min=torch.finfo(norms.dtype).tiny) for norms in found), torch.zeros(group.channels))
+
+
+def _by_channel(norms: Tensor, channels: Labels, group: ChannelGroup) -> Tensor:
+    place = torch.from_numpy(channels)
+    inside = place != NONE
+    return torch.zeros(group.channels).index_add(0, place[inside], norms[inside])
+
+
+def _read_weights(network: nn.Module, group: ChannelGroup) -> Iterable[tuple[Tensor, Labels]]:
+    """The weights that read a group's channels, (inputs, ...), and the channel of each input."""
+    for name, channels in group.readers.items():
+        weight = getattr(network.get_submodule(name), "weight", None)
+        if isinstance(weight, Tensor):
+            dim = next((d for d in (1, 0) if weight.shape[d] == len(channels)), None)
+            if dim is not None:
+                yield weight.detach().cpu().float().movedim(dim, 0), channels

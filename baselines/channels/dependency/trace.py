@@ -32,7 +32,9 @@ def trace(network: nn.Module, example: Tensor) -> Trace:
     except Exception:  # whatever fails without values shows itself, or does not, in a real run
         pass
     try:
-        return _traced(network, state, example)
+        found = _traced(network, state, example)
+        found.blind = False
+        return found
     except Exception as error:  # a user's forward may raise anything
         raise ValueError(
             "Cannot find out which channels of this network belong together: running it on "

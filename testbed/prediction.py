@@ -48,8 +48,8 @@ def predict(
     logits = []
     with evaluating(model):
         layout = memory_format_for(model, data, device)
-        for pixels in images.pixels.split(batch_size):
-            batch = normalise(pixels.to(device), data.mean, data.std, memory_format=layout)
+        for part in images.batches(batch_size):
+            batch = normalise(part.pixels.to(device), data.mean, data.std, memory_format=layout)
             with autocast(precision, device):
                 logits.append(model(batch).float())
     return torch.cat(logits).cpu()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from picture_folders import fill, save
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -22,13 +23,16 @@ from testbed.data import (
     DataOptions,
     Images,
     Splits,
+    augment,
     check_data,
     load_splits,
     load_test_images,
+    normalise,
 )
 from testbed.stratified import apportion, draw
 
 REPOSITORY = Path(__file__).parents[2]
+IMAGE_FOLDER = REPOSITORY / "testbed" / "image_folder"
 PACKAGES = ("orchestrator", "rnp", "baselines", "testbed", "benchmarks")
 
 
@@ -154,6 +158,12 @@ class TestWhichImages:
             {"train_images": 0},
             {"classes": 1},
             {"crop": -1},
+            {"image_size": 0},
+            {"normalisation": "cifar"},
+            {"normalisation": {"mean": [0.5]}},
+            {"normalisation": {"mean": [0.5], "std": [0.0]}},
+            {"normalisation": {"mean": [123.7], "std": [0.2]}},
+            {"normalisation": {"mean": [0.5, 0.5], "std": [0.2]}},
             {"shuffle": True},
         ):
             with pytest.raises(ValidationError):
@@ -172,6 +182,11 @@ class TestWhichImages:
             ({"classes": ["cat", "cat"]}, "expected two or more classes that differ"),
             ({"classes": ["cat"]}, "expected two or more classes that differ"),
             ({"classes": 4}, "at most the 3 classes"),
+            ({"image_size": 8}, "data.image_size: only the images of a folder are resized"),
+            (
+                {"normalisation": {"mean": [0.5], "std": [0.2]}},
+                "data.normalisation: expected means and deviations of the images' 3 channels, got",
+            ),
             ({"train_images": 101}, "at most the 100 training images"),
             ({"validation_share": 0.02}, "class 'eel' has no validation image"),
             ({"validation_share": 0.97}, "class 'eel' has no training image"),
@@ -242,6 +257,13 @@ class TestStatistics:
         assert splits.mean[2] == 0
         assert splits.std[2] == 1
 
+    def test_mean_and_std_may_be_those_that_a_network_was_trained_with(self, npz: Path) -> None:
+        imagenet = load_splits(options(npz, normalisation="imagenet"), npz.parent, seed=0)
+        assert imagenet.mean == (0.485, 0.456, 0.406) and imagenet.std == (0.229, 0.224, 0.225)
+        given = {"mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 1.0]}
+        own = load_splits(options(npz, normalisation=given), npz.parent, seed=0)
+        assert own.mean == (0.5, 0.4, 0.3) and own.std == (0.1, 0.2, 1.0)
+
     @pytest.mark.parametrize(
         ("given", "expected"),
         [
@@ -258,6 +280,14 @@ class TestStatistics:
     def test_digits_are_not_mirrored(self, tmp_path: Path) -> None:
         assert load_splits("digits", tmp_path, seed=0).augmentation == Augmentation(1, False)
 
+    def test_three_equal_channels_are_grey_and_not_mirrored(self, tmp_path: Path) -> None:
+        arrays = numbered_arrays()
+        for key in ("x_train", "x_test"):
+            arrays[key][..., 1:] = arrays[key][..., :1]
+        np.savez(tmp_path / "grey.npz", **arrays)
+        splits = load_splits("grey.npz", tmp_path, seed=0)
+        assert splits.input_shape == (3, 4, 6) and not splits.augmentation.flip
+
     def test_select_is_indexing(self, npz: Path) -> None:
         images = load_splits(str(npz), npz.parent, seed=0).train
         indices = torch.tensor([5, 0, 5, 31])
@@ -272,14 +302,105 @@ class TestStatistics:
             return load_splits(options(npz, **others), npz.parent, seed).fingerprint
 
         variants = [{}, {"seed": 1}, {"train_images": 99}, {"classes": 2}, {"crop": 1}]
+        variants += [{"normalisation": "imagenet"}]
         assert len({fingerprint(**variant) for variant in variants}) == len(variants)
         assert fingerprint() == fingerprint(download=False)
+
+    def test_fingerprints_stay_those_of_networks_that_are_kept(self, tmp_path: Path) -> None:
+        """So that these, and trials that are resumed, are found under them."""
+        digits = load_splits("digits", tmp_path, seed=0).fingerprint
+        assert digits.startswith("fb038784ac1fa2c2")
 
     def test_splits_survive_the_way_to_another_process(self, npz: Path) -> None:
         splits = load_splits(str(npz), npz.parent, seed=0)
         copy: Splits = pickle.loads(pickle.dumps(splits))
         assert copy.fingerprint == splits.fingerprint
         assert copy.train.pixels.stride() == splits.train.pixels.stride()
+
+
+class TestImageFolders:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        fill(tmp_path / "pets")
+        return tmp_path / "pets"
+
+    def test_images_that_are_resized_are_cropped_at_random_unless_shifts_are_given(
+        self, folder: Path
+    ) -> None:
+        def augmentation(**others: Any) -> Augmentation:
+            given = options(folder, image_size=16, **others)
+            return load_splits(given, folder.parent, seed=0).augmentation
+
+        assert augmentation() == Augmentation(0, True, resized_crop=16)
+        assert augmentation(flip=False) == Augmentation(0, False, resized_crop=16)
+        assert augmentation(crop=0) == Augmentation(0, True)
+        assert augmentation(crop=2) == Augmentation(2, True)
+
+    def test_training_images_are_drawn_from_what_is_stored_around_them(self, folder: Path) -> None:
+        splits = load_splits(options(folder, image_size=16), folder.parent, seed=0)
+        batch, generator = splits.train[:8], torch.Generator().manual_seed(0)
+        drawn = splits.augmented(batch, generator)
+        expected = augment(batch.pixels_with_margin, splits.augmentation, generator.manual_seed(0))
+        assert torch.equal(drawn, expected)
+        assert drawn.shape == (8, *splits.input_shape) == (8, 3, 16, 16)
+        plain = load_splits(options(folder, image_size=16, crop=0, flip=False), folder.parent, 0)
+        assert torch.equal(plain.augmented(batch, generator), batch.pixels)
+
+    def test_a_folder_of_grey_pictures_is_not_mirrored(self, tmp_path: Path) -> None:
+        for number in range(20):
+            save(tmp_path / "grey" / "ab"[number % 2] / f"{number}.png", (number,) * 3)
+        for image_size in (None, 8):
+            given = options(tmp_path / "grey", image_size=image_size)
+            splits = load_splits(given, tmp_path, seed=0)
+            assert splits.input_shape[0] == 3 and not splits.augmentation.flip
+
+    def test_a_fingerprint_depends_on_size_content_and_crops(self, folder: Path) -> None:
+        def fingerprint(**others: Any) -> str:
+            return load_splits(options(folder, **others), folder.parent, seed=0).fingerprint
+
+        variants = [{}, {"image_size": 4}, {"image_size": 5}, {"image_size": 4, "crop": 0}]
+        found = {fingerprint(**variant) for variant in variants}
+        save(folder / "cat" / "003.png", (255, 255, 255))
+        assert len(found | {fingerprint(), fingerprint(image_size=4)}) == 6
+
+    def test_normalised_images_are_computed_slice_by_slice(self, folder: Path) -> None:
+        splits = load_splits(options(folder, image_size=4), folder.parent, seed=0)
+        inputs = splits.normalised(splits.train)
+        whole = normalise(splits.train.pixels, splits.mean, splits.std)
+        assert len(inputs) == len(whole) and torch.equal(inputs[3:7], whole[3:7])
+
+    @pytest.mark.parametrize(
+        ("wrong", "message"),
+        [
+            ({"crop": 16}, "data.crop: expected fewer than the 16 pixels"),
+            (
+                {"normalisation": {"mean": [0.5], "std": [0.2]}},
+                "data.normalisation: expected means and deviations of the images' 3 channels",
+            ),
+        ],
+    )
+    def test_options_are_refused_before_anything_is_decoded(
+        self, folder: Path, wrong: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(ValueError, match=message):
+            check_data(options(folder, image_size=16, **wrong), folder.parent)
+        assert not (folder.parent / ".image_cache").exists()
+
+    def test_the_seed_moves_no_image_of_a_val_folder(self, tmp_path: Path) -> None:
+        for part in ("train", "val"):
+            fill(tmp_path / "pets" / part)
+        first, second = (load_splits("pets", tmp_path, seed) for seed in (0, 1))
+        assert first.fingerprint == second.fingerprint
+
+    def test_classes_are_chosen_in_every_part(self, tmp_path: Path) -> None:
+        for part in ("train", "val", "test"):
+            fill(tmp_path / "pets" / part, ("cat", "dog", "eel"), n=4)
+        chosen = options(tmp_path / "pets", classes=["eel", "cat"])
+        splits = load_splits(chosen, tmp_path, seed=0)
+        assert splits.class_names == ("eel", "cat")
+        for images in (splits.train, splits.validation, load_test_images(chosen, tmp_path)):
+            assert len(images) == 8
+            assert torch.equal(images.pixels[:, 1, 0, 0], torch.tensor([2, 0])[images.labels])
 
 
 class TestTestImagesStayOutOfReach:
@@ -324,9 +445,18 @@ class TestTestImagesStayOutOfReach:
     def test_only_the_final_evaluation_names_the_test_images(self) -> None:
         may = {
             "load_test_images": {"testbed/data.py", "orchestrator/jobs/final_test.py"},
-            "data_sets": {"testbed/data.py", "testbed/selection.py"},
+            "data_sets": {"testbed/data.py"},
+            "DataSet": {
+                *(f"testbed/{module}.py" for module in ("data", "data_set", "data_sets")),
+                "testbed/array_checks.py",
+                "testbed/selection.py",
+            },
+            "image_folder": {
+                *(f"testbed/{module}.py" for module in ("data", "data_set", "data_sets")),
+                *(f"testbed/image_folder/{path.name}" for path in IMAGE_FOLDER.glob("*.py")),
+            },
             "DATA_SETS": {"testbed/data.py", "testbed/data_sets.py"},
-            "x_test": {"testbed/data.py", "testbed/data_sets.py"},
+            "x_test": {"testbed/array_checks.py", "testbed/data_sets.py"},
         }
         sources = [path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py")]
         assert len(sources) > 5

@@ -27,22 +27,23 @@ ClassName = Annotated[str, Field(coerce_numbers_to_str=True)]  # so that [3, 5] 
 
 
 class Statistics(BaseModel):
-    """Mean and standard deviation of each channel, in 0..1 units."""
+    """Mean and standard deviation of each channel, of values from 0 to 1."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
-        min_length=1, description="Of each channel; of values from 0 to 1."
-    )
-    std: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        min_length=1, description="Standard deviations; as many as means."
-    )
+    mean: tuple[Annotated[float, Field(ge=0)], ...] = Field(description="Of each channel.")
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(description="As many as means.")
 
     @model_validator(mode="after")
-    def _check_lengths(self) -> Self:
+    def _check(self) -> Self:
         if len(self.mean) != len(self.std):
             raise ValueError(
                 f"expected as many deviations as means, got {len(self.std)} and {len(self.mean)}."
+            )
+        if (largest := max(self.mean + self.std, default=0)) > 1:
+            raise ValueError(
+                f"expected means and deviations of values from 0 to 1, got {largest:g}. Divide "
+                "them by 255."
             )
         return self
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from picture_folders import fill, save
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -23,13 +22,10 @@ from testbed.data import (
     DataOptions,
     Images,
     Splits,
-    augment,
     check_data,
     load_splits,
     load_test_images,
-    normalise,
 )
-from testbed.stratified import apportion, draw
 
 REPOSITORY = Path(__file__).parents[2]
 IMAGE_FOLDER = REPOSITORY / "testbed" / "image_folder"
@@ -211,40 +207,6 @@ def all_digits() -> Iterator[bytes]:
         yield np.round(image * 255 / 16).astype(np.uint8).tobytes()
 
 
-class TestStratification:
-    @pytest.mark.parametrize(
-        ("total", "sizes", "expected"),
-        [
-            (5, [3, 3, 1], [2, 2, 1]),  # 2.14, 2.14, 0.71
-            (4, [3, 3, 1], [2, 2, 0]),  # 1.71, 1.71, 0.57
-            (1, [2, 2], [1, 0]),
-            (7, [3, 3, 1], [3, 3, 1]),
-            (0, [3, 3, 1], [0, 0, 0]),
-        ],
-    )
-    def test_shares_follow_the_largest_remainder(
-        self, total: int, sizes: list[int], expected: list[int]
-    ) -> None:
-        assert apportion(total, np.array(sizes)).tolist() == expected
-
-    def test_shares_always_sum_up_and_never_exceed_a_class(self) -> None:
-        random = np.random.default_rng(0)
-        for _ in range(200):
-            sizes = random.integers(0, 20, size=6) + np.eye(6, dtype=int)[0]
-            total = int(random.integers(0, sizes.sum() + 1))
-            shares = apportion(total, sizes)
-            assert shares.sum() == total
-            assert (np.abs(shares - total * sizes / sizes.sum()) < 1).all()
-            assert (shares <= sizes).all()
-
-    def test_groups_of_one_are_drawn_as_exactly_as_images(self) -> None:
-        labels = np.random.default_rng(0).integers(0, 4, 200)
-        alone = np.arange(200).astype(str)
-        drawn = draw(labels, 50, np.random.default_rng(0), groups=alone)
-        expected = apportion(50, np.bincount(labels))
-        assert np.bincount(labels[drawn]).tolist() == expected.tolist()
-
-
 class TestStatistics:
     def test_mean_and_std_are_those_of_the_training_images(self, tmp_path: Path) -> None:
         splits = load_splits("digits", tmp_path, seed=0)
@@ -316,91 +278,6 @@ class TestStatistics:
         copy: Splits = pickle.loads(pickle.dumps(splits))
         assert copy.fingerprint == splits.fingerprint
         assert copy.train.pixels.stride() == splits.train.pixels.stride()
-
-
-class TestImageFolders:
-    @pytest.fixture
-    def folder(self, tmp_path: Path) -> Path:
-        fill(tmp_path / "pets")
-        return tmp_path / "pets"
-
-    def test_images_that_are_resized_are_cropped_at_random_unless_shifts_are_given(
-        self, folder: Path
-    ) -> None:
-        def augmentation(**others: Any) -> Augmentation:
-            given = options(folder, image_size=16, **others)
-            return load_splits(given, folder.parent, seed=0).augmentation
-
-        assert augmentation() == Augmentation(0, True, resized_crop=16)
-        assert augmentation(flip=False) == Augmentation(0, False, resized_crop=16)
-        assert augmentation(crop=0) == Augmentation(0, True)
-        assert augmentation(crop=2) == Augmentation(2, True)
-
-    def test_training_images_are_drawn_from_what_is_stored_around_them(self, folder: Path) -> None:
-        splits = load_splits(options(folder, image_size=16), folder.parent, seed=0)
-        batch, generator = splits.train[:8], torch.Generator().manual_seed(0)
-        drawn = splits.augmented(batch, generator)
-        expected = augment(batch.pixels_with_margin, splits.augmentation, generator.manual_seed(0))
-        assert torch.equal(drawn, expected)
-        assert drawn.shape == (8, *splits.input_shape) == (8, 3, 16, 16)
-        plain = load_splits(options(folder, image_size=16, crop=0, flip=False), folder.parent, 0)
-        assert torch.equal(plain.augmented(batch, generator), batch.pixels)
-
-    def test_a_folder_of_grey_pictures_is_not_mirrored(self, tmp_path: Path) -> None:
-        for number in range(20):
-            save(tmp_path / "grey" / "ab"[number % 2] / f"{number}.png", (number,) * 3)
-        for image_size in (None, 8):
-            given = options(tmp_path / "grey", image_size=image_size)
-            splits = load_splits(given, tmp_path, seed=0)
-            assert splits.input_shape[0] == 3 and not splits.augmentation.flip
-
-    def test_a_fingerprint_depends_on_size_content_and_crops(self, folder: Path) -> None:
-        def fingerprint(**others: Any) -> str:
-            return load_splits(options(folder, **others), folder.parent, seed=0).fingerprint
-
-        variants = [{}, {"image_size": 4}, {"image_size": 5}, {"image_size": 4, "crop": 0}]
-        found = {fingerprint(**variant) for variant in variants}
-        save(folder / "cat" / "003.png", (255, 255, 255))
-        assert len(found | {fingerprint(), fingerprint(image_size=4)}) == 6
-
-    def test_normalised_images_are_computed_slice_by_slice(self, folder: Path) -> None:
-        splits = load_splits(options(folder, image_size=4), folder.parent, seed=0)
-        inputs = splits.normalised(splits.train)
-        whole = normalise(splits.train.pixels, splits.mean, splits.std)
-        assert len(inputs) == len(whole) and torch.equal(inputs[3:7], whole[3:7])
-
-    @pytest.mark.parametrize(
-        ("wrong", "message"),
-        [
-            ({"crop": 16}, "data.crop: expected fewer than the 16 pixels"),
-            (
-                {"normalisation": {"mean": [0.5], "std": [0.2]}},
-                "data.normalisation: expected means and deviations of the images' 3 channels",
-            ),
-        ],
-    )
-    def test_options_are_refused_before_anything_is_decoded(
-        self, folder: Path, wrong: dict[str, Any], message: str
-    ) -> None:
-        with pytest.raises(ValueError, match=message):
-            check_data(options(folder, image_size=16, **wrong), folder.parent)
-        assert not (folder.parent / ".image_cache").exists()
-
-    def test_the_seed_moves_no_image_of_a_val_folder(self, tmp_path: Path) -> None:
-        for part in ("train", "val"):
-            fill(tmp_path / "pets" / part)
-        first, second = (load_splits("pets", tmp_path, seed) for seed in (0, 1))
-        assert first.fingerprint == second.fingerprint
-
-    def test_classes_are_chosen_in_every_part(self, tmp_path: Path) -> None:
-        for part in ("train", "val", "test"):
-            fill(tmp_path / "pets" / part, ("cat", "dog", "eel"), n=4)
-        chosen = options(tmp_path / "pets", classes=["eel", "cat"])
-        splits = load_splits(chosen, tmp_path, seed=0)
-        assert splits.class_names == ("eel", "cat")
-        for images in (splits.train, splits.validation, load_test_images(chosen, tmp_path)):
-            assert len(images) == 8
-            assert torch.equal(images.pixels[:, 1, 0, 0], torch.tensor([2, 0])[images.labels])
 
 
 class TestTestImagesStayOutOfReach:

@@ -11,7 +11,7 @@ from testbed.prediction import Precision, predict
 
 LATENCY_BATCHES = (1, 128)
 GLANCED_AT = 64  # images whose multiplications are a network's that is still being trained
-TIMED_BYTES = 2**29  # of inputs that latencies are measured with
+TIMED_BYTES = 2**27  # of inputs that latencies are measured with
 
 
 @dataclass(frozen=True)

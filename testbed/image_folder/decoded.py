@@ -81,14 +81,19 @@ def decode(layout: Layout, image_size: int | None, cache: Path) -> dict[str, Dec
     """
     side = None if image_size is None else round(MARGIN * image_size)
     shape = None if side is None else (side, side, 3)
+    places = {
+        name: cache / f"{layout.folder.resolve().name}-{name}-{_key(layout, part, side)}"
+        for name, part in layout.parts.items()
+    }
+    missing = [part for name, part in layout.parts.items() if not places[name].is_dir()]
     decoded: dict[str, Decoded] = {}
     broken: list[str] = []
-    with _progress_bar(sum(len(part.paths) for part in layout.parts.values())) as advance:
+    with _progress_bar(sum(len(part.paths) for part in missing)) as advance:
         for name, part in layout.parts.items():
-            place = cache / f"{layout.folder.resolve().name}-{name}-{_key(layout, part, side)}"
+            place = places[name]
             if not place.is_dir():
                 cache.mkdir(parents=True, exist_ok=True)
-                with locked(place.with_suffix(".lock")):
+                with locked(_beside(place, "lock")):
                     if not place.is_dir():  # else another process made it while this one waited
                         shape = shape or _shape_of_first(layout.folder, part)
                         broken += _write(place, layout.folder, part, side, shape, advance)
@@ -106,6 +111,10 @@ def decode(layout: Layout, image_size: int | None, cache: Path) -> dict[str, Dec
 def open_decoded(place: Path) -> Decoded:
     """What `decode` left in a folder of its cache; reads no pixel."""
     return Decoded(place, np.load(place / PIXELS, mmap_mode="r"), np.load(place / FACTS))
+
+
+def _beside(place: Path, ending: str) -> Path:
+    return place.parent / f"{place.name}.{ending}"
 
 
 def _key(layout: Layout, part: Part, side: int | None) -> str:
@@ -150,7 +159,7 @@ def _write(
     n, size = len(part.paths), prod(shape)
     _check_space(place.parent, n * size)
     facts = np.empty(n, FACT)
-    partial = place.with_suffix(".partial")
+    partial = _beside(place, "partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     partial.mkdir()
     try:
@@ -222,11 +231,11 @@ def _size(shape: tuple[int, ...]) -> str:
 
 @contextmanager
 def _progress_bar(total: int) -> Iterator[Callable[[], None]]:
-    """Gives what moves the bar on by one. It shows from the first image on, on a terminal."""
+    """Gives what moves the bar on by one; there is none without a terminal, or nothing to do."""
+    if total == 0 or not sys.stderr.isatty():
+        yield lambda: None
+        return
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not sys.stderr.isatty()
-    ) as bar:
-        task = bar.add_task("Decoding images", total=total, visible=False)
-        yield lambda: bar.update(task, advance=1, visible=True)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("Decoding images", total=total)
+        yield lambda: bar.advance(task)

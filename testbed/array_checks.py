@@ -84,7 +84,7 @@ def _images(key: str, images: NDArray[Any]) -> NDArray[np.uint8]:
             f"{' x '.join(map(str, images.shape))}.{_image_advice(images)}"
         )
     _, first, second, last = images.shape
-    if first in (1, 3, 4) and min(second, last) > 4:
+    if first <= 4 < min(second, last):
         raise ValueError(
             f"{key}: Expected n x H x W x C, channels last, got "
             f"{' x '.join(map(str, images.shape))}, which looks like channels first. Transpose: "

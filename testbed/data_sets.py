@@ -190,7 +190,7 @@ def _call(function: Callable[[Path], Any], root: Path) -> Arrays:
 def _folder(folder: Path, root: Path, image_size: int | None) -> Source:
     layout_of(folder)  # for its refusals
     shape = None if image_size is None else (3, image_size, image_size)
-    read = partial(_read_folder, folder, root / IMAGE_CACHE, image_size)
+    read = partial(_read_folder, folder, (root / IMAGE_CACHE).resolve(), image_size)
     return Source(read, is_quick=False, input_shape=shape)
 
 
@@ -198,7 +198,7 @@ def _read_folder(folder: Path, cache: Path, image_size: int | None) -> DataSet:
     layout = layout_of(folder)
     parts = {}
     for name, decoded in decode(layout, image_size, cache).items():
-        origin = Origin(folder.resolve(), name, image_size, cache.resolve())
+        origin = Origin(folder.resolve(), name, image_size, cache)
         labels = layout.parts[name].labels
         pixels = MappedPixels(origin, decoded, torch.arange(len(labels)))
         parts[name] = LabelledPixels(pixels, labels)

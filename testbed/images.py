@@ -108,13 +108,13 @@ class Images:
             pixels: (n, channels, height, width) uint8, channels last in memory for speed.
             labels: (n,) int64, from 0.
         """
-        self._source = PixelsInMemory(pixels) if isinstance(pixels, Tensor) else pixels
+        self.source: PixelSource = PixelsInMemory(pixels) if isinstance(pixels, Tensor) else pixels
         self.labels = labels
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """n, channels, height, width."""
-        return self._source.shape
+        return self.source.shape
 
     @property
     def pixels(self) -> Tensor:
@@ -122,27 +122,22 @@ class Images:
 
         Of an image folder they are read here: ask for a part if there may be many.
         """
-        return self._source.read()
+        return self.source.read()
 
     @property
     def pixels_with_margin(self) -> Tensor:
         """As `pixels`, with what is stored around them for random crops, if anything is."""
-        return self._source.read(margin=True)
-
-    @property
-    def source(self) -> PixelSource:
-        """Where the pixels are read from."""
-        return self._source
+        return self.source.read(margin=True)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, places: slice) -> "Images":
-        return Images(self._source.select(places), self.labels[places])
+        return Images(self.source.select(places), self.labels[places])
 
     def select(self, indices: Tensor) -> "Images":
         """Those images, in that order. `indices`: (k,) int64, on the images' device."""
-        return Images(self._source.select(indices), self.labels.index_select(0, indices))
+        return Images(self.source.select(indices), self.labels.index_select(0, indices))
 
     def batches(self, size: int) -> Iterator["Images"]:
         """All images in their order, `size` at a time; the last ones may be fewer."""
@@ -150,7 +145,7 @@ class Images:
 
     def to(self, device: torch.device) -> "Images":
         """The images on a device; of an image folder each batch, when it is asked for."""
-        return Images(self._source.to(device), self.labels.to(device))
+        return Images(self.source.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True, eq=False)

@@ -110,6 +110,7 @@ class TestNpz:
                 "got 40 x 3 x 8 x 8, which looks like channels first. Transpose: x_train.transpose",
             ),
             ({"x_train": np.zeros((40, 1, 9, 9), np.uint8)}, "which looks like channels first"),
+            ({"x_train": np.zeros((40, 2, 5, 9), np.uint8)}, "which looks like channels first"),
             ({"x_train": np.zeros((40, 8, 8), np.uint8)}, "images[..., None]."),
             ({"x_train": np.zeros((40, 192), np.uint8)}, "images.reshape(n, H, W, C)."),
             ({"x_train": np.ones((40, 8, 8, 3))}, "(255 * images).round().astype('uint8')."),
@@ -164,7 +165,7 @@ class TestNpz:
 
     def test_deep_and_flat_images_of_many_channels_are_taken(self, tmp_path: Path) -> None:
         """What merely might be channels first is not refused."""
-        for shape in ((8, 8, 12), (2, 9, 7), (8, 1, 3)):
+        for shape in ((8, 8, 12), (5, 9, 7), (1, 4, 9), (8, 1, 3)):
             images = {key: np.zeros((n, *shape), np.uint8) for key, n in SIZES.items()}
             np.savez(tmp_path / "mine.npz", **arrays(**images))
             height, width, channels = shape

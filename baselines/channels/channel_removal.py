@@ -17,7 +17,7 @@ from testbed.names import unknown
 
 def example_images(data: Splits, device: torch.device) -> Tensor:
     """Two normalised training images (2, channels, height, width), to trace a network with."""
-    return normalise(data.train.pixels[:2].to(device), data.mean, data.std)
+    return normalise(data.train[:2].pixels.to(device), data.mean, data.std)
 
 
 def remove_channels(

@@ -70,7 +70,7 @@ def sampled_gram_matrices(
         return sample
 
     chosen = torch.randperm(len(data.train), generator=generator)[:images]
-    pixels = data.train.select(chosen.to(data.train.pixels.device)).pixels
+    looked_at = data.train.select(chosen.to(data.train.labels.device))
     layout = memory_format_for(network, data, device)
     hooks = [
         network.get_submodule(reader).register_forward_pre_hook(sampling(reader))
@@ -78,8 +78,9 @@ def sampled_gram_matrices(
     ]
     try:
         with evaluating(network), autocast(precision, device):
-            for batch in pixels.split(IMAGES_AT_ONCE):
-                network(normalise(batch.to(device), data.mean, data.std, memory_format=layout))
+            for batch in looked_at.batches(IMAGES_AT_ONCE):
+                seen = batch.pixels.to(device)
+                network(normalise(seen, data.mean, data.std, memory_format=layout))
     finally:
         for hook in hooks:
             hook.remove()

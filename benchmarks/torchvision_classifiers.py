@@ -182,6 +182,8 @@ def try_one(name: str, rows: Connection) -> None:
     try:
         network, size = built(name)
         about |= {"image_size": size, "parameters": count_parameters(network)}
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, size, size))  # what a first run costs is nobody's
         seconds = torch_prunings_seconds(network, size)
         about["torch_pruning_seconds"] = "" if seconds is None else f"{seconds:.2f}"
         for method, pruning in METHODS.items():

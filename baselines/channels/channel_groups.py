@@ -28,7 +28,10 @@ Scope = Annotated[
 ]
 Keep = Annotated[
     tuple[str, ...],
-    Field(description="Layers that keep their channels, by name or pattern, such as layer4.*"),
+    Field(
+        strict=False,  # a list in a sweep file
+        description="Layers that keep their channels, by name or pattern, such as layer4.*",
+    ),
 ]
 # Largest difference of a smaller network from the masked one, as a share of the largest output.
 # Rounding, TF32 convs included, makes about 0.001; a wrongly taken channel far more.

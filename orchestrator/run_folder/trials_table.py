@@ -49,6 +49,7 @@ COLUMNS: dict[str, str] = {
     "nonzero_multiplications": FLOAT,
     "parameters": INTEGER,
     "sparsity": FLOAT,
+    "kept_whole": STRING,  # conv and linear layers that lost no outputs beside others, as JSON
     "latency_ms": FLOAT,  # batch 1, the median
     "latency_ms_batch128": FLOAT,
     "dense_latency_ms": FLOAT,

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -28,10 +28,8 @@ Scope = Annotated[
 ]
 Keep = Annotated[
     tuple[str, ...],
-    Field(
-        strict=False,  # a list in a sweep file
-        description="Layers that keep their channels, by name or pattern, such as layer4.*",
-    ),
+    BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given),
+    Field(description="Layers that keep their channels, by name or pattern, such as layer4.*"),
 ]
 # Largest difference of a smaller network from the masked one, as a share of the largest output.
 # Rounding, TF32 convs included, makes about 0.001; a wrongly taken channel far more.

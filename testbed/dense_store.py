@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from testbed.names import import_object, is_reference
+from testbed.own_modules import own_modules
 from testbed.tensor_file import DamagedFileError, read_tensors, write_tensors
 
 Spec = Mapping[str, Any]
@@ -62,7 +63,7 @@ class DenseStore:
         """The hash of a spec, and of the code that makes a network of it.
 
         The code is the testbed's, torch's version, and each module that the spec names as
-        `package.module:object` (but not what that module imports).
+        `package.module:object`, with all of the user's own modules that it imports.
 
         Args:
             spec: JSON-able; the order of keys does not matter. Of a teacher, holds the key.
@@ -150,7 +151,7 @@ def _testbed_code() -> list[str]:
 
 
 def _modules_code(spec: Any) -> dict[str, str]:
-    """The source, hashed, of every module of the user's that is named anywhere in `spec`."""
+    """The code, hashed, of every module of the user's that is named anywhere in `spec`."""
     if isinstance(spec, Mapping):
         spec = list(spec.values())
     if isinstance(spec, list | tuple):
@@ -159,7 +160,8 @@ def _modules_code(spec: Any) -> dict[str, str]:
         return {}
     import_object(spec)  # for its error messages
     name = spec.partition(":")[0]
-    return {name: _hash(inspect.getsource(importlib.import_module(name)).encode())}
+    files = own_modules(name) or {name: inspect.getfile(importlib.import_module(name))}
+    return {module: _hash(Path(file).read_bytes()) for module, file in files.items()}
 
 
 def _canonical(value: Any) -> str:

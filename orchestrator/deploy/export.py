@@ -1,6 +1,8 @@
 """A trial's network as others can use it: weights, programs in several formats, a model card."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.analysis.sweep_result import SweepResult
@@ -20,13 +22,15 @@ WEIGHTS, CARD = "weights.safetensors", "README.md"
 def export(result: SweepResult, choice: Choice, target: Path, data_root: Path) -> list[str]:
     """Writes the chosen network to the folder `target`, in every format, each one checked.
 
+    The folder is there whole or not at all.
+
     Returns:
         A sentence for each thing to know of what was written.
 
     Raises:
         FileExistsError: if there is such a folder.
         ImportError: without the extra `export`.
-        ValueError: if a format does not give what the network gives.
+        ValueError: if a format cannot be written, or does not give what the network gives.
     """
     import onnx  # noqa: F401 - a refusal before any work
     import onnxruntime  # noqa: F401
@@ -40,12 +44,27 @@ def export(result: SweepResult, choice: Choice, target: Path, data_root: Path) -
     method = method_class(trial.method).model_validate(trial.options)
     weights = folder / "networks" / f"{trial.trial_id}.safetensors"
     network = load_pruned(weights, method, dense).eval()
-    target.mkdir(parents=True)
-    shutil.copyfile(weights, target / WEIGHTS)
-    notes = write_programs(network, splits, target)
     row = result.trials[result.trials["trial_id"] == choice.network].iloc[0]
-    shown = {"sweep": result.sweep, "choice": choice, "trial": trial, "row": row, "notes": notes}
+    shown = {"sweep": result.sweep, "choice": choice, "trial": trial, "row": row}
     shown["command"] = result.command(row)
-    card = render("orchestrator.deploy", "model_card.md.jinja", shown)
-    write_atomically(target / CARD, card)
+    with _whole(target) as unfinished:
+        shutil.copyfile(weights, unfinished / WEIGHTS)
+        notes = write_programs(network, splits, unfinished)
+        card = render("orchestrator.deploy", "model_card.md.jinja", {**shown, "notes": notes})
+        write_atomically(unfinished / CARD, card)
     return notes
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A folder to write to, that becomes `target` if all goes well, and is gone if not."""
+    if target.exists():
+        raise FileExistsError(f"{target} exists already, and nothing is overwritten.")
+    unfinished = target.with_name(f".{target.name}.new")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        unfinished.rename(target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from testbed import model_zoo
 from testbed.names import import_object, is_reference
 from testbed.own_modules import own_modules
 from testbed.tensor_file import DamagedFileError, read_tensors, write_tensors
@@ -30,9 +31,12 @@ CODE = (
     "backbones.py",
     "data.py",
     "machine.py",
+    "model_zoo.py",
+    "own_backbones.py",
     "prediction.py",
     "resnet.py",
     "training.py",
+    "weights.py",
 )
 
 log = logging.getLogger(__name__)
@@ -63,7 +67,8 @@ class DenseStore:
         """The hash of a spec, and of the code that makes a network of it.
 
         The code is the testbed's, torch's version, and each module that the spec names as
-        `package.module:object`, with all of the user's own modules that it imports.
+        `package.module:object`, with all of the user's own modules that it imports; of a network
+        of timm or torchvision, the library's version.
 
         Args:
             spec: JSON-able; the order of keys does not matter. Of a teacher, holds the key.
@@ -156,6 +161,8 @@ def _modules_code(spec: Any) -> dict[str, str]:
         spec = list(spec.values())
     if isinstance(spec, list | tuple):
         return {name: code for part in spec for name, code in _modules_code(part).items()}
+    if isinstance(spec, str) and model_zoo.library_of(spec):
+        return {spec: model_zoo.version_of(spec)}
     if not (isinstance(spec, str) and is_reference(spec)):
         return {}
     import_object(spec)  # for its error messages

@@ -9,10 +9,10 @@ from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.deploy.programs import write_programs
 from orchestrator.deploy.selection import Choice
 from orchestrator.formatting import render
+from orchestrator.jobs.dense import drawn
 from orchestrator.methods import method_class
 from orchestrator.run_folder.atomic_files import write_atomically
 from orchestrator.run_folder.reader import past_trial
-from testbed.backbones import build_backbone
 from testbed.data import load_splits
 from testbed.method import load_pruned
 
@@ -38,12 +38,9 @@ def export(result: SweepResult, choice: Choice, target: Path, data_root: Path) -
     (folder,) = result.folders
     trial = past_trial(folder, result.trials, choice.network)
     splits = load_splits(trial.data, data_root, trial.seed)
-    dense = build_backbone(
-        trial.backbone, splits.input_shape, splits.n_classes, **trial.backbone_options
-    )
     method = method_class(trial.method).model_validate(trial.options)
     weights = folder / "networks" / f"{trial.trial_id}.safetensors"
-    network = load_pruned(weights, method, dense).eval()
+    network = load_pruned(weights, method, drawn(trial, splits)).eval()
     row = result.trials[result.trials["trial_id"] == choice.network].iloc[0]
     shown = {"sweep": result.sweep, "choice": choice, "trial": trial, "row": row}
     shown["command"] = result.command(row)

@@ -167,8 +167,8 @@ def _modules_code(spec: Any) -> dict[str, str]:
         return {}
     import_object(spec)  # for its error messages
     name = spec.partition(":")[0]
-    files = own_modules(name) or {name: inspect.getfile(importlib.import_module(name))}
-    return {module: _hash(Path(file).read_bytes()) for module, file in files.items()}
+    files = own_modules(name) or {name: Path(inspect.getfile(importlib.import_module(name)))}
+    return {module: _hash(file.read_bytes()) for module, file in files.items()}
 
 
 def _canonical(value: Any) -> str:

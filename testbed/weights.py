@@ -20,6 +20,7 @@ from testbed.names import nearest
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # what training scripts keep weights under
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel, and of torch.compile
+SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".tar", ".ckpt"}  # that weights usually have
 MOST_NAMED = 3
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ def check_file(path: Path) -> None:
     if path.is_file():
         return
     folder = path.parent
-    beside = [each.name for each in folder.iterdir()] if folder.is_dir() else []
+    files = folder.iterdir() if folder.is_dir() else ()
+    beside = [each.name for each in files if each.suffix in SUFFIXES]
     near = nearest(path.name, beside)
     raise ValueError(
         f"weights: there is no file {str(path)!r} (looked in {str(folder.resolve())!r})."

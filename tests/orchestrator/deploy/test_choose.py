@@ -1,5 +1,6 @@
 """The network that a sweep ends with: which one is named, and that its exports are that network."""
 
+import dataclasses
 import json
 import math
 import re
@@ -10,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
+from torch import nn
 
 from orchestrator.commands.choose import main
 from orchestrator.commands.trial import main as trial_main
@@ -196,6 +199,29 @@ def test_a_format_that_gives_other_logits_is_refused() -> None:
     for wrong in (0.01, math.nan):
         with pytest.raises(ValueError, match=r"model\.onnx gives other logits"):
             _check("model.onnx", lambda _, w=wrong: expected + w, torch.zeros(2, 1), expected)
+
+
+class Viewed(nn.Module):
+    """Flattens by `.view`, which images that lie channels last in memory do not allow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(2, 4, 3), nn.Linear(4 * 36, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.linear(self.conv(images).view(images.shape[0], -1))
+        return logits
+
+
+def test_a_network_that_flattens_by_view_is_written(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    from orchestrator.deploy.programs import write_programs
+
+    data = tiny.splits()
+    pixels = data.validation.pixels.contiguous(memory_format=torch.channels_last)
+    images = dataclasses.replace(data.validation, pixels=pixels)
+    write_programs(Viewed().eval(), dataclasses.replace(data, validation=images), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.pt2"}
 
 
 @pytest.mark.parametrize("exporter", ["torch.onnx.export", "torch.export.export"])

@@ -14,7 +14,7 @@ from orchestrator.sweep_file.grids_and_ranges import variables
 from testbed.backbones import with_defaults
 from testbed.data import DataOptions
 from testbed.training import Training
-from testbed.weights import file_digest, is_file
+from testbed.weights import file_digest
 
 
 class DenseNetwork(BaseModel):
@@ -30,14 +30,14 @@ class DenseNetwork(BaseModel):
     teacher: "DenseNetwork | None" = None
 
     def spec(self, data_fingerprint: str) -> dict[str, Any]:
-        """What a `DenseStore` keeps it under. The fingerprint says all of the data that matters.
+        """What a `DenseStore` keeps it under.
 
-        Raises:
-            ValueError: if the file of its weights, whose content matters, is missing.
+        The fingerprint says all of the data that matters; of a file of weights its content does.
         """
         options = dict(self.backbone_options)
-        if options.get("weights") and is_file(options["weights"]):
-            options["weights"] = file_digest(Path(options["weights"]))
+        weights = options.get("weights")
+        if isinstance(weights, str) and Path(weights).is_file():
+            options["weights"] = file_digest(Path(weights))
         return {
             **self.model_dump(mode="json", exclude={"data", "teacher"}),
             "backbone_options": options,

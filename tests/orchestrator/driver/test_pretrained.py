@@ -1,6 +1,7 @@
 """Sweeps of a pretrained network: its weights from a file, no dense training."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -156,21 +157,55 @@ def test_a_dry_run_names_the_weights(
     assert f"weights={weights}" in capsys.readouterr().out
 
 
-def test_a_network_of_other_classes_than_the_data_is_refused_with_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("wrap", "said"),
+    [
+        ("logits", "It has 1000 classes: give weights and a network of these 10 classes"),
+        ("{'logits': logits}", "got dict of 'logits'"),
+        ("(logits, logits) if self.training else logits[:, :10]", "got tuple of 2"),
+    ],
+)
+def test_a_network_that_gives_no_logits_of_the_datas_classes_is_refused_before_anything_starts(
+    wrap: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "thousand.py").write_text(
         "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def forward(self, images):\n"
+        "        logits = super().forward(images)\n"
+        f"        return {wrap}\n"
         "def net(input_shape, n_classes):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 1000))\n"
+        "    return Net(nn.Flatten(), nn.Linear(64, 1000))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "thousand", raising=False)
     sweep = tmp_path / "s.yaml"
     sweep.write_text(
         f"data: {DATA}\nbackbone: {{name: 'thousand:net'}}\n"
         "training: {epochs: 0}\nfine_tuning: {epochs: 1}\nmethods: {dense: {}}\n"
     )
     assert trial_main([str(sweep), "--output", str(tmp_path / "runs")]) == 2
-    said = capsys.readouterr().err
-    assert "thousand:net" in said and "It has 1000 classes" in said and "n_classes" in said
+    found = capsys.readouterr().err
+    assert "backbone thousand:net: Expected a network that returns" in found and said in found
     assert not (tmp_path / "runs" / "s").exists()
+
+
+def test_a_network_of_timm_is_pruned_by_its_name(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    network = timm.create_model("test_resnet", num_classes=10, in_chans=1)
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "best.pth.tar")
+    sweep = tmp_path / "timm.yaml"
+    sweep.write_text(
+        f"data: {DATA}\n"
+        f"backbone: {{name: 'timm:test_resnet', weights: {tmp_path}/best.pth.tar}}\n"
+        "training: {epochs: 0}\nfine_tuning: {epochs: 1}\n"
+        "methods: {dense: {}, l1_filter: {keep_multiplications: 0.8}}\n"
+    )
+    assert trial_main([str(sweep), "--output", str(tmp_path / "runs")]) == 0
+    rows = read_trials(tmp_path / "runs" / "timm" / "trials.csv").set_index("method")
+    share = rows["multiplications"] / rows["dense_multiplications"]
+    assert share["dense"] == 1 and 0.7 < share["l1_filter"] <= 0.82

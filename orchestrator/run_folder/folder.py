@@ -15,8 +15,10 @@ from orchestrator.plan import make_plan
 from orchestrator.plan.resume import changes
 from orchestrator.run_folder.atomic_files import write_atomically
 from orchestrator.sweep_file import Sweep, SweepFileError, load_sweep
+from testbed.weights import file_digest
 
 SWEEP_FILE, SWEEP_ID = "sweep.yaml", "sweep_id"
+WEIGHTS = "weights.sha256"  # a line for each file that networks start from, as sha256sum writes
 REPORT = ("frontier.csv", "frontier.png", "frontier.html", "report.md", "report.html")
 TWO_WAYS_ON = (
     "Give this sweep another name with --set name=..., or start afresh with --fresh, which moves "
@@ -66,7 +68,8 @@ def check_goes_on(folder: Path, sweep: Sweep) -> None:
             reason = f"its sweep.yaml cannot be read: {error}"
         problem = f"{folder} is there, and cannot be gone on with: {reason}."
         raise SweepFileError([problem, TWO_WAYS_ON]) from error
-    if found := changes(make_plan(before), make_plan(sweep)):
+    found = [*changes(make_plan(before), make_plan(sweep)), *_changed_weights(folder, sweep)]
+    if found:
         problem = f"{folder} was begun by a sweep file that has changed since:"
         raise SweepFileError([problem, *(f"  {text}" for text in found), TWO_WAYS_ON])
 
@@ -78,6 +81,7 @@ def begin(folder: Path, sweep: Sweep) -> None:
     unfinished.mkdir(parents=True)
     write_atomically(unfinished / SWEEP_FILE, sweep.dump().encode())
     write_atomically(unfinished / SWEEP_ID, uuid.uuid4().hex.encode())
+    _note_weights(unfinished, sweep)
     unfinished.rename(folder)
 
 
@@ -86,6 +90,41 @@ def go_on(folder: Path, sweep: Sweep) -> None:
     path, text = folder / SWEEP_FILE, sweep.dump().encode()
     if path.read_bytes() != text:
         write_atomically(path, text)
+    _note_weights(folder, sweep)
+
+
+def _weights_now(sweep: Sweep) -> dict[str, str]:
+    """The files of weights that a sweep names -> the hashes of those that are there."""
+    distillations = (sweep.training.get("distillation"), sweep.fine_tuning.get("distillation"))
+    teachers = [each["teacher"] for each in distillations if isinstance(each, dict)]
+    named = [options.get("weights") for options in (sweep.backbone, *teachers)]
+    files = [file for value in named for file in getattr(value, "values", (value,))]
+    there = [file for file in files if isinstance(file, str) and Path(file).is_file()]
+    return {file: file_digest(Path(file)) for file in there}
+
+
+def _weights_noted(folder: Path) -> dict[str, str]:
+    path = folder / WEIGHTS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {file: noted for noted, _, file in (line.partition("  ") for line in lines)}
+
+
+def _note_weights(folder: Path, sweep: Sweep) -> None:
+    """Notes the hashes of files that are not noted yet."""
+    noted = _weights_noted(folder)
+    every = {**_weights_now(sweep), **noted}
+    if every.keys() != noted.keys():
+        lines = [f"{digest}  {file}\n" for file, digest in sorted(every.items())]
+        write_atomically(folder / WEIGHTS, "".join(lines).encode())
+
+
+def _changed_weights(folder: Path, sweep: Sweep) -> list[str]:
+    noted = _weights_noted(folder)
+    return [
+        f"the file {file} has other content: sha256 {noted[file][:12]}, and now {now[:12]}."
+        for file, now in _weights_now(sweep).items()
+        if noted.get(file, now) != now
+    ]
 
 
 def digest(folder: Path) -> str:

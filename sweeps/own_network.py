@@ -1,10 +1,10 @@
 """A pretrained network and a folder of images as a user brings them, for `own_network.yaml`.
 
+    python -m sweeps.own_network        # draws the images, trains the network: some 20 seconds
     python -m orchestrator.sweep sweeps/own_network.yaml
 
 Nothing of it is registered: any function that gives an `nn.Module` is a backbone, any folder with a
-sub-folder of images per class a data set. The images are drawn when this file is first imported.
-`python -m sweeps.own_network` trains the network anew, and writes its weights as you would yours.
+sub-folder of images per class a data set.
 """
 
 import shutil
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 IMAGES = Path(__file__).parents[1] / "data" / "shapes"
-WEIGHTS = Path(__file__).with_suffix(".safetensors")
+WEIGHTS = IMAGES.with_suffix(".safetensors")
 
 
 class TwoPaths(nn.Module):
@@ -94,23 +94,24 @@ def draw(folder: Path) -> None:
 
 
 def main() -> None:
-    """Trains the network on the images, and writes its weights."""
+    """Draws the images and trains the network on them, where they are not there yet."""
     from safetensors.torch import save_file
 
     from testbed import Training, load_splits, train
     from testbed.data import DataOptions
 
+    if not IMAGES.exists():
+        draw(IMAGES)
+    if WEIGHTS.exists():
+        return
     options = DataOptions(name=str(IMAGES), validation_share=0.25)  # as in the sweep file
     data = load_splits(options, IMAGES.parent, seed=0)
     torch.manual_seed(0)
     model = network(data.input_shape, data.n_classes)
-    training = Training(epochs=40, batch_size=32, learning_rate=0.05)
+    training = Training(epochs=15, batch_size=32, learning_rate=0.05)
     train(model, data, training, seed=0, device=torch.device("cpu"))
     save_file(model.state_dict(), WEIGHTS)
 
-
-if not IMAGES.exists():
-    draw(IMAGES)
 
 if __name__ == "__main__":
     main()

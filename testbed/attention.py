@@ -145,9 +145,7 @@ class SlimWindowAttention(ShiftedWindowAttention):
     def _mask(self, size: torch.Size, shift: Sequence[int], like: Tensor) -> Tensor:
         """-100 where two positions of a shifted window were no neighbours, (windows, p, p)."""
         regions = like.new_zeros(size)
-        for dim, (length, window, by) in enumerate(
-            zip(size, self.window_size, shift, strict=True)
-        ):
+        for dim, (length, window, by) in enumerate(zip(size, self.window_size, shift, strict=True)):
             place = torch.arange(length, device=like.device)
             region = (place >= length - window).to(like) + (place >= length - by).to(like)
             regions = regions + 3**dim * region.reshape(-1, *[1] * (1 - dim))

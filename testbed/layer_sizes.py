@@ -84,7 +84,9 @@ def _told(module: nn.Module, untold: Mapping[str, Any] | None) -> dict[str, Any]
         if "groups" not in (untold or {}) and groups == module.in_channels > 1:
             groups = shape[0] * groups // module.out_channels  # depthwise: one for each channel
         first, second = shape[0], shape[1] * groups
-        inputs, outputs = (first, second) if isinstance(module, _ConvTransposeNd) else (second, first)
+        inputs, outputs = (
+            (first, second) if isinstance(module, _ConvTransposeNd) else (second, first)
+        )
         return {"in_channels": inputs, "out_channels": outputs, "groups": groups}
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         return {"normalized_shape": shape}

@@ -77,7 +77,9 @@ def _check_shapes(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         prefix = f"{name}." if name else ""
         own = {k: t for k, t in {**module._parameters, **module._buffers}.items() if t is not None}
         found = {key: tensors[prefix + key].shape for key in own if prefix + key in tensors}
-        if not all(_is_part(found[key], own[key].shape) for key in found) or not _fit(module, found):
+        if not all(_is_part(found[key], own[key].shape) for key in found) or not _fit(
+            module, found
+        ):
             shapes = {key: tuple(shape) for key, shape in found.items()}
             raise ValueError(
                 f"Cannot give layer {name or type(network).__name__!r} ({type(module).__name__}) "

@@ -30,7 +30,9 @@ def l1_norms(network: nn.Module, group: ChannelGroup, *, readers: bool = False) 
     Source: Fang et al. 2023, "DepGraph", CVPR, section 3.3.
     """
     found = [
-        _by_channel(written_weight(network, written).flatten(1).abs().sum(dim=1), written.channels, group)
+        _by_channel(
+            written_weight(network, written).flatten(1).abs().sum(dim=1), written.channels, group
+        )
         for written in group.writers
     ]
     if readers:
@@ -40,7 +42,10 @@ def l1_norms(network: nn.Module, group: ChannelGroup, *, readers: bool = False) 
         ]
     if len(found) == 1:
         return found[0]
-    return sum((norms / norms.mean().clamp(min=torch.finfo(norms.dtype).tiny) for norms in found), torch.zeros(group.channels))
+    return sum(
+        (norms / norms.mean().clamp(min=torch.finfo(norms.dtype).tiny) for norms in found),
+        torch.zeros(group.channels),
+    )
 
 
 def _by_channel(norms: Tensor, channels: Labels, group: ChannelGroup) -> Tensor:

@@ -52,9 +52,13 @@ class L1Filter(KeepAmount):
         checkpoint = Checkpoint(self, model, data, run)
         completed = max(0, checkpoint.load(network))
         for number, n_epochs in enumerate(epochs[completed:], completed + 1):
-            to_keep = {name: amount.kept_after(name, number / self.rounds) for name in amount.groups}
+            to_keep = {
+                name: amount.kept_after(name, number / self.rounds) for name in amount.groups
+            }
             groups = self.groups(network, example) if number > 1 else amount.groups
-            network = remove_channels(network, example, groups, self._lowest(network, groups, to_keep))
+            network = remove_channels(
+                network, example, groups, self._lowest(network, groups, to_keep)
+            )
             run.fine_tune(network, data, n_epochs)
             run.report({"round": number, "channels_kept": sum(to_keep.values()) / channels})
             checkpoint.save(number, network)

@@ -25,7 +25,7 @@ Its output is a smaller network: it runs fewer multiplications.
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
-from baselines.channels.channel_graph import prunable_convs
+from baselines.channels.channel_groups import channel_groups
 from rnp.runtime_network import RuntimeNetwork
 from rnp.structure.channel_flow import channel_flow
 from testbed.backbones import build_backbone
@@ -50,8 +50,12 @@ def test_the_convs_found_are_those_that_the_dependency_graph_finds_but_for_the_f
     model = build_backbone(name, (3, 32, 32), 10, **BACKBONES[name])
     found = {c.name: (c.channels, dict(c.readers)) for c in channel_flow(model, 4).convs}
     first = next(n for n, module in model.named_modules() if isinstance(module, nn.Conv2d))
-    expected = prunable_convs(model, torch.zeros(1, 3, 32, 32))
-    assert found == {n: (c.channels, dict(c.readers)) for n, c in expected.items() if n != first}
+    expected = {
+        name: (group.channels, {r: len(group.inputs_by_channel(r)[0]) for r in group.readers})
+        for name, group in channel_groups(model, torch.zeros(1, 3, 32, 32)).items()
+        if name != first
+    }
+    assert found == expected
 
 
 def test_a_chain_is_pruned_from_its_second_conv_to_its_linear_layer() -> None:

@@ -256,7 +256,7 @@ def test_all_that_methods_cannot_do_with_a_network_is_bad_input(
 
 
 @pytest.mark.parametrize("main", [trial_main, sweep_main])
-def test_a_sweep_that_has_begun_goes_on_whatever_methods_refuse(
+def test_a_sweep_that_has_begun_is_resumed_whatever_methods_refuse(
     main: Callable[[list[str]], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     methods = "methods: {dense: {}, 'tests.tiny_methods:Refuses': {}}"
@@ -312,7 +312,7 @@ def test_an_output_that_cannot_be_made_is_bad_input(
     assert "--output" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_not_blamed_on_the_trial_and_the_same_command_goes_on(
+def test_a_full_disk_is_not_blamed_on_the_trial_and_the_same_command_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: object) -> None:

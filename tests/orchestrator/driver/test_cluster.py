@@ -48,7 +48,7 @@ def sweep(found: Cluster, folder: Path, **environment: str) -> subprocess.Popen[
 READ = """
 import json, sys, torch
 from orchestrator.tuning.connection import connected
-from tests.orchestrator.tuning.test_tuner import Jobs, fit, until
+from tests.job_source import Jobs, fit, until
 
 n_bytes = 64 * 2**20
 shared = {

@@ -45,9 +45,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    command: Sequence[str], log: Path, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+        )
     try:
         yield process
     finally:
@@ -89,7 +93,9 @@ def mlflow_server(backend: str, folder: Path) -> Iterator[str]:
     url, log = f"http://127.0.0.1:{port}", folder / "server.log"
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", backend]
     command += ["--artifacts-destination", str(folder / "artifacts"), "--port", str(port)]
-    with running([*command, "--workers", "1"], log) as server:
+    command += ["--workers", "1"]
+    # Its job execution would be eight processes more.
+    with running(command, log, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false") as server:
         give_up = time.monotonic() + 240
         while not healthy(url):
             assert server.poll() is None, log.read_text()

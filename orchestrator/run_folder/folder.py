@@ -42,8 +42,8 @@ def only_driver(folder: Path) -> Iterator[None]:
             raise SweepFileError(
                 [
                     f"{folder} is being written by {file.read().strip() or 'another process'}. "
-                    "Wait for its end, stop it and run this command again (what it has done stays), "
-                    "or give this sweep another name with --set name=..."
+                    "Wait for its end, stop it and run this again (what it has done stays), or "
+                    "give this sweep another name with --set name=..."
                 ]
             ) from None
         file.truncate(0)

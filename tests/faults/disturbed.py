@@ -12,8 +12,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from string import Template
 
-import numpy as np
 import pandas as pd
+from small_sweeps import write_images
 
 from orchestrator.commands.sweep import main as sweep_main
 from orchestrator.run_folder.trials_table import read_trials
@@ -124,15 +124,6 @@ class DisturbedSweep:
                 os.kill(process, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-
-
-def write_images(path: Path) -> None:
-    """A data set that is read without scikit-learn, whose import takes a second."""
-    images = np.random.default_rng(0).integers(0, 200, (240, 8, 8, 1), np.uint8)
-    labels = np.arange(240) % 3
-    for label, corner in enumerate((np.s_[:4, :4], np.s_[:4, 4:], np.s_[4:, :4])):
-        images[(labels == label, *corner)] += 55
-    np.savez(path, x_train=images, y_train=labels, x_test=images[:90], y_test=labels[:90])
 
 
 def figures(rows: pd.DataFrame) -> pd.DataFrame:

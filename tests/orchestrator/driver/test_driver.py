@@ -265,8 +265,7 @@ def test_a_sweep_that_has_begun_is_resumed_whatever_methods_refuse(
     with monkeypatch.context() as unchecked:
         unchecked.setattr(driver, "check_methods", lambda *_: None)
         assert main(command) == 1
-    assert main([*command, "--retry-failed"]) == 1
-    assert main([*command, "--set", "methods.vanilla={}"]) == 1
+    assert main([*command, "--retry-failed", "--set", "methods.vanilla={}"]) == 1
     rows = read_trials(tmp_path / "runs" / "old" / "trials.csv").set_index("method")["status"]
     assert rows.to_dict() == {
         "dense": "completed",

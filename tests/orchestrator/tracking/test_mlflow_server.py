@@ -112,6 +112,7 @@ def healthy(url: str) -> bool:
         return False
 
 
+@pytest.mark.usefixtures("two_workers")
 @pytest.mark.skipif(postgresql() is None, reason="PostgreSQL's initdb is not installed")
 def test_a_server_on_postgresql_holds_every_trial_and_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

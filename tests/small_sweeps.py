@@ -22,6 +22,8 @@ def arguments(sweep: Path, folder: Path) -> list[str]:
     return [str(sweep), "--output", str(folder / "runs")]
 
 
+ONE_WORKER = "resources: {cpus: 2, threads: 1}\n"
+"""For a sweep on the Ray of two cores, where each worker takes seconds to start."""
 METHODS = """
 methods:
   dense: {}

@@ -9,7 +9,7 @@ import optuna
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
-from small_sweeps import METHODS, SMALL, arguments, write
+from small_sweeps import METHODS, ONE_WORKER, SMALL, arguments, write
 
 from orchestrator.commands.sweep import main as sweep_main
 from orchestrator.commands.trial import main as trial_main
@@ -127,7 +127,7 @@ search: {trials: 1}
 def deciding(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a sweep in which one network decides per image."""
     folder = tmp_path_factory.mktemp("deciding")
-    assert sweep_main(arguments(write(folder, "deciding", DECIDING), folder)) == 0
+    assert sweep_main(arguments(write(folder, "deciding", DECIDING + ONE_WORKER), folder)) == 0
     return folder / "runs" / "deciding"
 
 
@@ -259,8 +259,8 @@ def test_all_that_methods_cannot_do_with_a_network_is_bad_input(
 def test_a_sweep_that_has_begun_is_resumed_whatever_methods_refuse(
     main: Callable[[list[str]], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    methods = "methods: {dense: {}, 'tests.tiny_methods:Refuses': {}}"
-    command = arguments(write(tmp_path, "old", methods), tmp_path)
+    methods = "methods: {dense: {}, 'tests.tiny_methods:Refuses': {}}\n"
+    command = arguments(write(tmp_path, "old", methods + ONE_WORKER), tmp_path)
     assert main(command) == 2
     with monkeypatch.context() as unchecked:
         unchecked.setattr(driver, "check_methods", lambda *_: None)

@@ -17,6 +17,7 @@ from urllib.request import urlopen
 
 import pytest
 from mlflow import MlflowClient
+from small_sweeps import ONE_WORKER
 
 from orchestrator.commands.sweep import main
 from orchestrator.run_folder.trials_table import read_trials
@@ -120,7 +121,7 @@ def test_a_server_on_postgresql_holds_every_trial_and_the_report(
     programs = postgresql()
     assert programs is not None
     sweep = tmp_path / "served.yaml"
-    sweep.write_text(SWEEP)
+    sweep.write_text(SWEEP + ONE_WORKER)
     with database(programs) as backend, mlflow_server(backend, tmp_path) as url:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
         assert main([str(sweep), "--output", str(tmp_path / "runs")]) == 0

@@ -1,4 +1,4 @@
-"""A sweep's run folder: who may write to it, which sweep may go on in it, how it is begun."""
+"""A sweep's run folder: who may write to it, which sweep may resume it, how it is begun."""
 
 import fcntl
 import hashlib
@@ -44,8 +44,8 @@ def only_driver(folder: Path) -> Iterator[None]:
             raise SweepFileError(
                 [
                     f"{folder} is being written by {file.read().strip() or 'another process'}. "
-                    "Wait for its end, stop it (what it has done stays, and this command goes on), "
-                    "or give this sweep another name with --set name=..."
+                    "Wait for its end, stop it and run this again (what it has done stays), or "
+                    "give this sweep another name with --set name=..."
                 ]
             ) from None
         file.truncate(0)
@@ -54,8 +54,8 @@ def only_driver(folder: Path) -> Iterator[None]:
         yield
 
 
-def check_goes_on(folder: Path, sweep: Sweep) -> None:
-    """Checks that a sweep may go on in a folder that is there.
+def check_resumable(folder: Path, sweep: Sweep) -> None:
+    """Checks that a sweep may resume a folder that is there.
 
     Raises:
         SweepFileError: if the folder is of another sweep, or of none.
@@ -66,7 +66,7 @@ def check_goes_on(folder: Path, sweep: Sweep) -> None:
         reason = "it has no sweep.yaml"
         if (folder / SWEEP_FILE).exists():
             reason = f"its sweep.yaml cannot be read: {error}"
-        problem = f"{folder} is there, and cannot be gone on with: {reason}."
+        problem = f"{folder} is there, and cannot be resumed: {reason}."
         raise SweepFileError([problem, TWO_WAYS_ON]) from error
     found = [*changes(make_plan(before), make_plan(sweep)), *_changed_weights(folder, sweep)]
     if found:
@@ -85,7 +85,7 @@ def begin(folder: Path, sweep: Sweep) -> None:
     unfinished.rename(folder)
 
 
-def go_on(folder: Path, sweep: Sweep) -> None:
+def note_sweep(folder: Path, sweep: Sweep) -> None:
     """Notes what the sweep is from now on: it may have more trials than before."""
     path, text = folder / SWEEP_FILE, sweep.dump().encode()
     if path.read_bytes() != text:
@@ -143,7 +143,7 @@ def report_is_current(folder: Path) -> bool:
 def sweep_id(folder: Path) -> str:
     """What tells a folder's sweep from others of its name, in MLflow and in a database."""
     path = folder / SWEEP_ID
-    if not path.exists():  # the folder is older than sweeps that go on
+    if not path.exists():  # the folder is older than sweeps that are resumed
         write_atomically(path, uuid.uuid4().hex.encode())
     return path.read_text()
 

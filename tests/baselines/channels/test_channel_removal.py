@@ -104,7 +104,9 @@ CHAINS: dict[str, Callable[[], nn.Module]] = {
     "Conv2d of few groups": lambda: chain(nn.Conv2d(12, 24, 3, groups=2), factor=2),
     "grouped Conv3d": lambda: chain(nn.Conv3d(12, 12, 1, groups=3), 3),
     "grouped ConvTranspose2d": lambda: chain(nn.ConvTranspose2d(12, 12, 2, 2, groups=2)),
-    "ConvTranspose2d of many groups": lambda: chain(nn.ConvTranspose2d(12, 24, 2, groups=6), factor=2),
+    "ConvTranspose2d of many groups": lambda: chain(
+        nn.ConvTranspose2d(12, 24, 2, groups=6), factor=2
+    ),
     "depthwise Conv2d": lambda: chain(nn.Conv2d(12, 12, 3, groups=12)),
     "depthwise Conv2d with a multiplier": lambda: chain(nn.Conv2d(12, 24, 3, groups=12), factor=2),
     "depthwise ConvTranspose2d": lambda: chain(nn.ConvTranspose2d(12, 12, 3, groups=12)),

@@ -18,7 +18,7 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
     """Multi-head attention of any number of heads; `head_dim` stays what it was."""
 
     # The fused encoder layer of torch takes whole heads only: this sends it another way.
-    _qkv_same_embed_dim = property(lambda self: False, lambda self, value: None)  # type: ignore[assignment]
+    _qkv_same_embed_dim = property(lambda self: False, lambda self, value: None)
 
     def forward(
         self,
@@ -196,6 +196,6 @@ def allow_fewer_heads(network: nn.Module) -> None:
         ):
             continue  # they add keys of their own
         if isinstance(module, ShiftedWindowAttention) and type(module) in SLIM:
-            module.head_dim = module.qkv.out_features // 3 // module.num_heads  # type: ignore[assignment]
+            module.head_dim = module.qkv.out_features // 3 // module.num_heads
         if type(module) in SLIM:
             module.__class__ = SLIM[type(module)]

@@ -117,7 +117,7 @@ class PolicyGradient(BaseModel):
         dense_accuracy = _better_than_chance(network, images, data, run)
         checkpoint = Checkpoint(self, model, data, run)
         completed = checkpoint.load(network)
-        if completed >= 0:
+        if 0 <= completed < len(layers) - 1:
             groups = self._groups(network, example)
         for number, name in enumerate(layers):
             if number <= completed:

@@ -116,19 +116,16 @@ class ThiNet(KeepAmount):
             self.images,
             self.positions,
         )
-        groups = amount.groups if completed < 0 else self.groups(network, example)
+        groups = amount.groups if completed < 0 else None
         for step, (number, name) in enumerate(product(range(1, self.rounds + 1), channels)):
             if step <= completed:
                 continue
             to_keep = amount.kept_after(name, number / self.rounds)
-            # A group that was down to one channel is none any more when a run is resumed.
-            surplus = groups[name].channels - to_keep if name in groups else 0
+            surplus = amount.kept_after(name, (number - 1) / self.rounds) - to_keep
             if surplus:
-                gone = {
-                    name: self._choice(
-                        network, groups[name], surplus, sampler, 1000 * run.seed + step
-                    )
-                }
+                groups = groups or self.groups(network, example)
+                seed = 1000 * run.seed + step
+                gone = {name: self._choice(network, groups[name], surplus, sampler, seed)}
                 network = remove_channels(network, example[:1], groups, gone)
                 groups = groups.after(gone)
             run.fine_tune(network, data, epochs[step])

@@ -26,6 +26,8 @@ def _untold(module: nn.Module) -> dict[str, Any]:
         return {"num_groups": module.num_groups, "num_channels": module.num_channels}
     if isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is None:
         return {"normalized_shape": list(module.normalized_shape)}
+    if isinstance(module, _NormBase) and module.weight is None and module.running_mean is None:
+        return {"num_features": module.num_features}
     return dict(own_numbers(module))
 
 

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from testbed.layer_sizes import Untold, resize, untold_sizes
 from testbed.tensor_file import read_tensors, write_tensors
@@ -70,20 +72,33 @@ def load_resized(
 
 
 def _check_shapes(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Refuses tensors of other dimensions than the network's, or larger ones."""
+    """Refuses tensors that no smaller network of the same kind has; names the layer."""
     for name, module in network.named_modules():
-        own = {**module._parameters, **module._buffers}
         prefix = f"{name}." if name else ""
-        pairs = {key: (t, tensors[prefix + key]) for key, t in own.items() if prefix + key in tensors}
-        for old, new in pairs.values():
-            assert old is not None
-            if old.ndim != new.ndim or any(n > o for n, o in zip(new.shape, old.shape)):
-                shapes = {key: tuple(each.shape) for key, (_, each) in pairs.items()}
-                raise ValueError(
-                    f"Cannot give layer {name or type(network).__name__!r} "
-                    f"({type(module).__name__}) the shapes {shapes}. Expected the shapes of the "
-                    "dense network, or fewer channels."
-                )
+        own = {k: t for k, t in {**module._parameters, **module._buffers}.items() if t is not None}
+        found = {key: tensors[prefix + key].shape for key in own if prefix + key in tensors}
+        if not all(_is_part(found[key], own[key].shape) for key in found) or not _fit(module, found):
+            shapes = {key: tuple(shape) for key, shape in found.items()}
+            raise ValueError(
+                f"Cannot give layer {name or type(network).__name__!r} ({type(module).__name__}) "
+                f"the shapes {shapes}. Expected the shapes of the dense network, or fewer channels."
+            )
+
+
+def _is_part(shape: torch.Size, of: torch.Size) -> bool:
+    return len(shape) == len(of) and all(0 < n <= most for n, most in zip(shape, of, strict=True))
+
+
+def _fit(module: nn.Module, shapes: Mapping[str, torch.Size]) -> bool:
+    """Whether a layer's shapes go with each other: its kernel is whole, its vectors alike."""
+    vectors = {shape for shape in shapes.values() if len(shape) == 1}
+    if isinstance(module, _ConvNd) and "weight" in shapes:
+        if shapes["weight"][2:] != module.kernel_size:
+            return False
+        vectors |= set() if module.transposed else {shapes["weight"][:1]}
+    if isinstance(module, nn.Linear) and "weight" in shapes:
+        vectors.add(shapes["weight"][:1])
+    return len(vectors) < 2 or not type(module).__module__.startswith("torch.nn.modules")
 
 
 def _later(network: nn.Module) -> dict[str, Tensor]:

@@ -6,6 +6,9 @@ silent zero, unless it is listed below as free: elementwise work, pooling, resam
 normalisation, reductions, and moving or making data. (So a matrix product written as a broadcast
 `*` and a sum is elementwise work, and what runs outside of torch is not seen.) Give an operation of
 your own a formula with `torch.utils.flop_counter.register_flop_formula`; 0 declares it free.
+
+What composes a weight of parameters alone (`torch.nn.utils.parametrizations`) is free too: it
+depends on no image, and a network to be shipped holds the weight itself.
 """
 
 from collections import ChainMap, Counter
@@ -152,6 +155,8 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         packet = func._overloadpacket if isinstance(func, OpOverload) else func
+        if ".parametrizations." in f".{self._running[-1]}":
+            return func(*args, **kwargs)
         if packet in _FORMULAS:
             result = func(*args, **kwargs)
             flops = _FORMULAS[packet](*args, **kwargs, out_val=result)

@@ -220,7 +220,7 @@ def _failing(network: nn.Module, image: Tensor, groups: ChannelGroups) -> dict[s
         half = len(names) // 2
         return failing(names[:half], blind) | failing(names[half:], blind)
 
-    found = failing(list(groups), blind=True)
+    found = failing(list(groups), blind=True) if groups.trace.blind else {}
     return found | failing([name for name in groups if name not in found], blind=False)
 
 

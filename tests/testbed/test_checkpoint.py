@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 
+from baselines.channels.channel_groups import channel_groups
 from baselines.channels.channel_removal import remove_channels
 from baselines.channels.l1_filter import L1Filter
 from testbed.checkpoint import Checkpoint
@@ -37,7 +38,8 @@ def test_network_budget_and_step_come_back(tmp_path: Path) -> None:
 
 def test_a_network_that_lost_channels_comes_back_as_small_as_it_was(tmp_path: Path) -> None:
     data, example = tiny.splits(), torch.zeros(2, 2, 8, 8)
-    network = remove_channels(tiny.network(), example, {"conv1": [1], "hidden": [0, 2]})
+    groups = channel_groups(tiny.network(), example, flat_linear=True)
+    network = remove_channels(tiny.network(), example, groups, {"conv1": [1], "hidden": [0, 2]})
     Checkpoint(L1Filter(), tiny.network(), data, run_in(tmp_path)).save(0, network)
     found = tiny.network()
     assert Checkpoint(L1Filter(), tiny.network(), data, run_in(tmp_path)).load(found) == 0

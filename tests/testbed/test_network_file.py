@@ -106,10 +106,10 @@ def test_a_loaded_network_trains_what_the_dense_one_does(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("saved", "dense", "layer"),
     [
-        (nn.Sequential(nn.LayerNorm(3)), nn.Sequential(nn.LayerNorm(4)), "'0' (LayerNorm)"),
-        (nn.Sequential(nn.PReLU(3)), nn.Sequential(nn.PReLU(4)), "'0' (PReLU)"),
+        (nn.Sequential(nn.LayerNorm(5)), nn.Sequential(nn.LayerNorm(4)), "'0' (LayerNorm)"),
+        (nn.Sequential(nn.PReLU(5)), nn.Sequential(nn.PReLU(4)), "'0' (PReLU)"),
         (Mixed(4, kernel=1), Mixed(4), "'stem' (Conv2d)"),
-        (nn.ConvTranspose2d(2, 3, 3), nn.ConvTranspose2d(3, 3, 3), "ConvTranspose2d"),
+        (nn.ConvTranspose2d(2, 3, 2), nn.ConvTranspose2d(3, 3, 3), "ConvTranspose2d"),
     ],
 )
 def test_a_layer_that_cannot_be_resized_is_named(

@@ -51,8 +51,10 @@ def _unknown(tracer: Tracer, call: Call) -> None:
         tracer.fix(tensor, f"{tracer.here} runs {call.name} on it")
 
 
-def _nothing(tracer: Tracer, call: Call) -> None:
-    """Makes tensors of numbers alone."""
+def _made(tracer: Tracer, call: Call) -> None:
+    """A tensor made of numbers alone; an empty one is to be filled."""
+    if "empty" in call.name:
+        tracer.mark_empty(call.result, call.result)
 
 
 def _same(tracer: Tracer, call: Call) -> None:
@@ -111,7 +113,38 @@ def _sliced(tracer: Tracer, call: Call) -> None:
     x, dim = call.tensors[0], call.dim()
     if call.result.ndim < x.ndim or call.result.shape != x.shape:
         tracer.fix(x, f"{tracer.here} takes a fixed part of it", [dim])
+    whole = tracer.made_empty(x)
+    if whole is not None:
+        tracer.mark_empty(call.result, whole)
     _moved(tracer, call)
+
+
+def _shuffled(tracer: Tracer, call: Call) -> None:
+    """`channel_shuffle`: the groups lose the same places."""
+    x, groups = call.tensors[0], call.given["groups"]
+    for labels in tracer.fields(x):
+        if labels.shape[1] > 1:
+            parts = labels.unflatten(1, (groups, -1))
+            tracer.labels.tie(parts, parts.narrow(1, 0, 1))
+    _moved(tracer, call)
+
+
+def _copied(tracer: Tracer, call: Call) -> None:
+    """`copy_`: into a new tensor, or part of one, it is what is copied; else a meeting of both."""
+    target, source = call.tensors
+    whole = tracer.made_empty(target)
+    if whole is None or target.ndim != source.ndim:
+        _entry_by_entry(tracer, call)
+        return
+    fields = [each for each in tracer.fields(source)]
+    same = [d for d in range(whole.ndim) if whole.shape[d] == source.shape[d]]
+    for labels in fields:
+        if any(labels.shape[d] > 1 and d not in same for d in range(whole.ndim)):
+            tracer.labels.fix(labels, f"{tracer.here} copies it into a larger tensor")
+    kept = [f for f in fields if all(f.shape[d] == 1 or d in same for d in range(whole.ndim))]
+    sizes = [source.shape[d] if d in same else 1 for d in range(whole.ndim)]
+    before = tracer.fields(whole)
+    tracer.give(whole, tracer.combine([(kept, sizes), (before, sizes)]) if before else kept)
 
 
 def _rolled(tracer: Tracer, call: Call) -> None:
@@ -274,7 +307,11 @@ def _batch_norm(tracer: Tracer, call: Call) -> None:
     tracer.fix(x, f"{tracer.here} normalises across it", [0, *range(2, x.ndim)])
     shape = [1, x.shape[1], *[1] * (x.ndim - 2)]
     operands = [([each.reshape(shape) for each in tracer.fields(v)], shape) for v in vectors]
-    tracer.give(call.result[0], tracer.combine([(tracer.fields(x), x.shape), *operands]))
+    made = tracer.combine([(tracer.fields(x), x.shape), *operands])
+    for labels in made:
+        if labels.shape[1] > 1 and tracer.has("num_features"):
+            tracer.counts("num_features", labels)
+    tracer.give(call.result[0], made)
 
 
 def _layer_norm(tracer: Tracer, call: Call) -> None:
@@ -341,11 +378,11 @@ STATISTICS = ("mean", "sum", "amax", "amin", "var", "var_mean", "linalg_vector_n
 RULES: dict[str, Rule] = {
     **_named(_same, "clone _to_copy detach alias contiguous lift_fresh zeros_like ones_like "
              "empty_like rand_like randn_like full_like bernoulli"),
-    **_named(_nothing, "empty zeros ones full arange scalar_tensor new_zeros new_ones new_full "
+    **_named(_made, "empty zeros ones full arange scalar_tensor new_zeros new_ones new_full "
              "new_empty eye linspace empty_strided is_same_size _local_scalar_dense "
              "rand randn"),
     **_named(_entry_by_entry, "celu dropout native_dropout fill floor_divide hardswish "
-             "log_sigmoid_forward masked_fill rsub where xlogy zero _prelu_kernel copy gelu "
+             "log_sigmoid_forward masked_fill rsub where xlogy zero _prelu_kernel gelu "
              "rrelu_with_noise lerp addcmul addcdiv softplus hardtanh"),
     **_named(_moved, "_unsafe_view _reshape_alias permute transpose t unsqueeze squeeze expand "
              "repeat repeat_interleave pixel_shuffle pixel_unshuffle channel_shuffle "
@@ -362,6 +399,8 @@ RULES: dict[str, Rule] = {
     **_named(_batch_norm, "native_batch_norm cudnn_batch_norm miopen_batch_norm "
              "_native_batch_norm_legit _native_batch_norm_legit_no_training "
              "_batch_norm_no_update"),
+    **_named(_shuffled, "channel_shuffle native_channel_shuffle"),
+    "copy": _copied,
     "glu": _gated,
     "cat": _joined,
     "stack": _stacked,

@@ -72,6 +72,8 @@ def _conv(tracer: Tracer, call: Call) -> None:
     inputs, outputs = x.shape[1] // groups, call.result.shape[1] // groups
     # Whole groups go, or else the same places of every group: whichever leaves the finer steps.
     passes = groups > 1 and (1 in (inputs, outputs) or groups >= min(inputs, outputs))
+    if passes and transposed:
+        tracer.fix(weight, f"{tracer.here} has groups of {outputs} outputs", [1])
     # The weight's first dimension holds the groups: those of the outputs, or of the inputs.
     first, letters = (inputs, "gio") if transposed else (outputs, "goi")
     of_x = [_split(each, 1, (groups, inputs), spatial) for each in tracer.fields(x)]
@@ -87,6 +89,8 @@ def _conv(tracer: Tracer, call: Call) -> None:
         "ngo",
         prod(weight.shape[2:]) * prod(positions),
     )
+    if passes:
+        fields = [each for each in fields if each.shape[1] > 1]
     made = [_joined(each, groups, outputs, spatial) for each in fields]
     if bias is not None:
         shape = [1, bias.shape[0], *[1] * spatial]

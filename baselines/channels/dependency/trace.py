@@ -32,7 +32,9 @@ def trace(network: nn.Module, example: Tensor) -> Trace:
     except Exception:  # whatever fails without values shows itself, or does not, in a real run
         pass
     try:
-        return _traced(network, state, example)
+        found = _traced(network, state, example)
+        found.blind = False
+        return found
     except Exception as error:  # a user's forward may raise anything
         raise ValueError(
             "Cannot find out which channels of this network belong together: running it on "
@@ -48,6 +50,9 @@ def network_tensors(network: nn.Module) -> dict[str, Tensor]:
 
 def _traced(network: nn.Module, state: Mapping[str, Tensor], example: Tensor) -> Trace:
     tracer = Tracer(state, rule_for)
+    for name, constant in network.named_buffers(recurse=False):
+        if name in state and constant.is_floating_point():
+            tracer.fix(state[name], f"the network holds {name!r}, a buffer of fixed size, beside it")
     with plain_run(network), tracer.following(network), tracer:
         output = functional_call(network, dict(state), (example,))
     for tensor in tree_leaves(output):

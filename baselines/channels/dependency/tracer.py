@@ -85,6 +85,8 @@ class Count:
 class Trace:
     """What a run showed of a network's channels."""
 
+    blind: bool = True
+    """Whether shapes alone were enough for the run."""
     labels: ChannelLabels = field(default_factory=ChannelLabels)
     tensors: dict[str, list[Labels]] = field(default_factory=dict)
     """Each parameter and buffer -> the labels along each of its dimensions."""
@@ -145,6 +147,7 @@ class Tracer(TorchDispatchMode):
         self._fields: Any = WeakIdKeyDictionary()
         self._names: Any = WeakIdKeyDictionary()
         self._static: Any = WeakIdKeyDictionary()
+        self._empty: Any = WeakIdKeyDictionary()
         self._running: list[tuple[str, nn.Module, bool]] = []
         self._calls: dict[str, int] = {}
         for name, tensor in state.items():
@@ -230,13 +233,32 @@ class Tracer(TorchDispatchMode):
         return None
 
     def give(self, tensor: Tensor, fields: Sequence[Field]) -> None:
-        """From now on these are the fields of `tensor`."""
-        self._fields[tensor] = [self._resolved(each) for each in self.labels.narrowed(fields)]
+        """From now on these are the fields of `tensor`.
+
+        Where a view makes one dimension of several, only the outermost can lose entries.
+        """
+        found: list[Field] = []
+        for labels in self.labels.narrowed(fields):
+            varying = [dim for dim, size in enumerate(labels.shape) if size > 1]
+            if _constant(found, *varying):
+                found.append(self._resolved(labels))
+            else:
+                self.labels.fix(labels, f"{self.here} views several dimensions of it as one")
+        self._fields[tensor] = found
 
     def same_as(self, tensor: Tensor, source: Tensor) -> None:
         """`tensor` is what `source` is, in another memory or of another shape."""
         if source in self._names:
             self._names[tensor] = self._names[source]
+
+    def mark_empty(self, part: Tensor, whole: Tensor) -> None:
+        """`part` is a view of `whole`, or `whole` itself, which was made to be filled."""
+        self._empty[part] = whole
+
+    def made_empty(self, tensor: Tensor) -> Tensor | None:
+        """The tensor made to be filled that `tensor` is a view of, if it is one."""
+        whole: Tensor | None = self._empty.get(tensor)
+        return whole
 
     def fix(self, tensor: Tensor, reason: str, dims: Sequence[int] | None = None) -> None:
         """Fixes the channels of a tensor, or those that vary along some of its dimensions."""
@@ -277,7 +299,9 @@ class Tracer(TorchDispatchMode):
         channels = torch.from_numpy(self.labels.channel(labels.numpy()))
         steps = {dim: torch.unique(channels, dim=dim).shape[dim] for dim in varying}
         heads = self._heads()
-        carrier = max(varying, key=lambda dim: (steps[dim] in heads, steps[dim], dim))
+        # Heads come before the dimensions of each; else the last of equals is it.
+        named = [dim for dim in varying if steps[dim] in heads]
+        carrier = named[0] if named else max(varying, key=lambda dim: (steps[dim], dim))
         for dim in varying:
             if dim != carrier:
                 self.labels.tie(labels, labels.narrow(dim, 0, 1))
@@ -297,10 +321,15 @@ class Tracer(TorchDispatchMode):
         vector = labels.flatten().numpy()
         self.trace.counts.append(Count(self.module, attribute, vector))
 
+    def has(self, attribute: str) -> bool:
+        """Whether the running module has an attribute."""
+        return bool(self._running) and hasattr(self._running[-1][1], attribute)
+
     def count_dimensions(self, tensor: Tensor) -> None:
         """Notes the attributes that count the channels along a dimension of a tensor."""
         for dim, size in enumerate(tensor.shape):
             named = [attribute for attribute, value in self._attributes() if value == size]
+            named = [attribute for attribute in named if "heads" in attribute] or named
             labels = self.axis(tensor, dim) if named else None
             if labels is None:
                 continue

@@ -127,7 +127,7 @@ class RNP(Adaptation, QLearning):
         self, network: RuntimeNetwork, data: Splits, run: Run, number: int, learned: Learned
     ) -> None:
         images = normalise(
-            data.validation.pixels[:IMAGES_COUNTED].to(run.device), data.mean, data.std
+            data.validation[:IMAGES_COUNTED].pixels.to(run.device), data.mean, data.std
         )
         means = decide(network, images).double().mean(dim=0).tolist()
         accuracy = evaluate(

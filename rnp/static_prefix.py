@@ -141,11 +141,11 @@ def _losses(
     with evaluating(network), autocast(run.fine_tuning.precision, run.device):
         for first in range(0, n_images, BATCH_SIZE):
             places = slice(first, min(first + BATCH_SIZE, n_images))
-            pixels = data.validation.pixels[places].to(run.device)
-            labels = data.validation.labels[places].to(run.device)
-            whole = MaskedRun(network, network.flow, normalise(pixels, data.mean, data.std))
+            images = data.validation[places].to(run.device)
+            inputs = normalise(images.pixels, data.mean, data.std)
+            whole = MaskedRun(network, network.flow, inputs)
             losses = [
-                F.cross_entropy(end.logits.float(), labels, reduction="sum").double()
+                F.cross_entropy(end.logits.float(), images.labels, reduction="sum").double()
                 for end in whole.ends(choices)
             ]
             total += torch.stack(losses).cpu().view(total.shape)

@@ -1,16 +1,22 @@
-"""Whole batches of uint8 images: shifted, mirrored and normalised without a loop over images.
+"""Whole batches of uint8 images: cropped, mirrored and normalised without a loop over images.
 
 Images are (n, channels, height, width) tensors that lie channels last in memory, as `testbed.data`
 loads them. Other layouts give the same values, more slowly. `benchmarks/data_speed.py` measures
 this module against torchvision's transforms in a DataLoader.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor
+
+AREA = (0.08, 1.0)  # of a random resized crop, as a share of the image's
+RATIO = (3 / 4, 4 / 3)  # of its width to its height
+ATTEMPTS = 10  # at a crop that fits into the image; then the whole image is taken
+AT_ONCE = 32  # images resized together: more do not stay in a CPU's cache
 
 
 @dataclass(frozen=True)
@@ -21,10 +27,14 @@ class Augmentation:
     """Shift by up to this many pixels each way; zeros (black) come in from outside. 0: none."""
     flip: bool
     """Mirror left and right with probability one half."""
+    resized_crop: int | None = field(default=None, repr=False)  # a repr is part of fingerprints
+    """Take a random part of the image and resize it to a square of this side; before shifts."""
 
 
 def augment(pixels: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Shifts and mirrors each image by its own draw: RandomHorizontalFlip, then RandomCrop.
+    """Crops, mirrors and shifts each image by its own draw.
+
+    As torchvision's RandomResizedCrop (where there is one), RandomHorizontalFlip, RandomCrop.
 
     Args:
         pixels: (n, channels, height, width) uint8, on any device; never written to.
@@ -32,8 +42,11 @@ def augment(pixels: Tensor, augmentation: Augmentation, generator: torch.Generat
             same images everywhere.
 
     Returns:
-        uint8 of the same shape; `pixels` itself where the augmentation is none.
+        uint8 of the same shape, or of that of the resized crops; `pixels` itself where the
+        augmentation is none.
     """
+    if augmentation.resized_crop is not None:
+        pixels = _crop_and_resize(pixels, augmentation.resized_crop, generator)
     if augmentation.flip:
         pixels = _mirror_half(pixels, generator)
     if augmentation.crop:
@@ -74,6 +87,42 @@ def normalise(
     values = pixels.to(torch.float32, memory_format=memory_format)
     values.sub_(for_each_pixel(offset.float())).mul_(for_each_pixel(scale.float()))
     return values.to(dtype)
+
+
+def _crop_and_resize(pixels: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    n, channels, height, width = pixels.shape
+    left, top, right, bottom = _random_boxes(n, height, width, generator)
+    # From an output's coordinates to the image's, both from -1 to 1 (see F.affine_grid).
+    affine = torch.zeros(n, 2, 3)
+    affine[:, 0, 0], affine[:, 0, 2] = (right - left) / width, (right + left) / width - 1
+    affine[:, 1, 1], affine[:, 1, 2] = (bottom - top) / height, (bottom + top) / height - 1
+    resized = torch.empty(n, side, side, channels, dtype=torch.uint8, device=pixels.device)
+    crops = resized.permute(0, 3, 1, 2)
+    parts = affine.to(pixels.device).split(AT_ONCE)
+    for crop, part, each in zip(crops.split(AT_ONCE), parts, pixels.split(AT_ONCE), strict=True):
+        grid = F.affine_grid(part, [len(part), channels, side, side], align_corners=False)
+        found = F.grid_sample(each.float(), grid, padding_mode="border", align_corners=False)
+        crop.copy_(found.round_())
+    return crops
+
+
+def _random_boxes(
+    n: int, height: int, width: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Left, top, right and bottom of the crops, (n,) each; sides and places are whole pixels."""
+    draws = torch.rand(4, n, ATTEMPTS, generator=generator, device=generator.device).cpu()
+    area = height * width * (AREA[0] + (AREA[1] - AREA[0]) * draws[0])
+    low, high = map(math.log, RATIO)
+    ratio = torch.exp(low + (high - low) * draws[1])
+    widths, heights = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    first = fits.int().argmax(dim=1, keepdim=True)
+    none = ~fits.any(dim=1)
+    widths = widths.gather(1, first).squeeze(1).masked_fill(none, width)
+    heights = heights.gather(1, first).squeeze(1).masked_fill(none, height)
+    left = ((width - widths + 1) * draws[2, :, 0]).floor()
+    top = ((height - heights + 1) * draws[3, :, 0]).floor()
+    return left, top, left + widths, top + heights
 
 
 def _mirror_half(pixels: Tensor, generator: torch.Generator) -> Tensor:

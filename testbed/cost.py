@@ -7,8 +7,10 @@ a figure of their own: what would be left if hardware could skip each single zer
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +35,14 @@ __all__ = [
 ]
 
 
+class Inputs(Protocol):
+    """Normalised images of a network: a tensor, or what computes slices of one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, places: slice, /) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Cost:
     """Multiplications of n images, each run alone."""
@@ -55,14 +65,15 @@ class Cost:
         return self.per_image.double().mean().item()
 
 
-def count_multiplications(network: nn.Module, inputs: Tensor, batch_size: int = 256) -> Cost:
+def count_multiplications(network: nn.Module, inputs: Inputs, batch_size: int = 256) -> Cost:
     """Counts the multiplications that each image costs, in evaluation mode.
 
     Where the network runs through without knowing any pixel, and a few images agree, that is the
     cost of all. Else each image is run alone (some milliseconds an image), then all in batches.
 
     Args:
-        inputs: (n, C, H, W) normalised floats; moved to the network's device.
+        inputs: (n, C, H, W) normalised floats, read a batch at a time; moved to the network's
+            device.
         batch_size: of the batches.
 
     Raises:
@@ -74,15 +85,16 @@ def count_multiplications(network: nn.Module, inputs: Tensor, batch_size: int = 
         raise ValueError("Expected at least one image to count the multiplications of, got none.")
     with evaluating(network):
         samples = [
-            multiplications_by_layer(network, image) for image in inputs[:: -(-n // 4)].split(1)
+            multiplications_by_layer(network, inputs[place : place + 1])
+            for place in range(0, n, -(-n // 4))
         ]
         blind_alone, blind_batch = _count_blind(network, inputs)
         decides = blind_batch is None or any(sample != blind_alone for sample in samples)
         if blind_batch is None or decides:
-            images = _each_alone(network, inputs.split(1))
+            images = _each_alone(network, inputs, batch_size)
             in_batches = sum(
                 multiplications_by_layer(network, batch).total()
-                for batch in inputs.split(batch_size)
+                for batch in _batches(inputs, batch_size)
             )
         else:
             images, in_batches = samples[:1] * n, blind_batch.total()
@@ -106,37 +118,45 @@ def multiplications_by_layer(network: nn.Module, images: Tensor) -> Counter[str]
     return by_layer
 
 
-def _each_alone(network: nn.Module, images: Sequence[Tensor]) -> list[Counter[str]]:
+def _batches(inputs: Inputs, size: int) -> Iterator[Tensor]:
+    return (inputs[first : first + size] for first in range(0, len(inputs), size))
+
+
+def _each_alone(network: nn.Module, inputs: Inputs, batch_size: int) -> list[Counter[str]]:
     """Multiplications of each image, by layer, as if none had run before it.
 
     Setting the mode may cost a network what it has prepared, so it is set once for all images, or
     for each if the network keeps results: then the first image costs less when it comes again.
     """
-    *counts, again = _in_turn(network, [*images, images[0]])
+
+    def images() -> Iterator[Tensor]:
+        return (image for batch in _batches(inputs, batch_size) for image in batch.split(1))
+
+    *counts, again = _in_turn(network, chain(images(), [inputs[:1]]))
     if again == counts[0]:
         return counts
-    return [multiplications_by_layer(network, image) for image in images]
+    return [multiplications_by_layer(network, image) for image in images()]
 
 
-def _in_turn(network: nn.Module, batches: Sequence[Tensor]) -> list[Counter[str]]:
+def _in_turn(network: nn.Module, batches: Iterable[Tensor]) -> list[Counter[str]]:
     """Multiplications of several batches that run one after the other, by layer."""
-    device = next(network.parameters(), batches[0]).device
+    parameter = next(network.parameters(), None)
     counts = []
     with (
         evaluating(network),
         torch.no_grad(),
-        torch.autocast(device.type, enabled=False),
+        torch.autocast("cpu" if parameter is None else parameter.device.type, enabled=False),
         counting_multiplications(network) as by_layer,
     ):
         for images in batches:
-            network(images.to(device))
+            network(images if parameter is None else images.to(parameter.device))
             counts.append(by_layer.copy())
             by_layer.clear()
     return counts
 
 
 def _count_blind(
-    network: nn.Module, inputs: Tensor
+    network: nn.Module, inputs: Inputs
 ) -> tuple[Counter[str], Counter[str]] | tuple[None, None]:
     """Counts of one image and of all in one batch, from tensors that have shapes but no values.
 
@@ -145,9 +165,11 @@ def _count_blind(
     try:
         copied = copy.deepcopy(network)  # as a module may keep what it computes
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            blind = mode.from_tensor(inputs)
-            alone = multiplications_by_layer(copied, blind[:1])
-            return alone, multiplications_by_layer(copied, blind) if len(blind) > 1 else alone
+            image, n = mode.from_tensor(inputs[:1]), len(inputs)
+            alone = multiplications_by_layer(copied, image)
+            if n == 1:
+                return alone, alone
+            return alone, multiplications_by_layer(copied, image.repeat(n, *[1] * (image.ndim - 1)))
     except Exception:  # Whatever fails without values shows itself, or does not, in a real run.
         return None, None
 

@@ -13,53 +13,48 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
+from testbed.array_checks import OPTIONAL, REQUIRED, Arrays, checked_arrays
 from testbed.augmentation import Augmentation
-from testbed.image_folder import class_folders, read_images
+from testbed.data_set import DataSet, LabelledPixels
+from testbed.image_folder import MappedPixels, Origin, decode, layout_of
 from testbed.names import import_object, is_reference, unknown
-from testbed.stratified import draw
+from testbed.stratified import test_cut
 
-TEST_SHARE = 0.2
-"""Of the images, where a data set brings no test images of its own."""
-TEST_CUT_SEED = 0
-REQUIRED = ("x_train", "y_train", "x_test", "y_test")
-OPTIONAL = ("class_names", "person_train")
+IMAGE_CACHE = ".image_cache"  # in the folder of the data sets: the decoded images of folders
 
 PHOTOGRAPHS = Augmentation(crop=4, flip=True)
 DIGITS = Augmentation(crop=1, flip=False)  # of 8 pixels; a mirrored digit is no digit
-
-Arrays = Mapping[str, Any]
-"""x_train, y_train, x_test, y_test, and where known class_names and person_train."""
 
 
 @dataclass(frozen=True)
 class Source:
     """A data set that has been found, not read."""
 
-    read: Callable[[], Arrays]
+    read: Callable[[], Arrays | DataSet]
     augmentation: Augmentation | None = None  # None: chosen by the images' size and channels
     is_quick: bool = True  # can be read in about a second, so that it may be read to be checked
+    input_shape: tuple[int, int, int] | None = None  # channels, height, width; where known already
 
 
-@dataclass(frozen=True)
-class DataSet:
-    """A data set as read, found to be well formed."""
-
-    x_train: NDArray[np.uint8]  # (n, height, width, channels)
-    y_train: NDArray[np.int64]  # (n,)
-    x_test: NDArray[np.uint8]
-    y_test: NDArray[np.int64]
-    class_names: tuple[str, ...]
-    person_train: NDArray[np.str_] | None  # (n,): images of one person stay together
-
-
-def find(name: str, root: Path, download: bool = True) -> Source:
+def find(name: str, root: Path, download: bool = True, image_size: int | None = None) -> Source:
     """Finds the data set that the user calls `name`; reads and downloads nothing.
 
     Raises:
-        ValueError: if there is no such data set, file, folder or function.
+        ValueError: if there is no such data set, file, folder or function, if a folder is laid out
+            otherwise than it must be, or if images are to be resized that are in no folder.
     """
+    source = _found(name, root, download, image_size)
+    if image_size is not None and source.input_shape is None:
+        raise ValueError(
+            f"data.image_size: only the images of a folder are resized, and {name!r} is none. "
+            "Leave it out."
+        )
+    return source
+
+
+def _found(name: str, root: Path, download: bool, image_size: int | None) -> Source:
     if name in DATA_SETS:
         return DATA_SETS[name](root, download)
     if is_reference(name):
@@ -69,9 +64,14 @@ def find(name: str, root: Path, download: bool = True) -> Source:
         return Source(partial(_call, function, root), is_quick=False)
     path = next((path for path in (Path(name), root / name) if path.exists()), None)
     if path is not None and path.is_dir():
-        return _folder(path)
+        return _folder(path, root, image_size)
     if path is not None and path.suffix == ".npz":
         return Source(partial(_read_npz, path))
+    if path is not None:
+        raise ValueError(
+            f"{str(path)!r} is neither a folder nor a .npz file. Unpack an archive and name its "
+            "folder."
+        )
     if name.endswith(".npz"):
         raise ValueError(f"There is no file {name!r}, neither here nor in {str(root)!r}.")
     raise ValueError(
@@ -87,66 +87,13 @@ def read(name: str, source: Source) -> DataSet:
     Raises:
         ValueError: if it cannot be read or is malformed: what is wrong, and what was expected.
     """
-    arrays = source.read()
+    found = source.read()
+    if isinstance(found, DataSet):
+        return found
     try:
-        return _checked(arrays)
+        return checked_arrays(found)
     except ValueError as error:
         raise ValueError(f"data set {name!r}: {error}") from error
-
-
-def _checked(arrays: Arrays) -> DataSet:
-    missing = [key for key in REQUIRED if key not in arrays]
-    if missing:
-        raise ValueError(f"Expected {', '.join(REQUIRED)}; missing: {', '.join(missing)}.")
-    x_train, x_test = (
-        _checked_images(key, np.asarray(arrays[key])) for key in ("x_train", "x_test")
-    )
-    if x_train.shape[1:] != x_test.shape[1:]:
-        raise ValueError(
-            "Expected test images of the training images' height, width and channels "
-            f"{x_train.shape[1:]}, got {x_test.shape[1:]}."
-        )
-    y_train = _checked_labels("y_train", np.asarray(arrays["y_train"]), len(x_train))
-    y_test = _checked_labels("y_test", np.asarray(arrays["y_test"]), len(x_test))
-    names = arrays.get("class_names")
-    names = range(y_train.max() + 1) if names is None else np.asarray(names).astype(str).ravel()
-    class_names = tuple(map(str, names))
-    if len(class_names) < 2:
-        raise ValueError(f"Expected two or more classes, got {len(class_names)}.")
-    if repeated := sorted({name for name in class_names if class_names.count(name) > 1}):
-        raise ValueError(f"Expected class names that differ, got twice: {', '.join(repeated)}.")
-    for key, labels in (("y_train", y_train), ("y_test", y_test)):
-        if not 0 <= labels.min() <= labels.max() < len(class_names):
-            raise ValueError(
-                f"Expected {key} from 0 to {len(class_names) - 1}, for {len(class_names)} classes, "
-                f"got {labels.min()} to {labels.max()}."
-            )
-    persons = arrays.get("person_train")
-    if persons is not None:
-        persons = np.asarray(persons)
-        if persons.shape != y_train.shape:
-            raise ValueError(
-                f"Expected person_train of shape {y_train.shape}, got {persons.shape}."
-            )
-    return DataSet(x_train, y_train, x_test, y_test, class_names, persons)
-
-
-def _checked_images(key: str, images: NDArray[Any]) -> NDArray[np.uint8]:
-    if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
-        raise ValueError(
-            f"{key}: Expected uint8 n x H x W x C, got {images.dtype} "
-            f"{' x '.join(map(str, images.shape))}."
-        )
-    return images
-
-
-def _checked_labels(key: str, labels: NDArray[Any], n: int) -> NDArray[np.int64]:
-    if labels.dtype.kind not in "iu" or labels.shape != (n,):
-        raise ValueError(
-            f"{key}: Expected {n} integers, one for each image, got {labels.dtype} "
-            f"of shape {labels.shape}."
-        )
-    return labels.astype(np.int64)
 
 
 def _digits(root: Path, download: bool) -> Source:
@@ -158,19 +105,13 @@ def _read_digits() -> Arrays:
 
     bunch = load_digits()
     pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]  # they come as 0..16
-    return _with_test_cut(pixels, bunch.target, [str(digit) for digit in bunch.target_names])
-
-
-def _with_test_cut(pixels: NDArray[np.uint8], labels: NDArray[Any], names: list[str]) -> Arrays:
-    """Cuts off test images: always the same ones, whatever the seed of a trial."""
-    total = round(TEST_SHARE * len(labels))
-    test = draw(labels, total, np.random.default_rng(TEST_CUT_SEED))
+    test = test_cut(bunch.target)
     return {
         "x_train": pixels[~test],
-        "y_train": labels[~test],
+        "y_train": bunch.target[~test],
         "x_test": pixels[test],
-        "y_test": labels[test],
-        "class_names": names,
+        "y_test": bunch.target[test],
+        "class_names": [str(digit) for digit in bunch.target_names],
     }
 
 
@@ -224,7 +165,8 @@ def _read_npz(path: Path) -> Arrays:
     try:
         # Opened here because numpy leaves a damaged file open.
         with path.open("rb") as handle, np.load(handle) as file:
-            return {key: file[key] for key in REQUIRED + OPTIONAL if key in file}
+            known = REQUIRED + OPTIONAL  # of others the names are of use, to say what there is
+            return {key: file[key] if key in known else None for key in file}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         # numpy's own ValueError speaks of allow_pickle, which would run code out of the file.
         raise ValueError(
@@ -245,30 +187,22 @@ def _call(function: Callable[[Path], Any], root: Path) -> Arrays:
     return {key: getattr(result, key) for key in REQUIRED + OPTIONAL if hasattr(result, key)}
 
 
-def _folder(path: Path) -> Source:
-    """Sub-folders by class, or `train` and `test` that hold such sub-folders each."""
-    halves = path / "train", path / "test"
-    if all(half.is_dir() for half in halves):
-        return Source(partial(_read_halves, *halves, class_folders(halves[0])), is_quick=False)
-    return Source(partial(_read_class_folders, path, class_folders(path)), is_quick=False)
+def _folder(folder: Path, root: Path, image_size: int | None) -> Source:
+    layout_of(folder)  # for its refusals
+    shape = None if image_size is None else (3, image_size, image_size)
+    read = partial(_read_folder, folder, (root / IMAGE_CACHE).resolve(), image_size)
+    return Source(read, is_quick=False, input_shape=shape)
 
 
-def _read_halves(train: Path, test: Path, names: list[str]) -> Arrays:
-    if extra := set(class_folders(test)) - set(names):
-        raise ValueError(f"{str(test)!r} has classes that train lacks: {', '.join(sorted(extra))}.")
-    x_train, y_train = read_images(train, names)
-    x_test, y_test = read_images(test, names)
-    return {
-        "x_train": x_train,
-        "y_train": y_train,
-        "x_test": x_test,
-        "y_test": y_test,
-        "class_names": names,
-    }
-
-
-def _read_class_folders(folder: Path, names: list[str]) -> Arrays:
-    return _with_test_cut(*read_images(folder, names), names)
+def _read_folder(folder: Path, cache: Path, image_size: int | None) -> DataSet:
+    layout = layout_of(folder)
+    parts = {}
+    for name, decoded in decode(layout, image_size, cache).items():
+        origin = Origin(folder.resolve(), name, image_size, cache)
+        labels = layout.parts[name].labels
+        pixels = MappedPixels(origin, decoded, torch.arange(len(labels)))
+        parts[name] = LabelledPixels(pixels, labels)
+    return DataSet(parts["train"], parts["test"], layout.class_names, parts.get("val"))
 
 
 DATA_SETS: dict[str, Callable[[Path, bool], Source]] = {

@@ -1,14 +1,13 @@
 """Dense networks, each trained once and kept under a hash of all that made it."""
 
-import fcntl
 import hashlib
 import importlib
 import inspect
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from testbed.file_lock import locked
 from testbed.names import import_object, is_reference
 from testbed.tensor_file import DamagedFileError, read_tensors, write_tensors
 
@@ -28,6 +28,7 @@ CODE = (
     "augmentation.py",
     "backbones.py",
     "data.py",
+    "images.py",
     "machine.py",
     "prediction.py",
     "resnet.py",
@@ -93,7 +94,7 @@ class DenseStore:
         path = self.folder / f"{key}.safetensors"
         with suppress(FileNotFoundError, DamagedFileError):
             return _load(path, key, spec, build, found=True)
-        with _locked(self.folder / f"{key}.lock"):
+        with locked(self.folder / f"{key}.lock"):
             try:  # another process may have made it while we waited
                 return _load(path, key, spec, build, found=True)
             except FileNotFoundError:
@@ -129,18 +130,6 @@ def _load(
         raise DamagedFileError(f"{path} does not fit its network ({error}).") from error
     history, duration_s = json.loads(texts["history"]), json.loads(texts["duration_s"])
     return network.eval(), DenseRecord(key, path, history, duration_s, found)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Only one process at a time; the kernel lets the next one in however this one ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-        # Only once the network is there: who waits for this file, or makes a new one of the same
-        # name, then finds the network and has nothing to do.
-        path.unlink(missing_ok=True)
 
 
 @cache

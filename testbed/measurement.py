@@ -6,11 +6,12 @@ import torch
 from torch import nn
 
 from testbed.cost import Cost, count_multiplications, count_parameters, measure_latency, sparsity
-from testbed.data import Images, Splits, normalise
+from testbed.data import Images, NormalisedImages, Splits
 from testbed.prediction import Precision, predict
 
 LATENCY_BATCHES = (1, 128)
 GLANCED_AT = 64  # images whose multiplications are a network's that is still being trained
+TIMED_BYTES = 2**27  # of inputs that latencies are measured with
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def measure(
     Accuracies are of the training and validation images (the splits hold no others); costs are
     those of the validation images. Latencies are of float32 networks, dense and pruned in turn.
     """
-    inputs = normalise(data.validation.pixels.to(device), data.mean, data.std)
+    inputs = data.normalised(data.validation.to(device))
     cost = count_multiplications(network, inputs)
     dense_cost = count_multiplications(dense, inputs)
     correct = _correct(network, data.validation, data, device, precision)
@@ -67,8 +68,7 @@ def network_costs(
     Where a network decides per image, of which the second part tells, that is a rough mean, else
     exact.
     """
-    images = data.validation.pixels[:GLANCED_AT].to(device)
-    inputs = normalise(images, data.mean, data.std)
+    inputs = data.normalised(data.validation[:GLANCED_AT].to(device))[:]
     cost = count_multiplications(network.to(device), inputs)
     figures: dict[str, float] = {
         "multiplications": cost.multiplications,
@@ -101,10 +101,11 @@ def multiplications_per_class(
 
 
 def _latencies(
-    network: nn.Module, dense: nn.Module, inputs: torch.Tensor
+    network: nn.Module, dense: nn.Module, inputs: NormalisedImages
 ) -> dict[str, float | int | str]:
     """Median latencies and their spread, under the names of trials.csv."""
-    measured = measure_latency({"": network, "dense_": dense}, inputs, LATENCY_BATCHES)
+    n_timed = max(1, TIMED_BYTES // inputs[:1].nbytes)
+    measured = measure_latency({"": network, "dense_": dense}, inputs[:n_timed], LATENCY_BATCHES)
     figures: dict[str, float | int | str] = {}
     for (prefix, batch), latency in measured.items():
         name = f"{prefix}latency_ms" + (f"_batch{batch}" if batch > 1 else "")

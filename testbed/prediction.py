@@ -3,12 +3,15 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from testbed.data import Images, Splits, normalise
 from testbed.machine import Precision, best_precision
+
+MOST_VALUES = 2**24  # of the images of a batch: what networks compute of them takes far more
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +46,14 @@ def predict(
 
     Args:
         images: uint8, normalised here with the mean and deviation of `data`'s training images.
+        batch_size: at most; fewer where images are large.
     """
     model.to(device)
     logits = []
     with evaluating(model):
         layout = memory_format_for(model, data, device)
-        for pixels in images.pixels.split(batch_size):
-            batch = normalise(pixels.to(device), data.mean, data.std, memory_format=layout)
+        for part in images.batches(min(batch_size, 1 + MOST_VALUES // prod(images.shape[1:]))):
+            batch = normalise(part.pixels.to(device), data.mean, data.std, memory_format=layout)
             with autocast(precision, device):
                 logits.append(model(batch).float())
     return torch.cat(logits).cpu()

@@ -5,6 +5,9 @@ from numpy.typing import NDArray
 
 Integers = NDArray[np.int64]
 
+TEST_SHARE = 0.2
+TEST_CUT_SEED = 0
+
 
 def apportion(total: int, class_sizes: Integers) -> Integers:
     """Divides `total` among classes in proportion to their sizes, by the largest remainder.
@@ -51,3 +54,12 @@ def draw(
             taken[group] = True
             quotas -= sizes[group]
     return taken[group_of]
+
+
+def test_cut(labels: Integers) -> NDArray[np.bool_]:
+    """Which images are for the test, where a data set brings none of its own: a fifth.
+
+    Always the same ones, whatever the seed of a trial.
+    """
+    total = round(TEST_SHARE * len(labels))
+    return draw(labels, total, np.random.default_rng(TEST_CUT_SEED))

@@ -1,9 +1,10 @@
 """One training loop for dense networks, scratch and fine-tuning, and the evaluation of a network.
 
-What makes it fast on CPUs and GPUs alike: images lie on the device as uint8 and are augmented and
-normalised a batch at a time; activations are channels last; matrix products run in bfloat16 where
-the machine multiplies in it, while weights, their updates and the loss stay float32; one fused
-optimiser step. On CPUs `testbed.machine.tune_malloc` belongs to it.
+What makes it fast on CPUs and GPUs alike: images lie on the device as uint8 (those of a folder in
+a memory-mapped file) and are augmented and normalised a batch at a time; activations are channels
+last; matrix products run in bfloat16 where the machine multiplies in it, while weights, their
+updates and the loss stay float32; one fused optimiser step. On CPUs `testbed.machine.tune_malloc`
+belongs to it.
 `benchmarks/training_speed.py` measures what that gives.
 """
 
@@ -18,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from testbed.data import Images, Splits, augment, normalise
+from testbed.data import Splits, normalise
 from testbed.machine import Precision, best_precision
 from testbed.prediction import autocast, evaluate, evaluating, memory_format_for, predict
 from testbed.training_checkpoint import TrainingCheckpoint
@@ -158,7 +159,7 @@ def _train(
     teacher: nn.Module | None,
     checkpoint: Path | None,
 ) -> None:
-    training, validation = _on(device, data.train), _on(device, data.validation)
+    training, validation = data.train.to(device), data.validation.to(device)
     layout = memory_format_for(model, data, device)
     generator = torch.Generator().manual_seed(seed)  # on the CPU: the same draws on every device
     optimizer = _optimizer(model, settings)
@@ -190,7 +191,7 @@ def _train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             batch = training.select(indices.to(device))
-            pixels = augment(batch.pixels, data.augmentation, generator)
+            pixels = data.augmented(batch, generator)
             images = normalise(pixels, data.mean, data.std, memory_format=layout)
             with autocast(settings.precision, device):
                 logits = model(images)
@@ -271,10 +272,6 @@ def _check(losses: Tensor, epoch: int, n_steps: int, settings: Training, n_class
         f"learning_rate well below {settings.learning_rate:g}, batch norm in the backbone, or "
         "precision: float32."
     )
-
-
-def _on(device: torch.device, images: Images) -> Images:
-    return Images(images.pixels.to(device), images.labels.to(device))
 
 
 def _generators(device: torch.device) -> dict[str, torch.Generator]:

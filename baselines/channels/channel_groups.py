@@ -210,39 +210,50 @@ def _failing(network: nn.Module, image: Tensor, groups: ChannelGroups) -> dict[s
     Found by removing every second channel of many groups, of halves of these where that fails.
     """
 
-    def failing(names: list[str], blind: bool) -> dict[str, str]:
+    def failure(names: list[str], blind: bool) -> str | None:
         removed = {name: range(1, groups[name].channels, 2) for name in names}
-        failure = how_it_fails(network, image, groups, removed, blind=blind)
-        if failure is None:
+        return smaller_network(network, image, groups, removed, blind=blind)[1]
+
+    def failing(names: list[str], blind: bool) -> dict[str, str]:
+        reason = failure(names, blind)
+        if reason is None:
             return {}
         if len(names) == 1:
-            return {names[0]: f"the network without channels of it {failure}"}
+            return {names[0]: f"the network without channels of it {reason}"}
         half = len(names) // 2
         return failing(names[:half], blind) | failing(names[half:], blind)
 
+    if failure(list(groups), blind=False) is None:
+        return {}
     found = failing(list(groups), blind=True) if groups.trace.blind else {}
     return found | failing([name for name in groups if name not in found], blind=False)
 
 
-def how_it_fails(
-    network: nn.Module, images: Tensor, groups: ChannelGroups, removed: Removed, *, blind: bool
-) -> str | None:
-    """What is wrong with a network without these channels; None where nothing is.
+def smaller_network(
+    network: nn.Module,
+    images: Tensor,
+    groups: ChannelGroups,
+    removed: Removed,
+    *,
+    blind: bool = False,
+) -> tuple[nn.Module | None, str | None]:
+    """The network without these channels, and what is wrong with it; None where nothing is.
 
     Args:
         network: of `shared_copy`; left unchanged.
         blind: whether only shapes are looked at, and not what it computes.
     """
     lost = groups.lost(removed)
+    smaller = None
     try:
         smaller = without(network, groups.trace, lost, blind=blind)
         with plain_run(smaller):
             got = smaller(images.to("meta") if blind else images)
     except Exception as error:  # a user's forward may raise anything on smaller tensors
-        return f"raises {type(error).__name__}: {error}"
+        return smaller, f"raises {type(error).__name__}: {error}"
     if blind:
-        return None
-    return difference(got, masked(network, groups.trace, lost, images))
+        return smaller, None
+    return smaller, difference(got, masked(network, groups.trace, lost, images))
 
 
 def difference(got: Any, expected: Any) -> str | None:

@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from baselines.channels.channel_groups import ChannelGroups, how_it_fails
-from baselines.channels.dependency.removal import shared_copy, without
+from baselines.channels.channel_groups import ChannelGroups, smaller_network
+from baselines.channels.dependency.removal import shared_copy
 from testbed.data import Splits, normalise
 from testbed.names import unknown
 
 
 def example_images(data: Splits, device: torch.device) -> Tensor:
     """Two normalised training images (2, channels, height, width), to trace a network with."""
-    return normalise(data.train.pixels[:2].to(device), data.mean, data.std)
+    return normalise(data.train[:2].pixels.to(device), data.mean, data.std)
 
 
 def remove_channels(
@@ -42,13 +42,14 @@ def remove_channels(
     for name, channels in removed.items():
         _check(groups, name, channels)
     network = shared_copy(model)
-    failure = how_it_fails(network, example, groups, removed, blind=False)
-    if failure is None:
-        return without(network, groups.trace, groups.lost(removed))
+    image = example[:1]
+    smaller, failure = smaller_network(network, image, groups, removed)
+    if smaller is not None and failure is None:
+        return smaller
     alone = [
         name
         for name, channels in removed.items()
-        if how_it_fails(network, example, groups, {name: channels}, blind=False)
+        if smaller_network(network, image, groups, {name: channels})[1]
     ]
     layers = ", ".join(map(repr, alone or removed))
     raise ValueError(

@@ -127,8 +127,8 @@ class Sampler:
             return []
         data = self.data
         chosen = torch.randperm(len(data.train), generator=generator)[: self.images]
-        pixels = data.train.select(chosen.to(data.train.pixels.device)).pixels
-        positions = max(self.positions, ceil(group.channels / len(pixels)))
+        images = data.train.select(chosen.to(data.train.labels.device))
+        positions = max(self.positions, ceil(group.channels / len(images)))
         found: dict[Any, SampledReader] = {}  # by the place of the weight in memory
 
         def sample(parameter: str, product: Product) -> None:
@@ -149,9 +149,9 @@ class Sampler:
         parameters = dict(running.named_parameters())
         calls = sum(read.calls for read in reads.values())
         with plain_run(running), autocast(self.precision, self.device):
-            for part in pixels.split(IMAGES_AT_ONCE):
-                images = part.to(self.device)
-                batch = normalise(images, data.mean, data.std, memory_format=self.layout)
+            for part in images.batches(IMAGES_AT_ONCE):
+                pixels = part.pixels.to(self.device)
+                batch = normalise(pixels, data.mean, data.std, memory_format=self.layout)
                 weights = Weights({name: parameters[name] for name in labels})
                 with suppress(AllSeenError), Products(weights, len(part), calls, sample):
                     running(batch)

@@ -96,8 +96,8 @@ class WholeNetwork:
         self.labels = images.labels.to(device)
         layout = memory_format_for(network, data, device)
         self.batches = [
-            normalise(pixels.to(device), data.mean, data.std, memory_format=layout)
-            for pixels in images.pixels.split(BATCH_SIZE)
+            normalise(batch.pixels.to(device), data.mean, data.std, memory_format=layout)
+            for batch in images.batches(BATCH_SIZE)
         ]
         self._groups = groups
 

@@ -60,7 +60,7 @@ def write_programs(network: nn.Module, splits: Splits, target: Path) -> list[str
         ValueError: if a format does not give what the network gives.
     """
     whole = FromPixels(network, splits.mean, splits.std).eval()
-    images = splits.validation.pixels[:CHECKED_ON].float() / 255
+    images = splits.validation[:CHECKED_ON].pixels.float() / 255
     with torch.inference_mode():
         expected = whole(images).numpy()
     _check(PROGRAM, _torch_program(whole, images, target / PROGRAM), images, expected)

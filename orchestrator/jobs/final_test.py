@@ -9,7 +9,7 @@ from orchestrator.plan.jobs import TestResult
 from orchestrator.run_folder.workplace import Workplace
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications
-from testbed.data import DataOptions, Images, Splits, load_test_images, normalise
+from testbed.data import DataOptions, Images, Splits, load_test_images
 from testbed.measurement import multiplications_per_class
 from testbed.method import load_pruned
 from testbed.training import evaluate
@@ -29,7 +29,7 @@ def final_test(trial: Trial, splits: Splits, workplace: Workplace) -> TestResult
     pruned = pruned.to(workplace.device)
     images = _test_images(trial.data.model_dump_json(), workplace.data_root)
     precision = trial.training.precision
-    cost = count_multiplications(pruned, normalise(images.pixels, splits.mean, splits.std))
+    cost = count_multiplications(pruned, splits.normalised(images))
     return TestResult(
         accuracy=evaluate(pruned, images, splits, device=workplace.device, precision=precision),
         multiplications=cost.multiplications,

@@ -126,7 +126,7 @@ def _prune_and_measure(
     if measured.cost.decides_per_image:
         write_extremes(
             workplace.folder / "images" / f"{trial.trial_id}.png",
-            judged.validation.pixels,
+            judged.validation,
             measured.cost.per_image.tolist(),
         )
     labels = judged.validation.labels

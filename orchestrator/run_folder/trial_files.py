@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
-from torch import Tensor
 
 from orchestrator.run_folder.trials_table import write_atomically
+from testbed.data import Images
 
 SHOWN = 10  # cheapest images, and as many dearest
 
@@ -41,16 +42,16 @@ def extremes(multiplications: Sequence[float]) -> tuple[list[int], list[int]]:
     return cheapest[:SHOWN].tolist(), dearest[:SHOWN].tolist()
 
 
-def write_extremes(path: Path, pixels: Tensor, multiplications: Sequence[float]) -> None:
+def write_extremes(path: Path, images: Images, multiplications: Sequence[float]) -> None:
     """Writes the cheapest and the dearest images as one picture of two rows.
 
     Args:
-        pixels: (n, channels, height, width) uint8, of one channel or three; others are not drawn.
+        images: of one channel or three; others are not drawn.
     """
-    if pixels.shape[1] not in (1, 3):
+    if images.shape[1] not in (1, 3):
         return
-    images = pixels.permute(0, 2, 3, 1).cpu().numpy()
-    picture = np.vstack([np.hstack([*images[places]]) for places in extremes(multiplications)])
+    rows = [images.select(torch.tensor(places)).pixels for places in extremes(multiplications)]
+    picture = np.vstack([np.hstack([*row.permute(0, 2, 3, 1).numpy()]) for row in rows])
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture.squeeze()).save(path, format="PNG")
 

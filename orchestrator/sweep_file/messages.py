@@ -80,7 +80,9 @@ def _locate(error: ErrorDetails, options: Any) -> tuple[Key, Key | None]:
 
 def _message(errors: Sequence[ErrorDetails], key: Key, model: type[BaseModel], owner: str) -> str:
     """One message for a mistake; several errors are the alternatives of one union."""
-    error, kind = errors[0], errors[0]["type"]
+    refused = [error for error in errors if error["type"] in ("value_error", "assertion_error")]
+    error = (refused or errors)[0]  # what says most: a validator's own words
+    kind = error["type"]
     name, outer = (dotted(keys if owner == "" else (owner, *keys)) for keys in (key, key[:-1]))
     if kind == "extra_forbidden":
         what = "option" if outer else "section"

@@ -17,7 +17,7 @@ from rnp.execution.decision import Run
 from rnp.execution.masked_run import MaskedRun
 from rnp.prefix_cost import backbone_multiplications
 from rnp.runtime_network import RuntimeNetwork
-from testbed.data import Images, Splits, augment, normalise
+from testbed.data import Splits, normalise
 from testbed.machine import Precision
 from testbed.prediction import autocast, memory_format_for
 
@@ -76,7 +76,7 @@ class BackboneEnvironment:
         """That its episodes made in the backbone so far, as if nothing was skipped."""
         self.until = _multiplications_until(network, data)
         """Of an image, before each node of the flow and after the last."""
-        self._images = Images(data.train.pixels.to(device), data.train.labels.to(device))
+        self._images = data.train.to(device)
         self._data = data
         self._layout = memory_format_for(network, data, device)
         self._generator = generator
@@ -87,7 +87,7 @@ class BackboneEnvironment:
 
     def start(self, images: Tensor) -> "BackboneEpisodes":
         data, batch = self._data, self._images.select(images.to(self.device))
-        pixels = augment(batch.pixels, data.augmentation, self._generator)
+        pixels = data.augmented(batch, self._generator)
         inputs = normalise(pixels, data.mean, data.std, memory_format=self._layout)
         return BackboneEpisodes(self, inputs, batch.labels)
 

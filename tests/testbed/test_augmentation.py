@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
 from PIL import Image
 from torch import Tensor
 from torchvision import transforms
+from torchvision.transforms.v2.functional import resized_crop
 
-from testbed.augmentation import Augmentation, augment, normalise
+from testbed.augmentation import Augmentation, _random_boxes, augment, normalise
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -69,6 +71,51 @@ def test_every_shift_and_both_directions_are_equally_likely() -> None:
     seen, counts = positions.unique(return_counts=True)
     assert len(seen) == 2 * 3 * 3
     assert ((counts - n / 18).abs() < 5 * (n / 18) ** 0.5).all()
+
+
+class TestResizedCrops:
+    @pytest.mark.parametrize(("height", "width"), [(40, 40), (30, 50)])
+    def test_boxes_are_distributed_as_those_of_torchvision(self, height: int, width: int) -> None:
+        n = 6000
+        left, top, right, bottom = _random_boxes(n, height, width, seeded())
+        ours = torch.stack([top, left, bottom - top, right - left]).double()
+        torch.manual_seed(0)
+        image = torch.empty(1, height, width)
+        scale, ratio = [0.08, 1.0], [3 / 4, 4 / 3]
+        draw = transforms.RandomResizedCrop.get_params
+        theirs = torch.tensor([draw(image, scale, ratio) for _ in range(n)]).double().T
+        error = ((ours.var(dim=1) + theirs.var(dim=1)) / n).sqrt()
+        assert ((ours.mean(dim=1) - theirs.mean(dim=1)).abs() < 4 * error).all()
+        assert ((ours.std(dim=1) / theirs.std(dim=1) - 1).abs() < 0.06).all()
+        assert (left >= 0).all() and (right <= width).all()
+        assert (top >= 0).all() and (bottom <= height).all()
+
+    def test_a_crop_is_what_torchvision_makes_of_its_box(self) -> None:
+        coarse = torch.randint(0, 256, (70, 3, 5, 5), generator=seeded(1)).float()
+        smooth = F.interpolate(coarse, (36, 44), mode="bilinear").to(torch.uint8)
+        crops = augment(smooth, Augmentation(0, False, resized_crop=16), seeded(2))
+        assert crops.shape == (70, 3, 16, 16) and crops.dtype == torch.uint8
+        assert crops.is_contiguous(memory_format=torch.channels_last)
+        for image, crop, *box in zip(
+            smooth, crops, *_random_boxes(70, 36, 44, seeded(2)), strict=True
+        ):
+            left, top, right, bottom = (int(edge) for edge in box)
+            expected = resized_crop(
+                image, top, left, bottom - top, right - left, [16, 16], antialias=False
+            )
+            inside = (crop.int() - expected.int())[:, 2:-2, 2:-2]  # it sees beyond its box's edge
+            assert inside.abs().max() <= 1
+
+    def test_crops_are_mirrored_and_drawn_anew(self) -> None:
+        pixels, augmentation = random_pixels(40, 3, 9, 9), Augmentation(0, True, resized_crop=8)
+        generator = seeded(1)
+        first, second = (augment(pixels, augmentation, generator) for _ in range(2))
+        assert torch.equal(first, augment(pixels, augmentation, seeded(1)))
+        assert not torch.equal(first, second)
+        unmirrored = augment(pixels, Augmentation(0, False, resized_crop=8), seeded(1))
+        same = (first == unmirrored).flatten(1).all(dim=1)
+        turned = (first == unmirrored.flip(-1)).flatten(1).all(dim=1)
+        assert (same | turned).all() and 10 < same.sum() < 30
 
 
 def test_no_augmentation_gives_the_images_back() -> None:

@@ -353,6 +353,29 @@ def test_skipped_work_is_counted_for_each_image() -> None:
     assert cost.nonzero_multiplications == cost.multiplications
 
 
+class SliceBySlice:
+    """A tensor that may only be read a few images at a time."""
+
+    def __init__(self, inputs: Tensor) -> None:
+        self.inputs = inputs
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, places: slice) -> Tensor:
+        part = self.inputs[places]
+        assert len(part) <= 2
+        return part
+
+
+@pytest.mark.parametrize("network", [SkippingNetwork(), MaskingNetwork()])
+def test_images_may_be_computed_slice_by_slice(network: nn.Module) -> None:
+    whole = count_multiplications(network, BRIGHT)
+    in_slices = count_multiplications(network, SliceBySlice(BRIGHT), batch_size=2)
+    assert torch.equal(in_slices.per_image, whole.per_image)
+    assert in_slices.decides_per_image == whole.decides_per_image
+
+
 def test_a_network_that_decides_the_same_for_all_images_decides_per_image_all_the_same() -> None:
     alike = count_multiplications(SkippingNetwork(), BRIGHT.abs())
     assert alike.per_image.unique().numel() == 1 and alike.decides_per_image

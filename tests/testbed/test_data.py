@@ -26,9 +26,9 @@ from testbed.data import (
     load_splits,
     load_test_images,
 )
-from testbed.stratified import apportion, draw
 
 REPOSITORY = Path(__file__).parents[2]
+IMAGE_FOLDER = REPOSITORY / "testbed" / "image_folder"
 PACKAGES = ("orchestrator", "rnp", "baselines", "testbed", "benchmarks")
 
 
@@ -154,6 +154,12 @@ class TestWhichImages:
             {"train_images": 0},
             {"classes": 1},
             {"crop": -1},
+            {"image_size": 0},
+            {"normalisation": "cifar"},
+            {"normalisation": {"mean": [0.5]}},
+            {"normalisation": {"mean": [0.5], "std": [0.0]}},
+            {"normalisation": {"mean": [123.7], "std": [0.2]}},
+            {"normalisation": {"mean": [0.5, 0.5], "std": [0.2]}},
             {"shuffle": True},
         ):
             with pytest.raises(ValidationError):
@@ -172,6 +178,11 @@ class TestWhichImages:
             ({"classes": ["cat", "cat"]}, "expected two or more classes that differ"),
             ({"classes": ["cat"]}, "expected two or more classes that differ"),
             ({"classes": 4}, "at most the 3 classes"),
+            ({"image_size": 8}, "data.image_size: only the images of a folder are resized"),
+            (
+                {"normalisation": {"mean": [0.5], "std": [0.2]}},
+                "data.normalisation: expected means and deviations of the images' 3 channels, got",
+            ),
             ({"train_images": 101}, "at most the 100 training images"),
             ({"validation_share": 0.02}, "class 'eel' has no validation image"),
             ({"validation_share": 0.97}, "class 'eel' has no training image"),
@@ -196,40 +207,6 @@ def all_digits() -> Iterator[bytes]:
         yield np.round(image * 255 / 16).astype(np.uint8).tobytes()
 
 
-class TestStratification:
-    @pytest.mark.parametrize(
-        ("total", "sizes", "expected"),
-        [
-            (5, [3, 3, 1], [2, 2, 1]),  # 2.14, 2.14, 0.71
-            (4, [3, 3, 1], [2, 2, 0]),  # 1.71, 1.71, 0.57
-            (1, [2, 2], [1, 0]),
-            (7, [3, 3, 1], [3, 3, 1]),
-            (0, [3, 3, 1], [0, 0, 0]),
-        ],
-    )
-    def test_shares_follow_the_largest_remainder(
-        self, total: int, sizes: list[int], expected: list[int]
-    ) -> None:
-        assert apportion(total, np.array(sizes)).tolist() == expected
-
-    def test_shares_always_sum_up_and_never_exceed_a_class(self) -> None:
-        random = np.random.default_rng(0)
-        for _ in range(200):
-            sizes = random.integers(0, 20, size=6) + np.eye(6, dtype=int)[0]
-            total = int(random.integers(0, sizes.sum() + 1))
-            shares = apportion(total, sizes)
-            assert shares.sum() == total
-            assert (np.abs(shares - total * sizes / sizes.sum()) < 1).all()
-            assert (shares <= sizes).all()
-
-    def test_groups_of_one_are_drawn_as_exactly_as_images(self) -> None:
-        labels = np.random.default_rng(0).integers(0, 4, 200)
-        alone = np.arange(200).astype(str)
-        drawn = draw(labels, 50, np.random.default_rng(0), groups=alone)
-        expected = apportion(50, np.bincount(labels))
-        assert np.bincount(labels[drawn]).tolist() == expected.tolist()
-
-
 class TestStatistics:
     def test_mean_and_std_are_those_of_the_training_images(self, tmp_path: Path) -> None:
         splits = load_splits("digits", tmp_path, seed=0)
@@ -241,6 +218,13 @@ class TestStatistics:
         splits = load_splits(str(npz), npz.parent, seed=0)
         assert splits.mean[2] == 0
         assert splits.std[2] == 1
+
+    def test_mean_and_std_may_be_those_that_a_network_was_trained_with(self, npz: Path) -> None:
+        imagenet = load_splits(options(npz, normalisation="imagenet"), npz.parent, seed=0)
+        assert imagenet.mean == (0.485, 0.456, 0.406) and imagenet.std == (0.229, 0.224, 0.225)
+        given = {"mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 1.0]}
+        own = load_splits(options(npz, normalisation=given), npz.parent, seed=0)
+        assert own.mean == (0.5, 0.4, 0.3) and own.std == (0.1, 0.2, 1.0)
 
     @pytest.mark.parametrize(
         ("given", "expected"),
@@ -258,6 +242,14 @@ class TestStatistics:
     def test_digits_are_not_mirrored(self, tmp_path: Path) -> None:
         assert load_splits("digits", tmp_path, seed=0).augmentation == Augmentation(1, False)
 
+    def test_three_equal_channels_are_grey_and_not_mirrored(self, tmp_path: Path) -> None:
+        arrays = numbered_arrays()
+        for key in ("x_train", "x_test"):
+            arrays[key][..., 1:] = arrays[key][..., :1]
+        np.savez(tmp_path / "grey.npz", **arrays)
+        splits = load_splits("grey.npz", tmp_path, seed=0)
+        assert splits.input_shape == (3, 4, 6) and not splits.augmentation.flip
+
     def test_select_is_indexing(self, npz: Path) -> None:
         images = load_splits(str(npz), npz.parent, seed=0).train
         indices = torch.tensor([5, 0, 5, 31])
@@ -272,8 +264,14 @@ class TestStatistics:
             return load_splits(options(npz, **others), npz.parent, seed).fingerprint
 
         variants = [{}, {"seed": 1}, {"train_images": 99}, {"classes": 2}, {"crop": 1}]
+        variants += [{"normalisation": "imagenet"}]
         assert len({fingerprint(**variant) for variant in variants}) == len(variants)
         assert fingerprint() == fingerprint(download=False)
+
+    def test_fingerprints_stay_those_of_networks_that_are_kept(self, tmp_path: Path) -> None:
+        """So that these, and trials that are resumed, are found under them."""
+        digits = load_splits("digits", tmp_path, seed=0).fingerprint
+        assert digits.startswith("fb038784ac1fa2c2")
 
     def test_splits_survive_the_way_to_another_process(self, npz: Path) -> None:
         splits = load_splits(str(npz), npz.parent, seed=0)
@@ -324,9 +322,18 @@ class TestTestImagesStayOutOfReach:
     def test_only_the_final_evaluation_names_the_test_images(self) -> None:
         may = {
             "load_test_images": {"testbed/data.py", "orchestrator/jobs/final_test.py"},
-            "data_sets": {"testbed/data.py", "testbed/selection.py"},
+            "data_sets": {"testbed/data.py"},
+            "DataSet": {
+                *(f"testbed/{module}.py" for module in ("data", "data_set", "data_sets")),
+                "testbed/array_checks.py",
+                "testbed/selection.py",
+            },
+            "image_folder": {
+                *(f"testbed/{module}.py" for module in ("data", "data_set", "data_sets")),
+                *(f"testbed/image_folder/{path.name}" for path in IMAGE_FOLDER.glob("*.py")),
+            },
             "DATA_SETS": {"testbed/data.py", "testbed/data_sets.py"},
-            "x_test": {"testbed/data.py", "testbed/data_sets.py"},
+            "x_test": {"testbed/array_checks.py", "testbed/data_sets.py"},
         }
         sources = [path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py")]
         assert len(sources) > 5

@@ -30,6 +30,9 @@ def arrays(**others: Any) -> dict[str, Any]:
     }
 
 
+SIZES = {"x_train": 40, "x_test": 10}
+
+
 def message_of(name: str, root: Path, **others: Any) -> str:
     """What `load_splits` says; `check_data` must say the same."""
     options = DataOptions(name=name, **others)
@@ -57,6 +60,10 @@ class TestNames:
     def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
         assert "no file 'faces.npz'" in message_of("faces.npz", tmp_path)
         assert str(tmp_path / "lfw3.npz") in message_of("lfw3", tmp_path)
+
+    def test_an_archive_is_to_be_unpacked(self, tmp_path: Path) -> None:
+        (tmp_path / "pets.zip").write_bytes(b"PK")
+        assert "Unpack an archive and name its folder." in message_of("pets.zip", tmp_path)
 
     def test_a_new_data_set_is_one_line(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -98,9 +105,30 @@ class TestNpz:
             ),
             ({"x_test": np.zeros((0, 8, 8, 3), np.uint8)}, "got uint8 0 x 8 x 8 x 3."),
             ({"x_test": np.zeros((10, 8, 8, 1), np.uint8)}, "(8, 8, 3), got (8, 8, 1)."),
+            (
+                {"x_train": np.zeros((40, 3, 8, 8), np.uint8)},
+                "got 40 x 3 x 8 x 8, which looks like channels first. Transpose: x_train.transpose",
+            ),
+            ({"x_train": np.zeros((40, 1, 9, 9), np.uint8)}, "which looks like channels first"),
+            ({"x_train": np.zeros((40, 2, 5, 9), np.uint8)}, "which looks like channels first"),
+            ({"x_train": np.zeros((40, 8, 8), np.uint8)}, "images[..., None]."),
+            ({"x_train": np.zeros((40, 192), np.uint8)}, "images.reshape(n, H, W, C)."),
+            ({"x_train": np.ones((40, 8, 8, 3))}, "(255 * images).round().astype('uint8')."),
+            ({"x_train": np.full((40, 8, 8, 3), 9.0)}, "them: images.round().astype('uint8')."),
+            ({"x_train": np.full((40, 8, 8, 3), -1.0)}, "to 0..255; they are from -1 to -1."),
+            ({"x_train": np.zeros((40, 8, 8, 3), np.uint16)}, "(images // 257).astype('uint8')."),
             ({"y_train": np.zeros(39, int)}, "y_train: Expected 40 integers"),
-            ({"y_train": np.zeros((40, 1), int)}, "got int64 of shape (40, 1)."),
+            ({"y_train": np.zeros((40, 1), int)}, "of shape (40, 1). Take labels[:, 0]."),
+            ({"y_train": np.eye(2, dtype=int)[np.arange(40) % 2]}, "labels.argmax(axis=1)."),
             ({"y_test": np.zeros(10)}, "y_test: Expected 10 integers, one for each image"),
+            ({"y_test": np.zeros(10)}, "labels.astype(int)."),
+            ({"y_train": np.array(["cat", "dog"] * 20)}, "numpy.unique(labels, return_inverse"),
+            ({"y_train": np.arange(40) % 2 + 1, "y_test": np.ones(10, int)}, "0: subtract 1, if 1"),
+            (
+                {"y_train": np.arange(40) % 2 + 1, "class_names": ["cat", "dog"]},
+                "Expected y_train from 0 to 1, for 2 classes, got 1 to 2. Labels are from 0:",
+            ),
+            ({"y_train": 255 * (np.arange(40) % 2)}, "from 0 without a gap: numpy.unique(labels"),
             ({"y_test": np.full(10, 2)}, "Expected y_test from 0 to 1, for 2 classes, got 2 to 2."),
             ({"y_train": np.arange(40) % 3 - 1}, "got -1 to 1."),
             ({"y_train": np.zeros(40, int)}, "Expected two or more classes, got 1."),
@@ -116,9 +144,38 @@ class TestNpz:
         np.savez(tmp_path / "mine.npz", **arrays(**wrong))
         assert message in message_of("mine.npz", tmp_path)
 
-    def test_missing_arrays_are_named(self, tmp_path: Path) -> None:
-        np.savez(tmp_path / "mine.npz", x_train=arrays()["x_train"])
-        assert "missing: y_train, x_test, y_test." in message_of("mine.npz", tmp_path)
+    @pytest.mark.parametrize(
+        "labels", [np.arange(1, 41) % 2 + 1, 3 * (np.arange(40) % 2), np.eye(40, dtype=int)[7]]
+    )
+    def test_other_faults_are_not_blamed_on_the_validation_share(
+        self, labels: NDArray[Any], tmp_path: Path
+    ) -> None:
+        np.savez(tmp_path / "mine.npz", **arrays(y_train=labels, y_test=labels[:10]))
+        message = message_of("mine.npz", tmp_path)
+        assert "data.validation_share" not in message.replace("validation_share=", "")
+
+    def test_a_class_of_one_image_is_not_blamed_on_the_share_that_is_for_validation(
+        self, tmp_path: Path
+    ) -> None:
+        labels = np.where(np.arange(40) == 7, 2, np.arange(40) % 2)
+        np.savez(tmp_path / "mine.npz", **arrays(y_train=labels))
+        assert "Expected two or more of each class" in message_of("mine.npz", tmp_path)
+        few = message_of("mine.npz", tmp_path, train_images=39)
+        assert "Take more data.train_images." in few
+
+    def test_deep_and_flat_images_of_many_channels_are_taken(self, tmp_path: Path) -> None:
+        """What merely might be channels first is not refused."""
+        for shape in ((8, 8, 12), (5, 9, 7), (1, 4, 9), (8, 1, 3)):
+            images = {key: np.zeros((n, *shape), np.uint8) for key, n in SIZES.items()}
+            np.savez(tmp_path / "mine.npz", **arrays(**images))
+            height, width, channels = shape
+            found = load_splits("mine.npz", tmp_path, seed=0).input_shape
+            assert found == (channels, height, width)
+
+    def test_missing_arrays_are_named_beside_those_that_are_there(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "mine.npz", x_train=arrays()["x_train"], labels=np.array([None]))
+        message = message_of("mine.npz", tmp_path)
+        assert "missing: y_train, x_test, y_test. There is: labels, x_train." in message
 
     def test_a_damaged_file_is_named(self, tmp_path: Path) -> None:
         path = tmp_path / "mine.npz"
@@ -222,8 +279,8 @@ class TestFolder:
     @pytest.mark.parametrize(
         ("spoil", "message"),
         [
-            ("size", "Expected images of one size, got 6 x 4 in"),
-            ("content", "Cannot read the image"),
+            ("size", "expected images of one size, got 6 x 4 and, in 'test/dog/100.png', 7 x 4."),
+            ("content", "1 of its images cannot be read"),
             ("extra class", "has classes that train lacks: eel."),
         ],
     )
@@ -243,7 +300,7 @@ class TestFolder:
     def test_empty_class_folders_are_refused(self, tmp_path: Path) -> None:
         for name in ("cat", "dog"):
             (tmp_path / "pets" / name).mkdir(parents=True)
-        with pytest.raises(ValueError, match="There is no image in the sub-folders of"):
+        with pytest.raises(ValueError, match="The class folder 'cat' is empty"):
             load_splits("pets", tmp_path, seed=0)
 
 

@@ -116,7 +116,7 @@ def test_the_code_of_the_testbed_and_the_version_of_torch_are_in_the_key(
 def test_all_testbed_modules_that_training_needs_are_in_the_key() -> None:
     """But for names, what loads images (the fingerprint is of what these give), and checkpoints (a
     training that goes on gives the same network)."""
-    no_matter = {"names", "data_sets", "image_folder", "selection", "stratified"}
+    no_matter = {"names", "data_set", "data_sets", "image_folder", "selection", "stratified"}
     no_matter |= {"training_checkpoint"}
     found: set[str] = set()
     to_read = {"training", "backbones"}

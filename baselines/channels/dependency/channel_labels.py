@@ -28,13 +28,16 @@ class ChannelLabels:
         self._parent = np.zeros(1, dtype=np.int64)
         self._reasons = ["it meets a number of channels that the code fixes"]
         self._why = np.zeros(1, dtype=np.int64)  # of each root: place of its reason, -1 for none
+        self._n = 1
 
     def new(self, n: int) -> NDArray[np.int64]:
         """`n` labels of their own."""
-        first = len(self._parent)
-        labels = np.arange(first, first + n)
-        self._parent = np.concatenate([self._parent, labels])
-        self._why = np.concatenate([self._why, np.full(n, -1)])
+        labels = np.arange(self._n, self._n + n)
+        self._n += n
+        if self._n > len(self._parent):
+            room = np.arange(len(self._parent), 2 * self._n)
+            self._parent = np.concatenate([self._parent, room])
+            self._why = np.concatenate([self._why, np.full(len(room), -1)])
         return labels
 
     def channel(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -57,8 +60,8 @@ class ChannelLabels:
         if constant.any():
             self.fix(torch.from_numpy(np.where(a == CONSTANT, b, a)[constant]), self._reasons[0])
             a, b = a[~constant], b[~constant]
-        pairs = np.unique(a.ravel() * len(self._parent) + b.ravel())
-        a, b = np.divmod(pairs, len(self._parent))
+        pairs = np.unique(a.ravel() * self._n + b.ravel())
+        a, b = np.divmod(pairs, self._n)
         while True:
             first, second = self.channel(a), self.channel(b)
             apart = first != second
@@ -89,7 +92,7 @@ class ChannelLabels:
         return None if why < 0 else self._reasons[why]
 
     def __len__(self) -> int:
-        return len(self._parent)
+        return self._n
 
     def varies(self, field: Field, dim: int) -> bool:
         """Whether a field is of different channels along a dimension."""

@@ -14,6 +14,7 @@ from orchestrator.run_folder.trial_files import (
     write_extremes,
     write_reports,
 )
+from testbed.data import Images
 
 
 def test_reports_are_read_back(tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_the_picture_holds_the_extreme_images_themselves(
     pixels = torch.randint(0, 256, (n, channels, 5, 7), generator=generator, dtype=torch.uint8)
     costs = torch.randint(0, 9, (n,), generator=generator).tolist()
     path = tmp_path / "a.png"
-    write_extremes(path, pixels, costs)
+    write_extremes(path, Images(pixels, torch.zeros(n)), costs)
     for places, pictures in zip(extremes(costs), read_extremes(path, n), strict=True):
         assert len(places) == len(pictures) == min(n, SHOWN)
         for place, picture in zip(places, pictures, strict=True):
@@ -47,5 +48,6 @@ def test_the_picture_holds_the_extreme_images_themselves(
 
 
 def test_images_of_other_channels_are_not_drawn(tmp_path: Path) -> None:
-    write_extremes(tmp_path / "a.png", torch.zeros(3, 2, 4, 4, dtype=torch.uint8), [1, 2, 3])
+    images = Images(torch.zeros(3, 2, 4, 4, dtype=torch.uint8), torch.zeros(3))
+    write_extremes(tmp_path / "a.png", images, [1, 2, 3])
     assert not (tmp_path / "a.png").exists()

@@ -1,0 +1,68 @@
+"""A folder that is larger than memory serves every method: none reads it whole."""
+
+from typing import Any
+
+import pytest
+import torch
+from picture_folders import save
+from torch import Tensor, nn
+
+from orchestrator.methods import METHODS, method_class
+from testbed.backbones import build_backbone
+from testbed.data import DataOptions, Splits, load_splits
+from testbed.image_folder import MappedPixels
+from testbed.measurement import measure
+from testbed.method import Run, judged_on
+from testbed.training import Training, train
+
+MOST_AT_ONCE = 256  # images
+QUICK: dict[str, dict[str, Any]] = {
+    "rnp": {"steps": 20},
+    "policy_gradient": {"steps": 3, "drop_bound": 60.0},
+}
+CPU = torch.device("cpu")
+LEARNING = Training(epochs=3, batch_size=64, learning_rate=0.05, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory: pytest.TempPathFactory) -> Splits:
+    """More images of each part than may be read at once."""
+    root = tmp_path_factory.mktemp("folders")
+    for part, n in (("train", MOST_AT_ONCE + 40), ("val", MOST_AT_ONCE + 40), ("test", 10)):
+        for number in range(n):
+            shade = number % 90
+            colour = (shade + 150, shade, 60) if number % 2 else (shade, shade + 150, 60)
+            save(root / "pets" / part / "ab"[number % 2] / f"{number}.png", colour, (9, 10))
+    return load_splits(DataOptions(name="pets", image_size=8), root, seed=0)
+
+
+@pytest.fixture(scope="module")
+def dense(splits: Splits) -> nn.Module:
+    torch.manual_seed(0)
+    network = build_backbone("conv", splits.input_shape, 2, channels=(6, 8), hidden=8)
+    train(network, splits, LEARNING, seed=0, device=CPU)
+    return network
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_reads_no_more_than_a_batch_at_once(
+    name: str, dense: nn.Module, splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, most = MappedPixels.read, 0
+
+    def counting(pixels: MappedPixels, margin: bool = False) -> Tensor:
+        nonlocal most
+        most = max(most, len(pixels.rows))
+        return read(pixels, margin)
+
+    monkeypatch.setattr(MappedPixels, "read", counting)
+    monkeypatch.setattr("testbed.prediction.MOST_VALUES", 3 * 8 * 8 * MOST_AT_ONCE // 2)
+    monkeypatch.setattr("testbed.measurement.TIMED_BYTES", 4 * 3 * 8 * 8 * MOST_AT_ONCE // 2)
+    method = method_class(name)(**QUICK.get(name, {}))
+    settings = LEARNING.model_copy(update={"epochs": 2})
+    run = Run(seed=0, device=CPU, training=settings, fine_tuning=settings)
+    pruned = method.prune(dense, splits, run)
+    judged = judged_on(method, splits)
+    figures = measure(pruned, dense, judged, CPU).figures
+    assert 0 < most <= MOST_AT_ONCE < len(splits.train)
+    assert float(figures["val_accuracy"]) > 0.6

@@ -4,8 +4,9 @@
 
 Ten masks that keep half of a layer's channels, as policy-gradient pruning samples them. Ours keeps
 what lies below the next layer and cuts that layer to each mask; its work includes tracing the
-network and computing what is kept. The other evaluates each mask through the whole network, whose
-next layer sees zeros. Both give the same accuracies. The 96 M network, untrained, float32.
+network and computing what is kept. The other evaluates each mask through the whole network, in
+which what makes the other channels is zero. Both give the same accuracies. The 96 M network,
+untrained, float32.
 """
 
 import sys
@@ -15,6 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python benchmarks/...`
 
+from baselines.channels.channel_groups import channel_groups
 from baselines.channels.reward_evaluation import WholeNetwork, evaluation_of_masks
 from benchmarks.networks import SHAPE, backbone
 from benchmarks.side_by_side import Goal, Result, Work, arguments, measure, show
@@ -46,15 +48,17 @@ def contenders(layer: str, n_images: int) -> dict[str, Work]:
     ranks = torch.rand(MASKS, n_channels, generator=generator).argsort(dim=1)
     masks = ranks < n_channels // 2
 
+    groups = channel_groups(network, torch.zeros(2, *SHAPE))
+
     def ours() -> int:
         evaluation = evaluation_of_masks(
-            network, layer, data.validation, data, device=CPU, precision="float32"
+            network, groups, layer, data.validation, data, device=CPU, precision="float32"
         )
         evaluation(masks)
         return MASKS
 
     whole_network = WholeNetwork(
-        network, layer, data.validation, data, device=CPU, precision="float32"
+        network, groups, layer, data.validation, data, device=CPU, precision="float32"
     )
 
     def whole() -> int:

@@ -17,9 +17,10 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from baselines.channels.dependency.remaining import remaining
 from baselines.channels.dependency.removal import Lost, masked, shared_copy, without
 from baselines.channels.dependency.trace import plain_run, trace
-from baselines.channels.dependency.tracer import Labels, Trace, Writer
+from baselines.channels.dependency.tracer import Labels, Trace
 from testbed.names import unknown
 
 Scope = Annotated[
@@ -59,6 +60,20 @@ class Written:
 
 
 @dataclass(frozen=True)
+class Read:
+    """What a layer's weight reads of the channels of a group."""
+
+    parameter: str | None
+    """That the weight is or lies in; None where it is computed."""
+    dim: int
+    """Of the parameter: its inputs lie along it."""
+    channels: Labels
+    """The channel of each of its inputs; `NONE` where that is another group's."""
+    calls: int
+    """How often it reads them in a run."""
+
+
+@dataclass(frozen=True)
 class ChannelGroup:
     """Channels that the same layers write."""
 
@@ -66,8 +81,8 @@ class ChannelGroup:
     """The first layer that writes them."""
     channels: int
     writers: tuple[Written, ...]
-    readers: Mapping[str, Labels]
-    """Each layer that sums over the channels -> the channel of each of its inputs."""
+    readers: Mapping[str, Read]
+    """The layers that sum over the channels."""
     labels: Labels
     """Of each channel, in the trace."""
     summed: bool
@@ -76,7 +91,7 @@ class ChannelGroup:
     def inputs_by_channel(self, reader: str) -> list[list[int]]:
         """For every channel, the inputs of a reader that come from it."""
         found: list[list[int]] = [[] for _ in range(self.channels)]
-        for place, channel in enumerate(self.readers[reader].tolist()):
+        for place, channel in enumerate(self.readers[reader].channels.tolist()):
             if channel != NONE:
                 found[channel].append(place)
         return found
@@ -118,6 +133,12 @@ class ChannelGroups(Mapping[str, ChannelGroup]):
             gone[self[name].labels[list(channels)]] = True
         found: Lost = gone[labels.channel(np.arange(len(labels)))]
         return found
+
+    def after(self, removed: Removed) -> "ChannelGroups":
+        """The groups of the network that these channels were removed from, of the same names."""
+        found = remaining(self.trace, self.lost(removed))
+        left = _groups(found)
+        return ChannelGroups({name: left[name] for name in self}, self.kept_whole, found)
 
 
 def channel_groups(
@@ -271,11 +292,11 @@ def _groups(found: Trace) -> ChannelGroups:
         }
 
     writers: list[list[Written]] = [[] for _ in sets]
-    readers: list[dict[str, Labels]] = [{} for _ in sets]
+    readers: list[dict[str, Read]] = [{} for _ in sets]
     kept_whole: dict[str, str] = {}
     for writer in found.writers:
         shared = by_group(writer.labels)
-        layer = _layer(writer)
+        layer = _layer(writer.module, writer.parameter)
         for g, channels in shared.items():
             known = {(w.layer, w.parameter) for w in writers[g]}
             if (layer, writer.parameter) not in known:
@@ -287,8 +308,11 @@ def _groups(found: Trace) -> ChannelGroups:
             reason = labels.reason(int(writer.labels[0])) or "nothing reads its channels"
             kept_whole[layer] = reason
     for reader in found.readers:
+        parameter, dim = reader.weight or (None, 0)
+        layer = _layer(reader.module, parameter)
         for g, channels in by_group(reader.labels).items():
-            readers[g].setdefault(reader.module, channels)
+            calls = readers[g][layer].calls if layer in readers[g] else 0
+            readers[g][layer] = Read(parameter, dim, channels, calls + 1)
     added = np.unique(np.concatenate([[NONE], *(of_label[each] for each in found.summed)]))
     groups = {}
     for g, size in enumerate(sizes):
@@ -342,8 +366,8 @@ def _alike(channels: Labels, found: Trace) -> list[Labels]:
     return [channels[kinds.ravel() == kind] for kind in np.argsort(first)]
 
 
-def _layer(writer: Writer) -> str:
+def _layer(module: str, parameter: str | None) -> str:
     """The layer's name: that of its module, or of the parameter among several of one module."""
-    if writer.parameter is None or writer.parameter == f"{writer.module}.weight":
-        return writer.module
-    return writer.parameter.removesuffix(".weight").removesuffix("_weight")
+    if parameter is None or parameter == f"{module}.weight":
+        return module
+    return parameter.removesuffix(".weight").removesuffix("_weight")

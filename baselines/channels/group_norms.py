@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.channels.channel_groups import NONE, ChannelGroup, Written
+from baselines.channels.dependency.trace import network_tensors
 from baselines.channels.dependency.tracer import Labels
 
 
@@ -16,6 +17,28 @@ def written_weight(network: nn.Module, written: Written) -> Tensor:
     else:
         weight = network.get_submodule(written.layer).weight  # type: ignore[assignment]
     return weight.detach().cpu().float().movedim(written.dim, 0)
+
+
+def group_filters(network: nn.Module, group: ChannelGroup) -> Tensor:
+    """The weights that make each channel of a group, (channels, features), on the CPU.
+
+    Where several layers write the channels, each layer's weights have mean 0 and deviation 1.
+    """
+    found = []
+    for written in group.writers:
+        weight = written_weight(network, written).flatten(1)
+        channels = torch.from_numpy(written.channels)
+        order = channels.argsort(stable=True)[int((channels == NONE).sum()) :]
+        found.append(weight[order].reshape(group.channels, -1))
+    if len(found) == 1:
+        return found[0]
+    return torch.cat([standardised(filters) for filters in found], dim=1)
+
+
+def standardised(filters: Tensor) -> Tensor:
+    """Of mean 0 and deviation 1."""
+    spread = filters.std().clamp(min=torch.finfo(filters.dtype).tiny)
+    return (filters - filters.mean()) / spread
 
 
 def l1_norms(network: nn.Module, group: ChannelGroup, *, readers: bool = False) -> Tensor:
@@ -56,9 +79,14 @@ def _by_channel(norms: Tensor, channels: Labels, group: ChannelGroup) -> Tensor:
 
 def _read_weights(network: nn.Module, group: ChannelGroup) -> Iterable[tuple[Tensor, Labels]]:
     """The weights that read a group's channels, (inputs, ...), and the channel of each input."""
-    for name, channels in group.readers.items():
-        weight = getattr(network.get_submodule(name), "weight", None)
-        if isinstance(weight, Tensor):
-            dim = next((d for d in (1, 0) if weight.shape[d] == len(channels)), None)
-            if dim is not None:
-                yield weight.detach().cpu().float().movedim(dim, 0), channels
+    tensors = network_tensors(network)
+    for name, read in group.readers.items():
+        weight, dim = tensors.get(read.parameter or ""), read.dim
+        if weight is None:  # a computed one
+            weight = getattr(network.get_submodule(name), "weight", None)
+            if not isinstance(weight, Tensor) or len(read.channels) not in weight.shape[:2]:
+                continue
+            dim = 1 if weight.shape[1] == len(read.channels) else 0
+        weight = weight.detach().cpu().float().movedim(dim, 0)
+        # A grouped conv reads the same channels at the same places of every group.
+        yield weight, read.channels[: len(weight)]

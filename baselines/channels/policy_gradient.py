@@ -2,10 +2,11 @@
 Huang, Zhou, You, Neumann 2018, "Learning to prune filters in convolutional neural networks", WACV,
 arXiv 1801.07365.
 
-Layer by layer, from low to high, an agent reads the filters of a conv and gives each a probability
+Layer by layer, from low to high, an agent reads the filters of a layer and gives each a probability
 of being kept. It learns by REINFORCE from the accuracy of validation images under masks that it
 samples, and from how few filters these keep; then the channels it does without are removed and the
-network is fine-tuned.
+network is fine-tuned. Layers that write the same channels, as those of a residual network do, have
+one agent: it reads the weights of all of them that make a channel.
 
 Where we differ: the report prints the accuracy term with the sign of the drop the wrong way round,
 and its gradient without the logarithm; both are mended. Rewards are of one part of the validation
@@ -36,6 +37,7 @@ from torch import Tensor, nn
 
 from baselines.channels.channel_groups import ChannelGroups, Keep, Scope, channel_groups
 from baselines.channels.channel_removal import example_images, remove_channels
+from baselines.channels.group_norms import group_filters, standardised
 from baselines.channels.reward_evaluation import evaluation_of_masks
 from testbed.checkpoint import Checkpoint
 from testbed.cost import count_parameters
@@ -68,13 +70,12 @@ class PolicyGradient(BaseModel):
     samples: int = Field(default=10, ge=2, description="Masks that each step compares.")
     steps: int = Field(default=200, ge=1, description="Steps that each layer's agent learns for.")
     layers: Literal["all", "one"] = Field(
-        default="all", description="Every prunable conv from low to high, or a single one."
+        default="all", description="Every prunable layer from low to high, or a single one."
     )
-    layer: str | None = Field(default=None, description="The conv to prune where layers is one.")
+    layer: str | None = Field(default=None, description="The layer to prune where layers is one.")
     reward_share: float = Field(
         default=0.5, gt=0, lt=1, description="Of the validation images: those that give rewards."
     )
-
     scope: Scope = "inside_blocks"
     keep: Keep = ()
 
@@ -82,7 +83,7 @@ class PolicyGradient(BaseModel):
     def _layer_is_named(self) -> "PolicyGradient":
         if (self.layers == "one") != (self.layer is not None):
             raise ValueError(
-                "give layer, the name of a conv, with layers: one, and only then; got layers "
+                "give layer, the name of one, with layers: one, and only then; got layers "
                 f"{self.layers!r} and layer {self.layer!r}"
             )
         return self
@@ -93,8 +94,7 @@ class PolicyGradient(BaseModel):
 
     def check_network(self, dense: nn.Module, data: Splits) -> None:
         """See `ChecksNetwork`."""
-        network = copy.deepcopy(dense).eval()
-        self._layers(network, example_images(data, torch.device("cpu")))
+        self._layers(self._groups(dense, example_images(data, torch.device("cpu"))))
         divided(data, self.reward_share)
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
@@ -103,27 +103,31 @@ class PolicyGradient(BaseModel):
         Resumes after the last complete layer, if the run's folder holds a checkpoint.
 
         Raises:
-            ValueError: before any work, if no conv can be pruned, the layer is not one of them, the
-                validation images cannot be divided, or the dense network is no better than chance.
+            ValueError: before any work, if no layer can be pruned, the one named is not one of
+                them, the validation images cannot be divided, or the dense network is no better
+                than chance.
                 At the end, if no channel was removed from any layer; with `layers: one` that is a
                 result.
         """
         network = copy.deepcopy(model).to(run.device).eval()
-        layers = self._layers(network, example_images(data, run.device))
+        example = example_images(data, run.device)
+        groups = self._groups(network, example)
+        layers = self._layers(groups)
         images, judged = divided(data, self.reward_share)
         dense_accuracy = _better_than_chance(network, images, data, run)
         checkpoint = Checkpoint(self, model, data, run)
         completed = checkpoint.load(network)
+        if 0 <= completed < len(layers) - 1:
+            groups = self._groups(network, example)
         for number, name in enumerate(layers):
             if number <= completed:
                 continue
             kept, reward, n_masks = self._learnt(
-                network, name, images, data, run, number, dense_accuracy
+                network, groups, name, images, data, run, number, dense_accuracy
             )
             removed = (~kept).nonzero().flatten().tolist()
-            example = example_images(data, run.device)
-            groups = self._groups(network, example)
             network = remove_channels(network, example, groups, {name: removed})
+            groups = groups.after({name: removed})
             due = run.fine_tuning.epochs * (number + 1) // len(layers)
             run.fine_tune(network, judged, due - run.epochs_spent)
             run.report(
@@ -144,9 +148,8 @@ class PolicyGradient(BaseModel):
             )
         return network
 
-    def _layers(self, network: nn.Module, example: Tensor) -> list[str]:
+    def _layers(self, groups: ChannelGroups) -> list[str]:
         """The groups that are pruned, in the order in which they run."""
-        groups = self._groups(network, example)
         if self.layer is None:
             return list(groups)
         if self.layer not in groups:
@@ -159,6 +162,7 @@ class PolicyGradient(BaseModel):
     def _learnt(
         self,
         network: nn.Module,
+        groups: ChannelGroups,
         name: str,
         images: Images,
         data: Splits,
@@ -166,36 +170,40 @@ class PolicyGradient(BaseModel):
         number: int,
         dense_accuracy: float,
     ) -> tuple[Tensor, float, int]:
-        """Which channels of a conv stay, (channels,) bool on the CPU, the reward of that, and how
+        """Which channels of a group stay, (channels,) bool on the CPU, the reward of that, and how
         many masks the reward images were sent through the network with."""
         evaluation = evaluation_of_masks(
-            network, name, images, data, device=run.device, precision=run.fine_tuning.precision
+            network,
+            groups,
+            name,
+            images,
+            data,
+            device=run.device,
+            precision=run.fine_tuning.precision,
         )
 
         def reward(masks: Tensor) -> Tensor:
             accuracies = torch.tensor(evaluation(masks), dtype=torch.float64)
             return rewards(accuracies, dense_accuracy, self.drop_bound, masks)
 
-        weight = network.get_parameter(f"{name}.weight")
+        filters = group_filters(network, groups[name]).to(run.device)
         remembered = Remembered(reward)
         seed = 1000 * run.seed + number
-        kept, best = learn(weight, remembered, self.samples, self.steps, seed)
+        kept, best = learn(filters, remembered, self.samples, self.steps, seed)
         return kept, best, len(remembered)
 
 
 class Agent(nn.Module):
-    """Gives each filter of a conv a probability of being kept, from its weights alone.
+    """Gives each channel of a group a probability of being kept, from its filter's weights alone.
 
     One small network reads every filter, whatever their number and size.
     """
 
     def __init__(self, weight: Tensor, generator: torch.Generator) -> None:
-        """`weight`: of the conv, (filters, ...). The generator is of the CPU."""
+        """`weight`: that makes the channels, (filters, ...). The generator is of the CPU."""
         super().__init__()
-        filters = weight.detach().float().flatten(1)
-        spread = filters.std().clamp(min=torch.finfo(filters.dtype).tiny)
-        self.filters = (filters - filters.mean()) / spread
-        n = filters.shape[1]
+        self.filters = standardised(weight.detach().float().flatten(1))
+        n = self.filters.shape[1]
         self.read = nn.Linear(n, HIDDEN)
         self.decide = nn.Linear(HIDDEN, 1)
         with torch.no_grad():
@@ -244,7 +252,7 @@ def learn(
     """Teaches an agent which filters to keep; the caller's random state stays as it was.
 
     Args:
-        weight: of the conv, (filters, ...).
+        weight: that makes the channels, (filters, ...).
         reward: of masks (masks, filters) bool on the CPU, one filter kept at least: (masks,).
         samples: masks of each step.
 

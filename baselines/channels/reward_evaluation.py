@@ -1,15 +1,16 @@
-"""Accuracy of a network with some of one conv's channels removed, for many choices of them.
+"""Accuracy of a network with some of one group's channels removed, for many choices of them.
 
-Nothing below the layers that read the conv depends on the choice, so it is computed once and kept;
+Nothing below the layers that read the group depends on the choice, so it is computed once and kept;
 each choice then costs the layers above, and of the readers only what reads the channels that stay.
-That takes a network which `torch.fx` can trace. Every cut is compared with the whole network before
-it is used, and where it cannot be made or gives something else, the whole network runs each time.
+That takes a network which `torch.fx` can trace, and readers that are plain convs or linear layers.
+Every cut is compared with the whole network before it is used, and where it cannot be made or gives
+something else, the whole network runs each time.
 
 What is kept takes the memory of the readers' inputs, and of what bypasses them, for all images.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -18,6 +19,8 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
+from baselines.channels.channel_groups import ChannelGroups
+from baselines.channels.dependency.removal import masked, shared_copy
 from testbed.data import Images, Splits, normalise
 from testbed.machine import Precision
 from testbed.prediction import autocast, memory_format_for
@@ -30,7 +33,7 @@ TOLERANCE = 1e-3  # largest difference that rounding makes, as a share of the la
 
 
 class MaskEvaluation(Protocol):
-    """The accuracy of a network with only some of the channels of one conv."""
+    """The accuracy of a network with only some of the channels of one group."""
 
     def __call__(self, masks: Tensor) -> list[float]:
         """The share of images classified right with each mask.
@@ -43,39 +46,42 @@ class MaskEvaluation(Protocol):
 
 def evaluation_of_masks(
     network: nn.Module,
-    layer: str,
+    groups: ChannelGroups,
+    name: str,
     images: Images,
     data: Splits,
     *,
     device: torch.device,
     precision: Precision = "auto",
 ) -> MaskEvaluation:
-    """Judges masks of one conv by the accuracy on `images`, as quickly as the network allows.
+    """Judges masks of one group by the accuracy on `images`, as quickly as the network allows.
 
     Args:
-        network: on `device`, in evaluation mode; must stay as it is while the result is used.
-        layer: the name of a conv that can lose channels (see `prunable_convs`).
+        network: on `device`; must stay as it is while the result is used.
+        groups: of `network`.
+        name: of the group.
         images: uint8, normalised here with the mean and deviation of `data`'s training images.
     """
-    whole = WholeNetwork(network, layer, images, data, device=device, precision=precision)
+    whole = WholeNetwork(network, groups, name, images, data, device=device, precision=precision)
     try:
         return CutNetwork(whole)
     except CannotCutError as error:
-        log.info("Slower: every mask of %r runs the whole network, as %s.", layer, error)
+        log.info("Slower: every mask of %r runs the whole network, as %s.", name, error)
         return whole
 
 
 class CannotCutError(Exception):
-    """Why what lies below the readers of a conv cannot be computed apart."""
+    """Why what lies below the readers of a group cannot be computed apart."""
 
 
 class WholeNetwork:
-    """Runs everything for each mask; the readers see zeros in place of what is removed."""
+    """Runs everything for each mask, with what is removed at zero."""
 
     def __init__(
         self,
         network: nn.Module,
-        layer: str,
+        groups: ChannelGroups,
+        name: str,
         images: Images,
         data: Splits,
         *,
@@ -83,7 +89,8 @@ class WholeNetwork:
         precision: Precision,
     ) -> None:
         """Arguments as for `evaluation_of_masks`."""
-        self.network = network
+        self.network = shared_copy(network).eval()
+        self.group = groups[name]
         self.device = device
         self.precision = precision
         self.labels = images.labels.to(device)
@@ -92,40 +99,37 @@ class WholeNetwork:
             normalise(batch.pixels.to(device), data.mean, data.std, memory_format=layout)
             for batch in images.batches(BATCH_SIZE)
         ]
-        readers = inputs_by_channel(network, self.batches[0][:2], layer)
-        self.readers = {reader: torch.tensor(inputs) for reader, inputs in readers.items()}
-        """Each layer that reads the conv -> (channels, inputs of each channel) int64."""
+        self._groups = groups
 
     def __call__(self, masks: Tensor) -> list[float]:
         accuracies = []
         with evaluation(self.device, self.precision):
             for mask in masks:
-                with self.masked(mask):
-                    guesses = torch.cat([self.network(x).argmax(dim=1) for x in self.batches])
-                accuracies.append((guesses == self.labels).double().mean().item())
+                guesses = [logits.argmax(dim=1) for logits in self.logits(mask, self.batches)]
+                accuracies.append((torch.cat(guesses) == self.labels).double().mean().item())
         return accuracies
 
-    @contextmanager
-    def masked(self, mask: Tensor) -> Iterator[None]:
-        """The network is without the channels that are not in `mask`, (channels,), meanwhile."""
-        removed = {name: inputs[~mask].flatten() for name, inputs in self.readers.items()}
-        with zeroed_inputs(dict(self.network.named_modules()), removed):
-            yield
+    def logits(self, mask: Tensor, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """For each batch, without the channels that are not in `mask`, (channels,) bool."""
+        lost = self._groups.lost({self.group.name: (~mask).nonzero().flatten().tolist()})
+        for batch in batches:
+            yield masked(self.network, self._groups.trace, lost, batch)
 
 
 class CutNetwork:
-    """Keeps what lies below the readers of a conv, and runs the rest for each mask."""
+    """Keeps what lies below the readers of a group, and runs the rest for each mask."""
 
     def __init__(self, whole: WholeNetwork) -> None:
         """Raises CannotCutError if the result would not be that of `whole`."""
         self._whole = whole
         graph = _traced_and_fused(whole.network)
-        taken, below, self._above = _cut(graph, whole.readers)
+        readers = {name: whole.group.inputs_by_channel(name) for name in whole.group.readers}
+        taken, below, self._above = _cut(graph, readers)
         with evaluation(whole.device, whole.precision):
             self._kept = [below(batch) for batch in whole.batches]
         self._readers = [
-            self._reader(name, inputs.to(whole.device), graph, taken)
-            for name, inputs in whole.readers.items()
+            self._reader(name, torch.tensor(inputs, device=whole.device), graph, taken)
+            for name, inputs in readers.items()
         ]
         self._check(below)
 
@@ -169,14 +173,12 @@ class CutNetwork:
     def _check(self, below: nn.Module) -> None:
         """Compares two masks with the whole network: the second sees what the first left behind."""
         images = self._whole.batches[0][:2]
-        n_channels = len(next(iter(self._whole.readers.values())))
-        masks = torch.arange(n_channels) % 2 == torch.tensor([[0], [1]])
+        masks = torch.arange(self._whole.group.channels) % 2 == torch.tensor([[0], [1]])
         with evaluation(self._whole.device, "float32"):
             kept = below(images)
             self._take(masks)
             for number, mask in enumerate(masks):
-                with self._whole.masked(mask):
-                    expected = self._whole.network(images)
+                (expected,) = self._whole.logits(mask, [images])
                 try:
                     off = (self._run(kept, -1, number) - expected).abs().max().item()
                 except Exception as error:  # a user's forward may raise anything on smaller tensors
@@ -278,13 +280,17 @@ def _traced_and_fused(network: nn.Module) -> fx.GraphModule:
 
 
 def _cut(
-    network: fx.GraphModule, readers: Mapping[str, Tensor]
+    network: fx.GraphModule, readers: Mapping[str, Sequence[Sequence[int]]]
 ) -> tuple[list[fx.Node], fx.GraphModule, fx.GraphModule]:
     """Nodes whose values are kept, the part that gives them, and the part that takes them."""
     nodes = list(network.graph.nodes)
-    for name in readers:
-        if type(network.get_submodule(name)) not in (nn.Conv2d, nn.Linear):
+    modules = dict(network.named_modules())
+    for name, inputs in readers.items():
+        layer: Any = modules.get(name)
+        if type(layer) not in (nn.Conv2d, nn.Linear) or getattr(layer, "groups", 1) > 1:
             raise CannotCutError(f"{name!r}, which reads it, is no plain conv or linear layer")
+        if len({len(each) for each in inputs}) > 1:
+            raise CannotCutError(f"{name!r} reads some of its channels more often than others")
         if sum(node.op == "call_module" and node.target == name for node in nodes) != 1:
             raise CannotCutError(f"{name!r}, which reads it, does not run once")
     depends: set[fx.Node] = set()

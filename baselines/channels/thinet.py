@@ -1,25 +1,31 @@
 """ThiNet: Luo, Wu, Lin 2017, "ThiNet: A filter level pruning method for deep neural network
 compression", ICCV, arXiv 1707.06342; seed report 002.
 
-Removes channels layer by layer, from low to high, after the training. The next layer decides what
-goes: the channels whose summed contribution to sampled outputs of it is smallest, chosen greedily.
-Those that stay are scaled by least squares to make up for the others, the scales go into the next
-layer's weights, and the network is fine-tuned a little before the next layer is looked at.
+Removes channels group by group, from low to high, after the training. The layers that read a group
+decide what goes: the channels whose summed contribution to sampled outputs of them is smallest,
+chosen greedily. Those that stay are scaled by least squares to make up for the others, the scales
+go into the readers' weights, and the network is fine-tuned a little before the next group is looked
+at.
 
 Where we differ: the greedy choice is made on the Gram matrix of the contributions, in float64,
 which gives the picks of the paper's loop over the samples thousands of times faster. Images are
-drawn from all classes together, not ten of each. Where several layers read a channel, their errors
-are summed for the choice, and each layer gets scales of its own; the paper's chains have one. In
-`rounds` (seed report 002, which says no more of them) what is kept shrinks by the same factor each
-time, as for `l1_filter`. The report prunes linear layers too: an option.
+drawn from all classes together, not ten of each. Where several layers read a channel, as in a
+residual network, their errors are summed for the choice, each as a share of the sum of squares of
+its channels' contributions so that none outweighs the others, and each layer gets scales of its
+own; the paper's chains have one. Of an attention a channel is a head. A reader whose weight is
+computed from others (weight norm), or tied to one that writes the channels, has no say and stays
+unscaled; where all are of that kind, the channels with the smallest L1 norms go, as by `l1_filter`.
+In `rounds` (seed report 002, which says no more of them) what is kept shrinks by the same factor
+each time, as for `l1_filter`. The report prunes linear layers too: an option.
 
-Its `val_accuracy_before_finetuning` is that with the first layer pruned, before the fine-tuning
-that follows it: a network with all layers pruned and none fine-tuned never exists.
+Its `val_accuracy_before_finetuning` is that with the first group pruned, before the fine-tuning
+that follows it: a network with all groups pruned and none fine-tuned never exists.
 
 Its output is a smaller network: it runs fewer multiplications.
 """
 
 import copy
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -28,14 +34,21 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from baselines.channels.channel_groups import ChannelGroups, channel_groups
+from baselines.channels.channel_groups import ChannelGroup, ChannelGroups, channel_groups
 from baselines.channels.channel_removal import example_images, remove_channels
-from baselines.channels.contributions import Gram, sampled_gram_matrices
+from baselines.channels.contributions import (
+    Gram,
+    SampledReader,
+    Sampler,
+    can_be_sampled,
+)
+from baselines.channels.group_norms import l1_norms
 from baselines.channels.keep_ratio import Amount, KeepAmount
 from baselines.channels.rounds import Rounds, epochs_per_round
 from testbed.checkpoint import Checkpoint
 from testbed.data import Splits
 from testbed.method import Run
+from testbed.prediction import memory_format_for
 
 # Of the terms that make up a candidate's value: two that differ by less differ by rounding alone.
 ROUNDING = 1e-12
@@ -53,7 +66,10 @@ class ThiNet(KeepAmount):
         description="Training images sampled for a layer; all if there are less.",
     )
     positions: int = Field(
-        default=10, ge=1, description="Outputs of the next layer sampled per image; the paper's 10."
+        default=10,
+        ge=1,
+        description="Outputs of the next layer sampled per image, the paper's 10; more where there "
+        "would be fewer samples than channels.",
     )
     epochs_per_layer: int | None = Field(
         default=None,
@@ -75,7 +91,7 @@ class ThiNet(KeepAmount):
     def check_network(self, dense: nn.Module, data: Splits) -> None:
         """See `ChecksNetwork`."""
         example = example_images(data, torch.device("cpu"))
-        self._check_readers(dense, self.amount(dense, example), len(data.train))
+        self._check_samples(dense, self.amount(dense, example), len(data.train))
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned after each layer (see `PruningMethod`).
@@ -89,14 +105,29 @@ class ThiNet(KeepAmount):
         epochs = _epochs_after_layers(
             self.rounds, len(channels), run.fine_tuning.epochs, self.epochs_per_layer
         )
-        self._check_readers(network, amount, len(data.train))
+        self._check_samples(network, amount, len(data.train))
         checkpoint = Checkpoint(self, model, data, run)
         completed = checkpoint.load(network)
+        sampler = Sampler(
+            data,
+            run.device,
+            run.fine_tuning.precision,
+            memory_format_for(network, data, run.device),
+            self.images,
+            self.positions,
+        )
+        groups = amount.groups if completed < 0 else None
         for step, (number, name) in enumerate(product(range(1, self.rounds + 1), channels)):
             if step <= completed:
                 continue
             to_keep = amount.kept_after(name, number / self.rounds)
-            network = self._thinned(network, name, to_keep, data, run, step)
+            surplus = amount.kept_after(name, (number - 1) / self.rounds) - to_keep
+            if surplus:
+                groups = groups or self.groups(network, example)
+                seed = 1000 * run.seed + step
+                gone = {name: self._choice(network, groups[name], surplus, sampler, seed)}
+                network = remove_channels(network, example[:1], groups, gone)
+                groups = groups.after(gone)
             run.fine_tune(network, data, epochs[step])
             run.report({"round": number, f"channels_kept.{name}": to_keep / channels[name]})
             checkpoint.save(step, network)
@@ -108,59 +139,47 @@ class ThiNet(KeepAmount):
             network, example, scope=self.scope, keep=self.keep, flat_linear=self.linear_layers
         )
 
-    def _thinned(
-        self, network: nn.Module, name: str, to_keep: int, data: Splits, run: Run, step: int
-    ) -> nn.Module:
-        """`network` with `to_keep` channels of a layer, its readers' weights scaled; uses it up."""
-        example = example_images(data, run.device)
-        groups = self.groups(network, example)
-        if name not in groups or groups[name].channels == to_keep:
-            return network
-        surplus = groups[name].channels - to_keep
-        readers = {
-            reader: torch.tensor(groups[name].inputs_by_channel(reader), device=run.device)
-            for reader in groups[name].readers
-        }
-        grams = sampled_gram_matrices(
-            network,
-            readers,
-            data,
-            images=self.images,
-            positions=self.positions,
-            generator=torch.Generator().manual_seed(1000 * run.seed + step),
-            device=run.device,
-            precision=run.fine_tuning.precision,
-        )
-        total = sum(grams.values(), np.zeros(()))
+    def _choice(
+        self, network: nn.Module, group: ChannelGroup, n: int, sampler: Sampler, seed: int
+    ) -> list[int]:
+        """The `n` channels of a group that go; scales what its readers make of the others."""
+        readers = sampler.readers(network, group, torch.Generator().manual_seed(seed))
+        if not readers:
+            return l1_norms(network, group).topk(n, largest=False).indices.tolist()
+        total = _summed(readers)
         if not np.isfinite(total).all():
             raise ValueError(
-                f"What layer {name!r} puts out is not finite: the network has diverged. Expected a "
-                "trained one; train with a lower learning_rate."
+                f"What layer {group.name!r} puts out is not finite: the network has diverged. "
+                "Expected a trained one; train with a lower learning_rate."
             )
-        removed = greedy_choice(total, surplus)
-        for reader, inputs in readers.items():
-            scales = torch.from_numpy(least_squares_scales(grams[reader], removed))
-            _scale_inputs(network.get_parameter(f"{reader}.weight"), inputs, scales)
-        return remove_channels(network, example, groups, {name: removed})
+        removed = greedy_choice(total, n)
+        for reader in readers:
+            reader.scale(torch.from_numpy(least_squares_scales(reader.gram, removed)))
+        return removed
 
-    def _check_readers(self, network: nn.Module, amount: Amount, n_train: int) -> None:
-        """Refuses layers whose readers cannot be sampled, or too little for least squares."""
+    def _check_samples(self, network: nn.Module, amount: Amount, n_train: int) -> None:
+        """Refuses too few images for least squares."""
         images = min(self.images, n_train)
-        for name, layer in amount.groups.items():
-            for reader in map(network.get_submodule, layer.readers):
-                if not isinstance(reader, (nn.Conv2d, nn.Linear)):
-                    raise ValueError(
-                        f"Cannot choose channels of {name!r} by what the next layer makes of them: "
-                        f"expected a Conv2d or Linear, got a {type(reader).__name__}."
-                    )
-                # A map of one pixel has no more outputs than filters; of larger ones there are.
-                positions = min(self.positions, len(reader.weight))
-                if images * positions < layer.channels:
-                    raise ValueError(
-                        f"Expected at least as many samples as {name!r} has channels, "
-                        f"{layer.channels}; got {images} images x {positions} positions. Ask for "
-                        "more images or positions."
-                    )
+        parameters = dict(network.named_parameters())
+        for name, group in amount.groups.items():
+            readers = can_be_sampled(network, group)
+            # A map of one pixel has no more outputs than filters; of larger ones there are.
+            outputs = sum(parameters[str(r.parameter)].shape[1 - r.dim] for r in readers.values())
+            if readers and amount.removed[name] and images * outputs < group.channels:
+                raise ValueError(
+                    f"Expected at least as many samples as {name!r} has channels, "
+                    f"{group.channels}; got {images} images x {outputs} outputs of what reads "
+                    "them. Ask for more images."
+                )
+
+
+def _summed(readers: Sequence[SampledReader]) -> Gram:
+    """The Gram matrices of a group's readers together, each as a share of its own squares."""
+    grams = [reader.gram for reader in readers]
+    if len(grams) > 1:
+        grams = [gram / (gram.trace() or 1.0) for gram in grams]
+    total: Gram = np.sum(grams, axis=0)
+    return total
 
 
 def greedy_choice(gram: Gram, n: int) -> list[int]:
@@ -208,18 +227,6 @@ def least_squares_scales(gram: Gram, removed: list[int]) -> NDArray[np.float64]:
     inverse = np.linalg.pinv(gram[kept][:, kept], rcond=NOISE, hermitian=True)
     scales[kept] += inverse @ missing
     return scales
-
-
-@torch.no_grad()
-def _scale_inputs(weight: Tensor, inputs: Tensor, scales: Tensor) -> None:
-    """Scales the weights of a conv's or linear layer's inputs in place, a factor per channel.
-
-    Args:
-        inputs: (channels, k) int64, the inputs that come from each channel.
-    """
-    factors = torch.ones(weight.shape[1], dtype=weight.dtype, device=weight.device)
-    factors[inputs] = scales.to(factors)[:, None]
-    weight *= factors.reshape(-1, *[1] * (weight.dim() - 2))
 
 
 def _epochs_after_layers(

@@ -34,7 +34,7 @@ def _matrix_product(tracer: Tracer, a: Tensor, b: Tensor, spelled: str) -> list[
                 if letter not in of_other:
                     tracer.write(weight, dim)
                 elif letter not in out:
-                    tracer.read(other, of_other.index(letter))
+                    tracer.read(other, of_other.index(letter), weight, dim)
     return fields
 
 
@@ -104,7 +104,7 @@ def _conv(tracer: Tracer, call: Call) -> None:
     if tracer.is_static(weight):
         tracer.write(weight, 1 if transposed and not passes else 0, passes)
         if not passes:
-            tracer.read(x, 1)
+            tracer.read(x, 1, weight, 0 if transposed else 1)
 
 
 def _split(labels: Field, dim: int, parts: tuple[int, int], spatial: int) -> Field:

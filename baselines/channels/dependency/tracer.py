@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from baselines.channels.dependency.channel_labels import CONSTANT, ChannelLabels, Field
+from baselines.channels.dependency.weights import Weights
 from testbed.layer_sizes import own_numbers
 
 Labels = NDArray[np.int64]
@@ -52,6 +53,8 @@ class Reader:
     """A layer that sums over channels."""
 
     module: str
+    weight: tuple[str, int] | None
+    """The parameter that its weight lies in, and the dimension of the inputs, if there is one."""
     labels: Labels
     """Of its inputs, in their order."""
 
@@ -140,6 +143,7 @@ class Tracer(TorchDispatchMode):
         self.used: set[str] = set()
         """Parameters and buffers that an operation took."""
         self._rule_for = rule_for
+        self._weights = Weights(state)
         self._fields: Any = WeakIdKeyDictionary()
         self._names: Any = WeakIdKeyDictionary()
         self._static: Any = WeakIdKeyDictionary()
@@ -394,11 +398,12 @@ class Tracer(TorchDispatchMode):
     def _stand_for(self, labels: Labels, channels: Labels) -> bool:
         return np.array_equal(self.labels.channel(labels), channels)
 
-    def read(self, activation: Tensor, dim: int) -> None:
-        """Notes that the running module sums over the channels of `activation` along `dim`."""
+    def read(self, activation: Tensor, dim: int, weight: Tensor, of_weight: int) -> None:
+        """Notes that a product with `weight` sums over the channels of `activation`."""
         labels = self.axis(activation, dim)
         if labels is not None:
-            self.trace.readers.append(Reader(self.module, labels))
+            lies = self._weights.dimension(weight, of_weight)
+            self.trace.readers.append(Reader(self.module, lies, labels))
 
     def take_statistic(self, call: Call, dim: int, labels: Labels) -> None:
         """Notes that an operation looks at several channels together."""

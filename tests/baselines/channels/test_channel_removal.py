@@ -30,7 +30,7 @@ def masked_at_readers(
     for name, channels in removed.items():
         for reader, of_inputs in groups[name].readers.items():
             layer = model.get_submodule(reader)
-            inputs = torch.tensor([i for i, c in enumerate(of_inputs) if c in channels])
+            inputs = torch.tensor([i for i, c in enumerate(of_inputs.channels) if c in channels])
 
             def mask(layer: nn.Module, seen: tuple[Tensor], inputs: Tensor = inputs) -> Tensor:
                 dim = -1 if isinstance(layer, nn.Linear) else 1
@@ -456,4 +456,4 @@ def test_entries_that_no_channel_of_a_group_owns_are_marked() -> None:
         a=conv(3, 2), last=conv(5, 3), fc=nn.Linear(3, 2),
     )  # fmt: skip
     group = channel_groups(model, images(size=8))["a"]
-    assert group.readers["last"].tolist() == [NONE, NONE, NONE, 0, 1]
+    assert group.readers["last"].channels.tolist() == [NONE, NONE, NONE, 0, 1]

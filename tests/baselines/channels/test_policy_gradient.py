@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import baselines.channels.policy_gradient
 from baselines import PolicyGradient
+from baselines.channels.channel_groups import channel_groups
 from baselines.channels.channel_removal import remove_channels
 from baselines.channels.policy_gradient import (
     Agent,
@@ -219,7 +220,10 @@ def test_masks_are_judged_as_the_smaller_networks_themselves(
         network.classifier.bias -= network(inputs).mean(dim=0)
         # The labels are what the whole network says, so that a wrong mask shows.
         images = Images(data.validation.pixels, network(inputs).argmax(dim=1))
-    evaluation = evaluation_of_masks(network, layer, images, data, device=CPU, precision="float32")
+    groups = channel_groups(network, inputs[:2])
+    evaluation = evaluation_of_masks(
+        network, groups, layer, images, data, device=CPU, precision="float32"
+    )
     assert type(evaluation) is way
     before = copy.deepcopy(network.state_dict())
     generator = torch.Generator().manual_seed(0)
@@ -230,7 +234,7 @@ def test_masks_are_judged_as_the_smaller_networks_themselves(
         expected = []
         for mask in masks:
             removed = {layer: (~mask).nonzero().flatten().tolist()}
-            smaller = remove_channels(network, torch.zeros(2, 2, 8, 8), removed)
+            smaller = remove_channels(network, inputs[:2], groups, removed)
             expected.append(evaluate(smaller, images, data, device=CPU, precision="float32"))
         assert evaluation(masks) == pytest.approx(expected)
         assert evaluation(masks)[-1] == 1.0 and len(set(expected)) > 1
@@ -305,9 +309,9 @@ def test_only_reward_images_decide_and_only_held_back_ones_are_reported(
     seen: list[set[bytes]] = []
     real = baselines.channels.policy_gradient.evaluation_of_masks
 
-    def spy(network: nn.Module, name: str, images: Images, *others: Any, **options: Any) -> Any:
-        seen.append(pixels_of(images))
-        return real(network, name, images, *others, **options)
+    def spy(*arguments: Any, **options: Any) -> Any:
+        seen.append(pixels_of(arguments[3]))
+        return real(*arguments, **options)
 
     monkeypatch.setattr(baselines.channels.policy_gradient, "evaluation_of_masks", spy)
     reports: list[Mapping[str, float]] = []
@@ -389,7 +393,7 @@ def test_passes_for_rewards_are_counted(monkeypatch: pytest.MonkeyPatch) -> None
         evaluation = evaluation_of_masks(*arguments, **options)
 
         def evaluate_and_count(masks: Tensor) -> Any:
-            seen.append(len(masks) * len(arguments[2]))
+            seen.append(len(masks) * len(arguments[3]))
             return evaluation(masks)
 
         return evaluate_and_count
@@ -465,8 +469,8 @@ def test_that_one_layer_can_spare_nothing_is_an_answer() -> None:
         ({"samples": 1}, "greater than or equal to 2"),
         ({"reward_share": 0.0}, "greater than 0"),
         ({"reward_share": 1.0}, "less than 1"),
-        ({"layers": "one"}, "give layer, the name of a conv"),
-        ({"layer": "conv1"}, "give layer, the name of a conv"),
+        ({"layers": "one"}, "give layer, the name of one"),
+        ({"layer": "conv1"}, "give layer, the name of one"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
@@ -489,7 +493,7 @@ def test_validation_images_that_cannot_be_divided_are_refused() -> None:
 
 def test_an_unknown_layer_is_answered_with_those_that_there_are() -> None:
     method = PolicyGradient(layers="one", layer="conv3")
-    with pytest.raises(ValueError, match=r"unknown prunable conv 'conv3'.*conv1, conv2"):
+    with pytest.raises(ValueError, match=r"unknown prunable layer 'conv3'.*conv1, conv2"):
         method.prune(tiny.trained(), tiny.splits(), tiny.run(1))
 
 

@@ -14,8 +14,17 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from baselines import ThiNet
+from baselines.channels.channel_groups import channel_groups
 from baselines.channels.channel_removal import remove_channels
-from baselines.channels.contributions import gram_matrix, sampled_contributions
+from baselines.channels.contributions import (
+    AllSeenError,
+    Product,
+    Products,
+    gram_matrix,
+    inputs_by_channel,
+    sampled_contributions,
+)
+from baselines.channels.dependency.weights import Weights
 from baselines.channels.thinet import greedy_choice, least_squares_scales
 from testbed.data import Splits, normalise
 from testbed.method import Run
@@ -142,9 +151,35 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "same": (lambda: nn.Conv2d(4, 3, (5, 3), padding="same", bias=False), (2, 4, 5, 6), 1),
     "mirrored": (lambda: nn.Conv2d(4, 3, 3, padding=1, padding_mode="reflect"), (2, 4, 5, 6), 1),
     "pointwise": (lambda: nn.Conv2d(4, 3, 1), (2, 4, 3, 3), 1),
+    "of sequences": (lambda: nn.Conv1d(6, 4, 5, stride=2, padding=2), (2, 6, 9), 2),
+    "of volumes": (lambda: nn.Conv3d(2, 3, (1, 2, 3), padding=(0, 1, 1)), (2, 2, 3, 4, 3), 1),
+    "transposed": (
+        lambda: nn.ConvTranspose2d(
+            4, 3, (3, 2), stride=(2, 3), padding=(1, 0), output_padding=(1, 0), dilation=(2, 1)
+        ),
+        (2, 4, 3, 4),
+        1,
+    ),
+    "transposed, of sequences": (
+        lambda: nn.ConvTranspose1d(4, 3, 2, stride=2, padding=2),
+        (2, 4, 6),
+        1,
+    ),
     "linear": (lambda: nn.Linear(12, 5), (6, 12), 3),
     "linear on a sequence": (lambda: nn.Linear(6, 2), (3, 5, 6), 1),
+    "linear without bias": (lambda: nn.Linear(6, 2, bias=False), (3, 5, 6), 2),
 }
+
+
+def product_of(layer: nn.Module, seen: Tensor) -> Product:
+    """What is caught of a layer while it runs."""
+    caught: list[Product] = []
+    catching = Products(
+        Weights({"weight": layer.weight}), len(seen), 1, lambda _, product: caught.append(product)
+    )
+    with torch.no_grad(), pytest.raises(AllSeenError), catching:
+        layer(seen)
+    return caught[0]
 
 
 def layer_of(case: str) -> tuple[nn.Module, Tensor, Tensor]:
@@ -152,7 +187,7 @@ def layer_of(case: str) -> tuple[nn.Module, Tensor, Tensor]:
     make, shape, per_channel = LAYERS[case]
     torch.manual_seed(4)
     layer = make()
-    n_inputs = layer.weight.shape[1]
+    n_inputs = shape[-1] if isinstance(layer, nn.Linear) else shape[1]
     inputs = torch.randperm(n_inputs).reshape(-1, per_channel)
     return layer, torch.randn(shape), inputs
 
@@ -160,16 +195,16 @@ def layer_of(case: str) -> tuple[nn.Module, Tensor, Tensor]:
 def outputs(layer: nn.Module, seen: Tensor) -> Tensor:
     """All output values without the bias, in the order (image, filter, place)."""
     with torch.no_grad():
-        if isinstance(layer, nn.Linear):
-            return F.linear(seen, layer.weight).reshape(len(seen), -1, len(layer.weight)).mT
-        bias = torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias
-        return layer(seen) - bias[:, None, None]
+        found = layer(seen) - layer(torch.zeros_like(seen))
+    return (
+        found.reshape(len(seen), -1, found.shape[-1]).mT if isinstance(layer, nn.Linear) else found
+    )
 
 
 @pytest.mark.parametrize("case", LAYERS)
 def test_a_contribution_is_the_output_while_all_other_channels_are_zero(case: str) -> None:
     layer, seen, inputs = layer_of(case)
-    found = sampled_contributions(layer, seen, inputs, EVERY_OUTPUT, generator())
+    found = sampled_contributions(product_of(layer, seen), inputs, EVERY_OUTPUT, generator())
     dim = -1 if isinstance(layer, nn.Linear) else 1
     for channel, its_inputs in enumerate(inputs):
         others = torch.tensor([i for i in range(inputs.numel()) if i not in its_inputs])
@@ -177,27 +212,88 @@ def test_a_contribution_is_the_output_while_all_other_channels_are_zero(case: st
         torch.testing.assert_close(found[:, channel], alone, rtol=1e-5, atol=1e-6)
 
 
+GROUPED = {
+    "grouped": lambda: nn.Conv2d(6, 4, 3, groups=2, padding=1),
+    "grouped and transposed": lambda: nn.ConvTranspose2d(6, 4, 3, groups=2, stride=2),
+}
+
+
+@pytest.mark.parametrize("case", GROUPED)
+def test_an_output_of_a_grouped_conv_reads_its_own_groups_inputs_only(case: str) -> None:
+    torch.manual_seed(4)
+    layer, seen = GROUPED[case](), torch.randn(3, 6, 5, 4)
+    inputs = torch.tensor([[2], [0], [1]])  # places in a group
+    found = sampled_contributions(product_of(layer, seen), inputs, EVERY_OUTPUT, generator())
+    for channel, place in enumerate((2, 0, 1)):
+        others = torch.tensor([i for i in range(6) if i % 3 != place])
+        alone = outputs(layer, seen.index_fill(1, others, 0)).flatten()
+        torch.testing.assert_close(found[:, channel], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_caught_scales_the_weights_of_each_input_in_place() -> None:
+    for case in LAYERS:
+        layer, seen, _ = layer_of(case)
+        caught = product_of(layer, seen).inputs
+        dim = -1 if isinstance(layer, nn.Linear) else 1
+        for place in (0, 1):
+            alone = seen.index_fill(
+                dim, torch.tensor([i for i in range(len(caught)) if i != place]), 0
+            )
+            before = outputs(layer, alone)
+            with torch.no_grad():
+                caught[place] *= 3
+            torch.testing.assert_close(outputs(layer, alone), 3 * before, rtol=1e-4, atol=1e-5)
+
+
+def test_a_weight_is_caught_as_it_lies_in_its_parameter_however_it_is_used() -> None:
+    weight = nn.Parameter(torch.randn(6, 4))
+    seen = torch.randn(3, 5, 4)
+    caught: list[Product] = []
+
+    def used(x: Tensor) -> None:
+        first, second = weight.split((2, 4))
+        F.linear(x, first)
+        torch.matmul(x.to(torch.bfloat16), second.to(torch.bfloat16).T)
+        torch.einsum("oi,nli->nol", weight, x)
+
+    catching = Products(Weights({"w": weight}), 3, 4, lambda _, product: caught.append(product))
+    with torch.no_grad(), catching:
+        used(seen)
+    assert [product.maps.shape for product in caught] == [(3, 4, 5)] * 3
+    for product, expected in zip(caught, (weight[:2], weight[2:], weight), strict=True):
+        assert torch.equal(product.inputs.T, expected)
+        assert product.inputs.untyped_storage().data_ptr() == weight.data_ptr()
+        torch.testing.assert_close(product.maps, seen.mT, rtol=0.01, atol=0.01)
+
+
+def test_inputs_are_told_apart_by_channel_and_those_of_no_channel_left_out() -> None:
+    channels = torch.tensor([1, -1, 0, 1, 1, -1])
+    assert inputs_by_channel(channels, 2).tolist() == [[2, 6, 6], [0, 3, 4]]
+
+
 @pytest.mark.parametrize("case", ["strided", "linear"])
 def test_samples_are_outputs_of_each_image_in_turn(case: str) -> None:
     layer, seen, inputs = layer_of(case)
-    found = sampled_contributions(layer, seen, inputs, 4, generator()).sum(dim=1)
+    product = product_of(layer, seen)
+    found = sampled_contributions(product, inputs, 4, generator()).sum(dim=1)
     values = outputs(layer, seen).flatten(1)
     assert len(found) == 4 * len(seen)
     for image, sums in enumerate(found.split(4)):
         nearest = (values[image] - sums[:, None]).abs().min(dim=1).values
         assert nearest.max() < 1e-5
-    again = sampled_contributions(layer, seen, inputs, 4, generator()).sum(dim=1)
-    other = sampled_contributions(layer, seen, inputs, 4, generator(1)).sum(dim=1)
+    again = sampled_contributions(product, inputs, 4, generator()).sum(dim=1)
+    other = sampled_contributions(product, inputs, 4, generator(1)).sum(dim=1)
     assert torch.equal(found, again) and not torch.equal(found, other)
 
 
 def test_all_places_and_filters_are_sampled_alike() -> None:
     conv = nn.Conv2d(1, 3, 1, bias=False)
     conv.weight.data = torch.tensor([1.0, 100.0, 10000.0]).reshape(3, 1, 1, 1)
-    seen = torch.arange(1.0, 5.0).reshape(1, 1, 2, 2)  # every output has a value of its own
-    found = sampled_contributions(conv, seen, torch.tensor([[0]]), 11, generator())
+    # Every output has a value of its own.
+    product = product_of(conv, torch.arange(1.0, 5.0).reshape(1, 1, 2, 2))
+    found = sampled_contributions(product, torch.tensor([[0]]), 11, generator())
     many = [
-        sampled_contributions(conv, seen, torch.tensor([[0]]), 11, g) for g in [generator(2)] * 600
+        sampled_contributions(product, torch.tensor([[0]]), 11, g) for g in [generator(2)] * 600
     ]
     counts = torch.cat(many).flatten().unique(return_counts=True)[1]
     assert len(found) == 11 and len(counts) == 12
@@ -232,7 +328,8 @@ def test_the_next_layer_is_nearer_to_what_it_was_than_without_scales(keep_ratio:
     kept = kept_of(smaller, dense, "conv1")
     assert len(kept) == 8 * keep_ratio
     x = images(data)
-    unscaled = remove_channels(dense, x[:2], {"conv1": [c for c in range(8) if c not in kept]})
+    gone = {"conv1": [c for c in range(8) if c not in kept]}
+    unscaled = remove_channels(dense, x[:2], channel_groups(dense, x[:2]), gone)
     target = seen_at(dense, "conv2", x)
     scaled, without = (
         (seen_at(network, "conv2", x) - target).square().sum() for network in (smaller, unscaled)
@@ -316,7 +413,9 @@ def test_where_several_layers_read_a_channel_all_of_them_decide() -> None:
         ).double()
         for weight in (dense.left.weight, dense.right.weight[:, 4:])
     ]
-    expected = loop_choice(torch.cat(samples), 3)
+    # Each as a share of its own squares, so that none outweighs the other.
+    shares = [each / each.square().sum().sqrt() for each in samples]
+    expected = loop_choice(torch.cat(shares), 3)
     method = ThiNet(keep_ratio=0.5, positions=EVERY_OUTPUT)
     smaller = method.prune(dense, data, tiny.run(0))
     kept = [c for c in range(6) if c not in expected]
@@ -465,26 +564,30 @@ def test_a_ratio_that_removes_nothing_is_an_error() -> None:
 
 def test_too_few_samples_for_least_squares_are_refused_before_any_work() -> None:
     run = tiny.run(3)
-    with pytest.raises(ValueError, match=r"'conv2' has channels, 8; got 7 images x 1 positions"):
-        ThiNet(images=7, positions=1).prune(tiny.network(), tiny.splits(), run)
+    model = tiny.build_backbone("conv", (2, 8, 8), 3, channels=(6, 16), hidden=3)
+    with pytest.raises(ValueError, match=r"'conv2' has channels, 16; got 5 images x 3 outputs"):
+        ThiNet(images=5).prune(model, tiny.splits(), run)
     assert run.epochs_spent == 0
 
 
-def test_a_next_layer_that_cannot_be_sampled_is_named_before_any_work() -> None:
-    class Upwards(nn.Sequential):
+def test_where_no_reader_can_be_sampled_the_smallest_norms_go() -> None:
+    class Normed(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
             logits: Tensor = super().forward(x).mean(dim=(2, 3))
             return logits
 
-    model = Upwards(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.ConvTranspose2d(6, 3, 3))
-    run = tiny.run(3)
-    with pytest.raises(ValueError, match=r"channels of '0' .* got a ConvTranspose2d"):
-        ThiNet().prune(model, tiny.splits(), run)
-    assert run.epochs_spent == 0
+    torch.manual_seed(0)
+    reader = nn.utils.parametrizations.weight_norm(nn.Conv2d(6, 3, 3))
+    model = Normed(nn.Conv2d(2, 6, 3), nn.ReLU(), reader)
+    smaller = ThiNet().prune(model, tiny.splits(), tiny.run(0))
+    largest = model[0].weight.abs().sum(dim=(1, 2, 3)).topk(3).indices.sort().values
+    assert kept_of(smaller, model, "0") == largest.tolist()
 
 
-def test_a_network_that_has_diverged_is_refused() -> None:
-    model = tiny.network()
-    model.norm1.bias.data[2] = torch.inf
-    with pytest.raises(ValueError, match="not finite"):
-        ThiNet().prune(model, tiny.splits(), tiny.run(0))
+def test_a_network_that_has_diverged_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(_: Run, network: Any, *others: Any) -> None:
+        network.norm2.bias.data[2] = torch.inf
+
+    monkeypatch.setattr(Run, "fine_tune", diverge)
+    with pytest.raises(ValueError, match="layer 'conv2' puts out is not finite"):
+        ThiNet().prune(tiny.network(), tiny.splits(), tiny.run(0))

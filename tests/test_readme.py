@@ -104,7 +104,7 @@ def test_the_recipe_for_a_pretrained_network_is_right(
 def test_the_example_method_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     imports = (
         "from pydantic import BaseModel, ConfigDict, Field\nfrom torch import nn\n"
-        "from baselines.channels.channel_graph import prunable_convs\n"
+        "from baselines.channels.channel_groups import channel_groups\n"
         "from baselines.channels.channel_removal import example_images, remove_channels\n"
         "from testbed.data import Splits\nfrom testbed.method import Run\n"
     )

@@ -1,8 +1,9 @@
 """L1 filter pruning: Li, Kadav, Durdanovic, Samet, Graf 2016, "Pruning filters for efficient
 ConvNets", arXiv 1608.08710.
 
-Ranks the filters of every prunable conv by the sum of their absolute weights and removes the
-lowest, with their feature maps and the next layer's inputs, after the training; then fine-tunes.
+Ranks the channels of every group by the sum of the absolute weights that write them and removes the
+lowest, with their feature maps and the next layers' inputs, after the training; then fine-tunes.
+Where several layers write the channels, their sums are normalised (Fang et al. 2023, "DepGraph").
 
 Where we differ: the paper chooses by hand, from its sensitivity, what each stage loses; here one
 keep ratio holds for every layer, so that one number moves along the frontier. In `rounds` (seed

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from baselines import ThiNet
-from baselines.channels.channel_groups import ChannelGroups, channel_groups
+from baselines.channels.channel_groups import channel_groups
 from baselines.channels.channel_removal import remove_channels
 from baselines.channels.contributions import (
     AllSeenError,

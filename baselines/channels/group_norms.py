@@ -88,5 +88,6 @@ def _read_weights(network: nn.Module, group: ChannelGroup) -> Iterable[tuple[Ten
                 continue
             dim = 1 if weight.shape[1] == len(read.channels) else 0
         weight = weight.detach().cpu().float().movedim(dim, 0)
-        # A grouped conv reads the same channels at the same places of every group.
-        yield weight, read.channels[: len(weight)]
+        if len(weight) <= len(read.channels):
+            # A grouped conv reads the same channels at the same places of every group.
+            yield weight, read.channels[: len(weight)]

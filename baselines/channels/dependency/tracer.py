@@ -388,7 +388,11 @@ class Tracer(TorchDispatchMode):
         labels = self.axis(weight, dim)
         if labels is not None:
             parameter = self._names.get(weight)
-            if parameter is not None:
+            lies = self._weights.dimension(weight, dim)
+            if lies is not None:
+                parameter, dim = lies
+                labels = self.trace.tensors[parameter][dim]
+            elif parameter is not None:
                 channels = self.labels.channel(labels)
                 along = self.trace.tensors[parameter]
                 dim = next(d for d, each in enumerate(along) if self._stand_for(each, channels))

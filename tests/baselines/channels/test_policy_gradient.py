@@ -81,6 +81,21 @@ class Doubting(Block):
         return super().forward(images)
 
 
+class Encoder(nn.Module):
+    """Patches and a transformer's encoder layer: its norms look at all channels together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(2, 12, 4, stride=4)
+        self.block = nn.TransformerEncoderLayer(12, 4, 10, dropout=0, batch_first=True)
+        self.classifier = nn.Linear(12, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.block(self.patch(images).flatten(2).mT)
+        logits: Tensor = self.classifier(tokens.mean(dim=1))
+        return logits
+
+
 def with_statistics(network: nn.Module) -> nn.Module:
     """Weights and batch norms that are not those of a fresh network."""
     generator = torch.Generator().manual_seed(4)
@@ -94,7 +109,7 @@ def with_statistics(network: nn.Module) -> nn.Module:
 
 def made(kind: str) -> nn.Module:
     torch.manual_seed(3)
-    kinds = {"block": Block, "spoiling": Spoiling, "doubting": Doubting}
+    kinds = {"block": Block, "spoiling": Spoiling, "doubting": Doubting, "encoder": Encoder}
     if kind in kinds:
         return with_statistics(kinds[kind]())
     if kind == "resnet18":
@@ -202,6 +217,11 @@ MASKED = [
     ("block", "inner1", CutNetwork),
     ("spoiling", "inner1", WholeNetwork),
     ("doubting", "inner1", WholeNetwork),
+    ("block", "conv", CutNetwork),  # the outer channels, which the block adds to
+    ("resnet18", "stage2.0.conv2", CutNetwork),
+    ("encoder", "block.self_attn.in_proj", WholeNetwork),
+    ("encoder", "block.linear1", WholeNetwork),
+    ("encoder", "patch", WholeNetwork),
 ]
 
 
@@ -214,13 +234,12 @@ def test_masks_are_judged_as_the_smaller_networks_themselves(
     )  # several, the last smaller
     network: Any = made(kind)
     data = tiny.splits(n_validation=100)
-    n_channels = len(network.get_parameter(f"{layer}.weight"))
     inputs = normalise(data.validation.pixels, data.mean, data.std)
     with torch.no_grad():  # so that no class is always the answer
         network.classifier.bias -= network(inputs).mean(dim=0)
         # The labels are what the whole network says, so that a wrong mask shows.
         images = Images(data.validation.pixels, network(inputs).argmax(dim=1))
-    groups = channel_groups(network, inputs[:2])
+    groups = channel_groups(network, inputs[:2], scope="all")
     evaluation = evaluation_of_masks(
         network, groups, layer, images, data, device=CPU, precision="float32"
     )
@@ -228,7 +247,7 @@ def test_masks_are_judged_as_the_smaller_networks_themselves(
     before = copy.deepcopy(network.state_dict())
     generator = torch.Generator().manual_seed(0)
     for _ in range(2):
-        masks = torch.rand(6, n_channels, generator=generator) < 0.5
+        masks = torch.rand(6, groups[layer].channels, generator=generator) < 0.5
         masks[:, 0] |= ~masks.any(dim=1)
         masks[-1] = True
         expected = []
@@ -257,6 +276,26 @@ def test_it_removes_at_least_90_percent_of_channels_that_put_out_zero() -> None:
     smaller = method.prune(network.eval(), data, tiny.run(0))
     kept = torch.isin(marks, smaller.conv1.weight[:, 0, 0, 0])
     assert kept[dead].double().mean() <= 0.1
+
+
+def test_it_finds_the_channels_that_no_layer_of_a_residual_group_uses() -> None:
+    data = tiny.splits(n_validation=192)
+    network: Any = tiny.trained("residual")
+    dead = torch.tensor([1, 3, 4])
+    with torch.no_grad():
+        for layer in (network.stem, network.conv2):
+            layer.weight[dead] = 0
+            layer.bias[dead] = 0
+    train(network, data, tiny.LEARNING, seed=0, device=CPU)  # they get no gradient
+    method = PolicyGradient(
+        layers="one", layer="stem", scope="all", drop_bound=0.5, steps=100, reward_share=0.7
+    )
+    smaller = method.prune(network, data, tiny.run(0))
+    assert smaller.stem.out_channels == smaller.conv2.out_channels == 3
+    assert (smaller.stem.weight.flatten(1) != 0).any(dim=1).all()
+    x = normalise(data.validation.pixels, data.mean, data.std)
+    with torch.no_grad():
+        torch.testing.assert_close(smaller.eval()(x), network.eval()(x))
 
 
 def ranks(values: list[float]) -> np.ndarray:

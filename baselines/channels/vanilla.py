@@ -6,8 +6,8 @@ trained from scratch. It tells what the trained weights that other methods inher
 
 Where we differ from the report: it gets the epochs that the others get in total, the dense
 network's and the fine-tuning's, in one schedule, or the comparison would not be fair. New weights
-come from each module's `reset_parameters`, as in our backbones, not from the code that built it; see
-`draw_anew` for modules without one.
+come from each module's `reset_parameters`, as in our backbones, not from the code that built it
+(`draw_anew` says what becomes of modules without one).
 
 Its output is a smaller network: it runs fewer multiplications.
 """

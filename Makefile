@@ -24,7 +24,7 @@ setup: .venv/installed .venv/compiled
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or later is needed, this is ' + sys.version.split()[0] + '; name another with PYTHON=')"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,export]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,export,timm]'
 	touch $@
 
 # Without a C++ compiler, this says so and torch's own operators are used.

@@ -99,7 +99,8 @@ def built(name: str) -> tuple[nn.Module, int]:
     torch.manual_seed(0)
     if name in TIMM:
         network = timm.create_model(name, num_classes=CLASSES)
-        return network, network.default_cfg["input_size"][1]
+        size: Any = network.default_cfg
+        return network, size["input_size"][1]
     network = torchvision.models.get_model(name, num_classes=CLASSES, **OPTIONS.get(name, {}))
     return network, 299 if name == "inception_v3" else 224
 

@@ -20,7 +20,7 @@ from torch.nn.modules.utils import _pair
 from rnp.execution.layers import folded
 from rnp.execution.segments import folded_graph
 from rnp.runtime_network import RuntimeNetwork
-from rnp.structure.channel_flow import asks_batch_size, flattens, module_of
+from rnp.structure.channel_flow import module_of
 
 OPSET, IR_VERSION = 18, 10
 ELEMENTWISE: dict[Any, str] = {
@@ -162,7 +162,7 @@ class _Program:
     def _other(self, node: fx.Node, module: nn.Module | None) -> str:
         values = [self._values[used] for used in node.all_input_nodes]
         asked: Any = node.args[0] if node.target is operator.getitem else node
-        if isinstance(asked, fx.Node) and asks_batch_size(asked):
+        if isinstance(asked, fx.Node) and _asks_batch_size(asked):
             return ""  # it is 1, and nothing but a reshape that keeps it asks
         if isinstance(module, nn.Linear):
             read = self._flow.step_read_by.get(str(node.target))
@@ -182,11 +182,12 @@ class _Program:
             return self._add("AveragePool", values[0], **_window(module), count_include_pad=counted)
         if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
             return self._add("GlobalAveragePool", values[0])
-        if flattens(node, module):
+        if _flattens(node, module):
             return self._add("Flatten", values[0], axis=1)
         if node.target in (torch.mean, "mean"):
             axes: Any = node.kwargs["dim"] if "dim" in node.kwargs else node.args[1]
             kept = int(bool(node.kwargs.get("keepdim", False) or len(node.args) > 2))
+            axes = [axes] if isinstance(axes, int) else axes
             return self._add("ReduceMean", values[0], self._ints(axes), keepdims=kept)
         kind = ELEMENTWISE.get(type(module) if module else node.target)
         if kind is None or (kind == "Add" and len(values) != 2):
@@ -242,6 +243,38 @@ class _Program:
         name = f"c{len(self._constants)}"
         self._constants[name] = numpy_helper.from_array(values, name)
         return name
+
+
+def _flattens(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether it makes (n, ...) flat: (n, C). `module` is what it calls, if that is a module."""
+    if isinstance(module, nn.Flatten):
+        return (module.start_dim, module.end_dim) == (1, -1)
+    if node.target in (torch.flatten, "flatten"):
+        given = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | node.kwargs
+        return (given.get("start_dim", 0), given.get("end_dim", -1)) == (1, -1)
+    return node.target in (torch.reshape, "view", "reshape") and _keeps_only_the_batch(node)
+
+
+def _keeps_only_the_batch(node: fx.Node) -> bool:
+    """Whether it is `x.view(x.size(0), -1)`, or said in another way."""
+    given: Any = node.args[1:]
+    shape = given[0] if len(given) == 1 else given
+    if not isinstance(shape, tuple | list) or len(shape) != 2 or shape[1] != -1:
+        return False
+    first = shape[0]
+    if not isinstance(first, fx.Node):
+        return False
+    of = first.args[0] if first.target is operator.getitem else first
+    return isinstance(of, fx.Node) and _asks_batch_size(of)
+
+
+def _asks_batch_size(node: fx.Node) -> bool:
+    """Whether it is `x.size(0)`, or the `x.shape` of `x.shape[0]`."""
+    if node.op == "call_method" and node.target == "size":
+        return node.args[1:] == (0,)
+    if node.op == "call_function" and node.target is getattr and node.args[1] == "shape":
+        return all(u.target is operator.getitem and u.args[1] == 0 for u in node.users)
+    return False
 
 
 def _window(pool: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
     """Multi-head attention of any number of heads; `head_dim` stays what it was."""
 
     # The fused encoder layer of torch takes whole heads only: this sends it another way.
-    _qkv_same_embed_dim = property(lambda self: False, lambda self, value: None)  # type: ignore[assignment]
+    _qkv_same_embed_dim = property(lambda self: False, lambda self, value: None)
 
     def forward(
         self,
@@ -145,9 +145,7 @@ class SlimWindowAttention(ShiftedWindowAttention):
     def _mask(self, size: torch.Size, shift: Sequence[int], like: Tensor) -> Tensor:
         """-100 where two positions of a shifted window were no neighbours, (windows, p, p)."""
         regions = like.new_zeros(size)
-        for dim, (length, window, by) in enumerate(
-            zip(size, self.window_size, shift, strict=True)
-        ):
+        for dim, (length, window, by) in enumerate(zip(size, self.window_size, shift, strict=True)):
             place = torch.arange(length, device=like.device)
             region = (place >= length - window).to(like) + (place >= length - by).to(like)
             regions = regions + 3**dim * region.reshape(-1, *[1] * (1 - dim))
@@ -198,6 +196,6 @@ def allow_fewer_heads(network: nn.Module) -> None:
         ):
             continue  # they add keys of their own
         if isinstance(module, ShiftedWindowAttention) and type(module) in SLIM:
-            module.head_dim = module.qkv.out_features // 3 // module.num_heads  # type: ignore[assignment]
+            module.head_dim = module.qkv.out_features // 3 // module.num_heads
         if type(module) in SLIM:
             module.__class__ = SLIM[type(module)]

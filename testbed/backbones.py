@@ -1,219 +1,36 @@
 """The networks that are pruned: plain `nn.Module`s for images of any size, built by name.
 
-Every network takes normalised float images (n, C, H, W) and gives logits (n, n_classes). The layers
-are ordinary modules without control flow that depends on the data, so `torch.fx` and the dependency
-graph of torch-pruning can trace them, and none works in place, so a hook sees what its layer gave.
-Weights are torch's defaults, drawn from its global generator: the caller seeds it, and
-`reset_parameters()` on each module draws a fresh network of the same kind.
-
-A network of your own: `package.module:function`, called as
+Every network takes normalised float images (n, C, H, W) and gives logits (n, n_classes). A name is
+one of ours (see `own_backbones`), `timm:NAME` or `torchvision:NAME` (see `model_zoo`), or
+`package.module:function`, a function of the user's that is called as
 `function(input_shape=..., n_classes=..., **options)`.
+
+`weights` is an option of all of them: a file, or the name of weights that a library downloads. It
+goes to the user's function where that has a parameter of this name.
 """
 
 import inspect
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from torch import nn
 
-from testbed.names import import_object, unknown
-from testbed.resnet import PaddingShortcut, projection_shortcut, resnet
+from testbed import model_zoo, own_backbones
+from testbed.names import import_object, nearest, unknown
+from testbed.own_backbones import (
+    ConvOptions,
+    InputShape,
+    Lfw3NetOptions,
+    MCifarNetOptions,
+    WidthOptions,
+)
+from testbed.weights import check_file, is_file, put_into, read_weights
 
-InputShape = tuple[int, int, int]  # channels, height, width
-Width = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # factor on every conv's channels
-Dropout = Annotated[float, Field(ge=0, lt=1)]  # share of activations dropped while training
-
-
-class ConvOptions(BaseModel):
-    """3x3 convs, each followed by ReLU, and two linear layers (seed reports 000 and 002)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    channels: tuple[PositiveInt, ...] | None = Field(None, min_length=1)  # instead of depth
-    depth: Literal[4, 6, 8] | None = Field(
-        default_factory=lambda given: None if given.get("channels") else 4
-    )
-    width: Width = 1.0
-    dropout: Dropout = 0.0  # after each conv
-    batch_norm: bool = True
-    pool_after: tuple[PositiveInt, ...] | None = None  # 2x2 max-pool after these; None: the last
-    hidden: PositiveInt = 512
-
-    @model_validator(mode="after")
-    def _check(self) -> "ConvOptions":
-        if self.depth is not None and self.channels is not None:
-            raise ValueError(f"give depth or channels, not both: {self.depth}, {self.channels}")
-        pooled, n_convs = self.pooled_convs, len(self.conv_channels)
-        if len(set(pooled)) < len(pooled) or any(conv > n_convs for conv in pooled):
-            raise ValueError(f"pool_after takes different convs from 1 to {n_convs}, got {pooled}")
-        return self
-
-    @property
-    def conv_channels(self) -> tuple[int, ...]:
-        return self.channels or CONV_CHANNELS[self.depth or 4]
-
-    @property
-    def pooled_convs(self) -> tuple[int, ...]:
-        return (len(self.conv_channels),) if self.pool_after is None else self.pool_after
-
-
-# Output channels by depth. Those of depth 6 are our choice: its report gives only 51.2 M in all.
-CONV_CHANNELS = {
-    4: (32, 50, 20, 12),
-    6: (32, 50, 40, 27, 20, 12),
-    8: (64, 128, 100, 64, 32, 25, 20, 16),
-}
-
-
-class Lfw3NetOptions(BaseModel):
-    """The 3-category net of Lin et al. 2017; the size of its linear layers is our choice."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    width: Width = 1.0
-    dropout: Dropout = 0.0  # after each conv
-    batch_norm: bool = True
-    hidden: PositiveInt = 128
-
-
-class MCifarNetOptions(BaseModel):
-    """M-CifarNet, the eight convs that Gao et al. 2019 (FBS) prune at run time."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    width: Width = 1.0
-    dropout: Dropout = 0.5  # after convs 4 and 7
-
-
-class WidthOptions(BaseModel):
-    """VGG-16 with batch norm, and the residual networks."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    width: Width = 1.0
-
-
-class _Conv(NamedTuple):
-    """One 3x3 conv of a chain, and what follows its ReLU."""
-
-    channels: int
-    stride: int = 1
-    padding: int = 1
-    dropout: float = 0.0
-    pool: bool = False  # 2x2 max-pool
-
-
-Layers = OrderedDict[str, nn.Module]
-
-
-def _chain(in_channels: int, convs: Sequence[_Conv], batch_norm: bool) -> Layers:
-    layers = Layers()
-    for i, conv in enumerate(convs, 1):
-        layers[f"conv{i}"] = nn.Conv2d(
-            in_channels, conv.channels, 3, conv.stride, conv.padding, bias=not batch_norm
-        )
-        if batch_norm:
-            layers[f"norm{i}"] = nn.BatchNorm2d(conv.channels)
-        layers[f"relu{i}"] = nn.ReLU()
-        if conv.dropout:
-            layers[f"dropout{i}"] = nn.Dropout(conv.dropout)
-        if conv.pool:
-            layers[f"pool{i}"] = nn.MaxPool2d(2)
-        in_channels = conv.channels
-    return layers
-
-
-def _averaged_chain(in_channels: int, convs: Sequence[_Conv], n_classes: int) -> nn.Module:
-    layers = _chain(in_channels, convs, batch_norm=True)
-    layers["average"] = nn.AdaptiveAvgPool2d(1)
-    layers["flatten"] = nn.Flatten()
-    layers["classifier"] = nn.Linear(convs[-1].channels, n_classes)
-    return nn.Sequential(layers)
-
-
-def _scaled(channels: int, width: float) -> int:
-    return max(1, round(channels * width))
-
-
-def _check_size(input_shape: InputShape, smallest: int) -> None:
-    _, height, width = input_shape
-    if min(height, width) < smallest:
-        raise ValueError(
-            f"this backbone needs images of at least {smallest} x {smallest} pixels, got {height} "
-            f"x {width}: its pooling and strides would leave nothing of them. Take a backbone with "
-            "less pooling (conv, resnet20) or larger images."
-        )
-
-
-def _conv(options: ConvOptions, input_shape: InputShape, n_classes: int) -> nn.Module:
-    in_channels, height, width = input_shape
-    shrink = 2 ** len(options.pooled_convs)
-    _check_size(input_shape, shrink)
-    convs = [
-        _Conv(_scaled(c, options.width), dropout=options.dropout, pool=i in options.pooled_convs)
-        for i, c in enumerate(options.conv_channels, 1)
-    ]
-    layers = _chain(in_channels, convs, options.batch_norm)
-    features = convs[-1].channels * (height // shrink) * (width // shrink)
-    layers["flatten"] = nn.Flatten()
-    layers["hidden"] = nn.Linear(features, options.hidden)
-    layers["hidden_relu"] = nn.ReLU()
-    layers["classifier"] = nn.Linear(options.hidden, n_classes)
-    return nn.Sequential(layers)
-
-
-def _lfw3_net(options: Lfw3NetOptions, input_shape: InputShape, n_classes: int) -> nn.Module:
-    conv_options = ConvOptions(channels=(32, 32, 64), pool_after=(1, 2, 3), **options.model_dump())
-    return _conv(conv_options, input_shape, n_classes)
-
-
-def _m_cifarnet(options: MCifarNetOptions, input_shape: InputShape, n_classes: int) -> nn.Module:
-    _check_size(input_shape, 3)
-    full_width = (
-        _Conv(64, padding=0),
-        _Conv(64),
-        _Conv(128, stride=2),
-        _Conv(128, dropout=options.dropout),
-        _Conv(128),
-        _Conv(192, stride=2),
-        _Conv(192, dropout=options.dropout),
-        _Conv(192),
-    )
-    convs = [conv._replace(channels=_scaled(conv.channels, options.width)) for conv in full_width]
-    return _averaged_chain(input_shape[0], convs, n_classes)
-
-
-VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-
-
-def _vgg16(options: WidthOptions, input_shape: InputShape, n_classes: int) -> nn.Module:
-    _check_size(input_shape, 2 ** len(VGG16_STAGES))
-    convs = [
-        _Conv(_scaled(channels, options.width), pool=i == len(stage))
-        for stage in VGG16_STAGES
-        for i, channels in enumerate(stage, 1)
-    ]
-    return _averaged_chain(input_shape[0], convs, n_classes)
-
-
-def _resnet18(options: WidthOptions, input_shape: InputShape, n_classes: int) -> nn.Module:
-    channels = [_scaled(c, options.width) for c in (64, 128, 256, 512)]
-    return resnet(
-        input_shape[0], n_classes, channels=channels, blocks=2, make_shortcut=projection_shortcut
-    )
-
-
-def _thin_resnet(
-    options: WidthOptions, input_shape: InputShape, n_classes: int, *, blocks: int
-) -> nn.Module:
-    channels = [_scaled(c, options.width) for c in (16, 32, 64)]
-    return resnet(
-        input_shape[0], n_classes, channels=channels, blocks=blocks, make_shortcut=PaddingShortcut
-    )
+Options = Mapping[str, Any]
 
 
 class Backbone(NamedTuple):
@@ -222,76 +39,164 @@ class Backbone(NamedTuple):
 
 
 BACKBONES = {
-    "conv": Backbone(ConvOptions, _conv),
-    "lfw3_net": Backbone(Lfw3NetOptions, _lfw3_net),
-    "m_cifarnet": Backbone(MCifarNetOptions, _m_cifarnet),
-    "vgg16": Backbone(WidthOptions, _vgg16),
-    "resnet18": Backbone(WidthOptions, _resnet18),
-    "resnet20": Backbone(WidthOptions, partial(_thin_resnet, blocks=3)),
-    "resnet56": Backbone(WidthOptions, partial(_thin_resnet, blocks=9)),
+    "conv": Backbone(ConvOptions, own_backbones.conv),
+    "lfw3_net": Backbone(Lfw3NetOptions, own_backbones.lfw3_net),
+    "m_cifarnet": Backbone(MCifarNetOptions, own_backbones.m_cifarnet),
+    "vgg16": Backbone(WidthOptions, own_backbones.vgg16),
+    "resnet18": Backbone(WidthOptions, own_backbones.resnet18),
+    "resnet20": Backbone(WidthOptions, partial(own_backbones.thin_resnet, blocks=3)),
+    "resnet56": Backbone(WidthOptions, partial(own_backbones.thin_resnet, blocks=9)),
 }
 
 
 def build_backbone(name: str, input_shape: InputShape, n_classes: int, **options: Any) -> nn.Module:
-    """A freshly drawn network.
+    """A network with the weights that its options name, freshly drawn if they name none.
 
     Args:
-        name: one of `BACKBONES`, or `package.module:function`.
+        name: one of `BACKBONES`, `timm:NAME`, `torchvision:NAME` or `package.module:function`.
         input_shape: (channels, height, width) of one image.
-        options: fields of the backbone's options model, or keywords of the user's function.
+        options: `weights`, and fields of the backbone's options model or keywords of the function.
 
     Raises:
-        ValueError: for a name, option or value that is not known, images that are too small, or a
-            user's function that does not give an `nn.Module`.
+        ValueError: for a name, option or value that is not known, images that are too small, a
+            user's function that does not give an `nn.Module`, or weights that do not fit.
     """
+    network = draw_backbone(name, input_shape, n_classes, options)
+    load_pretrained(network, name, input_shape, n_classes, options)
+    return network
+
+
+def draw_backbone(
+    name: str, input_shape: InputShape, n_classes: int, options: Options
+) -> nn.Module:
+    """As `build_backbone`, before the weights that the options name are loaded: freshly drawn."""
     if len(input_shape) != 3 or min(input_shape) < 1 or n_classes < 1:
         raise ValueError(
             "Expected input_shape (channels, height, width) and a number of classes, all positive; "
             f"got {tuple(input_shape)} and {n_classes}."
         )
-    if ":" in name:
-        check_backbone(name, options)
-        try:
-            network = import_object(name)(input_shape=input_shape, n_classes=n_classes, **options)
-        except Exception as error:  # whatever the user's function raises is the user's to mend
-            raise ValueError(f"Backbone {name} raised {type(error).__name__}: {error}") from error
-    else:
-        network = _backbone(name).build(_checked(name, options), input_shape, n_classes)
+    check_backbone(name, options)
+    _, rest = _apart(name, options)
+    if ":" not in name:
+        return BACKBONES[name].build(_checked(name, rest), input_shape, n_classes)
+    try:
+        if model_zoo.library_of(name):
+            return model_zoo.build(name, input_shape, n_classes, rest)
+        network = import_object(name)(input_shape=input_shape, n_classes=n_classes, **rest)
+    except Exception as error:  # whatever the function raises is the user's to mend
+        raise ValueError(f"Backbone {name} raised {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"Expected a torch.nn.Module from {name}, got {type(network).__name__}.")
     return network
 
 
-def check_backbone(name: str, options: Mapping[str, Any]) -> None:
-    """Raises the errors of `build_backbone` that do not depend on the images; builds nothing."""
-    if ":" not in name:
-        _checked(name, options)
+def load_pretrained(
+    network: nn.Module,
+    name: str,
+    input_shape: InputShape,
+    n_classes: int,
+    options: Options,
+    new_head: bool = False,
+) -> None:
+    """Puts the weights that a backbone's options name into its network; does nothing without.
+
+    Args:
+        network: what `draw_backbone` gave for these arguments.
+        new_head: whether weights of another number of classes may be taken, all but the last
+            layer's, which stays as it was drawn. A warning in the log says so.
+
+    Raises:
+        ValueError: if the file is missing, cannot be read or does not fit, or cannot be downloaded.
+    """
+    weights, rest = _apart(name, options)
+    if weights is None:
         return
+    if is_file(weights):
+        tensors, source = read_weights(Path(weights)), weights
+    else:
+        tensors = model_zoo.pretrained(name, weights, input_shape, rest)
+        source = f"weights {weights!r} of {name}"
+    put_into(network, tensors, source, n_classes, new_head)
+
+
+def check_backbone(name: str, options: Options) -> None:
+    """Raises the errors of `build_backbone` that depend neither on the images nor on any file."""
+    weights, rest = _apart(name, options)
+    if weights is not None and not (isinstance(weights, str) and weights):
+        raise ValueError(f"weights: expected the name of a file, or of weights, got {weights!r}.")
+    if ":" not in name:
+        _checked(name, rest)
+    elif model_zoo.library_of(name):
+        model_zoo.check(name, rest)
+    else:
+        _check_function(name, rest)
+    if weights is not None and not is_file(weights):
+        model_zoo.check_weights(name, weights)
+
+
+def check_weights_file(name: str, options: Options) -> None:
+    """
+    Raises:
+        ValueError: if the options name a file of weights that is not there.
+    """
+    weights, _ = _apart(name, options)
+    if weights is not None and is_file(weights):
+        check_file(Path(weights))
+
+
+def with_defaults(name: str, options: Options) -> dict[str, Any]:
+    """The options of a backbone with its defaults filled in, of `BACKBONES`; others as they are.
+
+    Raises:
+        ValueError: as `check_backbone`.
+    """
+    check_backbone(name, options)
+    if name not in BACKBONES:
+        return dict(options)
+    _, rest = _apart(name, options)
+    filled = BACKBONES[name].options.model_validate(rest).model_dump(mode="json")
+    return {**options, **filled}
+
+
+def _apart(name: str, options: Options) -> tuple[Any, dict[str, Any]]:
+    """The weights that are loaded here, if any, and what goes to the network's own function."""
+    rest = dict(options)
+    of_user = ":" in name and not model_zoo.library_of(name)
+    if of_user and "weights" in rest and "weights" in _parameters(name):
+        return None, rest
+    return rest.pop("weights", None), rest
+
+
+def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
     function = import_object(name)
     if not callable(function):
         raise ValueError(f"Expected a function at {name}, got {type(function).__name__}.")
-    parameters = inspect.signature(function).parameters
+    return inspect.signature(function).parameters
+
+
+def _check_function(name: str, options: Options) -> None:
+    parameters = _parameters(name)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     known = [parameter for parameter in parameters if parameter not in ("input_shape", "n_classes")]
     for option in options:
         if option not in known and not takes_any:
-            raise ValueError(unknown(f"option of {name}", option, known))
+            raise ValueError(unknown(f"option of {name}", option, _with_weights(known, option)))
     try:
-        inspect.signature(function).bind(input_shape=(1, 1, 1), n_classes=1, **options)
+        signature = inspect.signature(import_object(name))
+        signature.bind(input_shape=(1, 1, 1), n_classes=1, **options)
     except TypeError as error:
         raise ValueError(
             f"{name} is called as function(input_shape=..., n_classes=..., **options): {error}."
         ) from error
 
 
-def _backbone(name: str) -> Backbone:
+def _checked(name: str, options: Options) -> BaseModel:
     if name not in BACKBONES:
-        raise ValueError(unknown("backbone", name, BACKBONES) + " Or package.module:function.")
-    return BACKBONES[name]
-
-
-def _checked(name: str, options: Mapping[str, Any]) -> BaseModel:
-    model = _backbone(name).options
+        raise ValueError(
+            unknown("backbone", name, BACKBONES)
+            + " Or timm:NAME, torchvision:NAME or package.module:function."
+        )
+    model = BACKBONES[name].options
     try:
         return model.model_validate(dict(options))
     except ValidationError as error:
@@ -302,8 +207,14 @@ def _checked(name: str, options: Mapping[str, Any]) -> BaseModel:
 def _problem(name: str, model: type[BaseModel], details: ErrorDetails) -> str:
     option = ".".join(map(str, details["loc"]))
     if details["type"] == "extra_forbidden":
-        return unknown(f"option of backbone {name}", option, model.model_fields)
+        known = _with_weights(model.model_fields, option)
+        return unknown(f"option of backbone {name}", option, known)
     message = details["msg"].removeprefix("Value error, ")
     if not option:
         return f"backbone {name}: {message}"
     return f"backbone {name}: {option}: {message}, got {details['input']!r}"
+
+
+def _with_weights(known: Iterable[str], option: str) -> list[str]:
+    """The options of a network, and that of all networks where it may be meant."""
+    return [*known, *(["weights"] if nearest(option, ["weights"]) else [])]

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from torch import nn
 
 from testbed.data import Splits
-from testbed.method import Run
 from testbed.layer_sizes import untold_sizes
+from testbed.method import Run
 from testbed.network_file import load_resized
 from testbed.tensor_file import DamagedFileError, checksum, read_tensors, write_tensors
 

@@ -27,6 +27,7 @@ __all__ = [
     "UncountedOperationError",
     "count_multiplications",
     "count_parameters",
+    "layers_kept_whole",
     "measure_latency",
     "multiplications_by_layer",
     "nonzero_weights",
@@ -210,6 +211,24 @@ def weights_by_layer(network: nn.Module) -> dict[str, Tensor]:
         for name, module in network.named_modules()
         if isinstance(module, (_ConvNd, nn.Linear))
     }
+
+
+def layers_kept_whole(network: nn.Module, dense: nn.Module) -> list[str]:
+    """The conv and linear layers with all outputs that they have in `dense`, by name.
+
+    None where no layer lost any, or where the networks' layers have other names.
+    """
+    ours, theirs = (
+        {
+            name: module.weight.shape[1 if getattr(module, "transposed", False) else 0]
+            for name, module in each.named_modules()
+            if isinstance(module, (_ConvNd, nn.Linear))
+        }
+        for each in (network, dense)
+    )
+    if ours.keys() != theirs.keys() or ours == theirs:
+        return []
+    return [name for name, outputs in ours.items() if outputs == theirs[name]]
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from testbed import model_zoo
 from testbed.file_lock import locked
 from testbed.names import import_object, is_reference
+from testbed.own_modules import own_modules
 from testbed.tensor_file import DamagedFileError, read_tensors, write_tensors
 
 Spec = Mapping[str, Any]
@@ -30,9 +32,12 @@ CODE = (
     "data.py",
     "images.py",
     "machine.py",
+    "model_zoo.py",
+    "own_backbones.py",
     "prediction.py",
     "resnet.py",
     "training.py",
+    "weights.py",
 )
 
 log = logging.getLogger(__name__)
@@ -63,7 +68,8 @@ class DenseStore:
         """The hash of a spec, and of the code that makes a network of it.
 
         The code is the testbed's, torch's version, and each module that the spec names as
-        `package.module:object` (but not what that module imports).
+        `package.module:object`, with all of the user's own modules that it imports; of a network
+        of timm or torchvision, the library's version.
 
         Args:
             spec: JSON-able; the order of keys does not matter. Of a teacher, holds the key.
@@ -139,16 +145,19 @@ def _testbed_code() -> list[str]:
 
 
 def _modules_code(spec: Any) -> dict[str, str]:
-    """The source, hashed, of every module of the user's that is named anywhere in `spec`."""
+    """The code, hashed, of every module of the user's that is named anywhere in `spec`."""
     if isinstance(spec, Mapping):
         spec = list(spec.values())
     if isinstance(spec, list | tuple):
         return {name: code for part in spec for name, code in _modules_code(part).items()}
+    if isinstance(spec, str) and model_zoo.library_of(spec):
+        return {spec: model_zoo.version_of(spec)}
     if not (isinstance(spec, str) and is_reference(spec)):
         return {}
     import_object(spec)  # for its error messages
     name = spec.partition(":")[0]
-    return {name: _hash(inspect.getsource(importlib.import_module(name)).encode())}
+    files = own_modules(name) or {name: Path(inspect.getfile(importlib.import_module(name)))}
+    return {module: _hash(file.read_bytes()) for module, file in files.items()}
 
 
 def _canonical(value: Any) -> str:

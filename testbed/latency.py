@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from testbed.machine import device_name
-from testbed.prediction import evaluating
+from testbed.prediction import evaluating, refuses_channels_last
 
 WARM_UP_RUNS = 2
 FEWEST_RUNS = 5
@@ -37,7 +38,8 @@ def measure_latency(
     """Times the networks in turns, in evaluation mode with channels-last memory.
 
     In each round all networks get the same images, in the next round the next ones, so a network
-    that decides per image shows how it behaves on all. Weights are left in channels-last order.
+    that decides per image shows how it behaves on all. A network that cannot take channels-last
+    images, as its forward has a `.view`, is timed with contiguous ones.
 
     Args:
         inputs: (n, C, H, W) normalised floats; repeated where a batch needs more.
@@ -49,8 +51,6 @@ def measure_latency(
     parameters = (parameter for network in networks.values() for parameter in network.parameters())
     device = next(parameters, inputs).device
     pool = inputs.to(device, torch.float32)
-    for network in networks.values():  # not in inference mode, or no one could train it afterwards
-        network.to(memory_format=torch.channels_last)
     measured = {}
     for batch_size in batch_sizes:
         for name, times in _times_ms(networks, pool, batch_size, seconds).items():
@@ -58,6 +58,8 @@ def measure_latency(
             measured[name, batch_size] = Latency(
                 median, high - low, len(times), device_name(device), torch.get_num_threads()
             )
+    for network in networks.values():
+        network.to(memory_format=torch.contiguous_format)
     return measured
 
 
@@ -66,27 +68,51 @@ def _times_ms(
 ) -> dict[str, Tensor]:
     """Name -> (runs,) times, taken in turns until the time of all together is used up."""
     times: dict[str, list[float]] = {name: [] for name in networks}
-    with evaluating(*networks.values()), torch.inference_mode():
-        for network in networks.values():
-            for _ in range(WARM_UP_RUNS):
-                network(_batch(pool, 0, batch_size))
+    with evaluating(*networks.values()), ExitStack() as timed:
+        layouts = {
+            name: _warmed_up(network, pool, batch_size) for name, network in networks.items()
+        }
+        timed.enter_context(torch.inference_mode())
         end = time.perf_counter() + seconds * len(networks)
         for run in range(MOST_RUNS):
             if run >= FEWEST_RUNS and time.perf_counter() > end:
                 break
-            batch = _batch(pool, run, batch_size)
+            batches = {
+                layout: _batch(pool, run, batch_size, layout) for layout in set(layouts.values())
+            }
             for name, network in networks.items():
                 _synchronise(pool.device)
                 start = time.perf_counter()
-                network(batch)
+                network(batches[layouts[name]])
                 _synchronise(pool.device)
                 times[name].append(1000 * (time.perf_counter() - start))
     return {name: torch.tensor(each, dtype=torch.float64) for name, each in times.items()}
 
 
-def _batch(pool: Tensor, number: int, size: int) -> Tensor:
+def _warmed_up(network: nn.Module, pool: Tensor, batch_size: int) -> torch.memory_format:
+    """Runs the network a few times, with weights and images channels last if it can.
+
+    Returns:
+        The layout of both, in which the weights are left.
+    """
+    for layout in (torch.channels_last, torch.contiguous_format):
+        # Not in inference mode, or no one could train the network afterwards.
+        network.to(memory_format=layout)
+        try:
+            with torch.inference_mode():
+                for _ in range(WARM_UP_RUNS):
+                    network(_batch(pool, 0, batch_size, layout))
+        except RuntimeError as error:
+            if layout is torch.contiguous_format or not refuses_channels_last(error):
+                raise
+        else:
+            break
+    return layout
+
+
+def _batch(pool: Tensor, number: int, size: int, layout: torch.memory_format) -> Tensor:
     indices = torch.arange(number * size, (number + 1) * size, device=pool.device) % len(pool)
-    return pool[indices].contiguous(memory_format=torch.channels_last)
+    return pool[indices].contiguous(memory_format=layout)
 
 
 def _synchronise(device: torch.device) -> None:

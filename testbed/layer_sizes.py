@@ -46,8 +46,8 @@ def resize(network: nn.Module, tensors: Mapping[str, Tensor], untold: Untold) ->
             Smaller ones take the place of what the network has.
         untold: as `untold_sizes` gave it.
     """
-    current = dict(network.named_parameters(remove_duplicate=False))
-    current |= dict(network.named_buffers(remove_duplicate=False))
+    current: dict[str, Tensor] = dict(network.named_buffers(remove_duplicate=False))
+    current.update(network.named_parameters(remove_duplicate=False))
     smaller = {name: t for name, t in tensors.items() if current[name].shape != t.shape}
     if not smaller and not untold:
         return
@@ -59,7 +59,8 @@ def resize(network: nn.Module, tensors: Mapping[str, Tensor], untold: Untold) ->
         trained = isinstance(old, nn.Parameter)
         made[id(old)] = nn.Parameter(new, requires_grad=old.requires_grad) if trained else new
     for module in network.modules():
-        for owned in (module._parameters, module._buffers):
+        both: list[dict[str, Any]] = [module._parameters, module._buffers]
+        for owned in both:
             for key, old in owned.items():
                 if old is not None and id(old) in made:
                     owned[key] = made[id(old)]
@@ -84,7 +85,9 @@ def _told(module: nn.Module, untold: Mapping[str, Any] | None) -> dict[str, Any]
         if "groups" not in (untold or {}) and groups == module.in_channels > 1:
             groups = shape[0] * groups // module.out_channels  # depthwise: one for each channel
         first, second = shape[0], shape[1] * groups
-        inputs, outputs = (first, second) if isinstance(module, _ConvTransposeNd) else (second, first)
+        inputs, outputs = (
+            (first, second) if isinstance(module, _ConvTransposeNd) else (second, first)
+        )
         return {"in_channels": inputs, "out_channels": outputs, "groups": groups}
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         return {"normalized_shape": shape}

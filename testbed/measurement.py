@@ -1,11 +1,19 @@
 """Measurement of the network that a method gives back: everything, in one call."""
 
+import json
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from testbed.cost import Cost, count_multiplications, count_parameters, measure_latency, sparsity
+from testbed.cost import (
+    Cost,
+    count_multiplications,
+    count_parameters,
+    layers_kept_whole,
+    measure_latency,
+    sparsity,
+)
 from testbed.data import Images, NormalisedImages, Splits
 from testbed.prediction import Precision, predict
 
@@ -56,6 +64,7 @@ def measure(
         "parameters": count_parameters(network),
         "dense_parameters": count_parameters(dense),
         "sparsity": sparsity(network),
+        "kept_whole": json.dumps(layers_kept_whole(network, dense)),
     }
     return Measurement(figures | _latencies(network, dense, inputs), cost, correct)
 

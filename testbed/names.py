@@ -6,19 +6,29 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+MOST_LISTED = 40  # of known names; of more, a few that are near
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The message for an unknown name: the nearest known one, if one is near, and all known ones.
+    """The message for an unknown name: the nearest known one, if one is near, and the known ones.
 
     >>> unknown("method", "thinnet", ["thinet", "dense"])
     "unknown method 'thinnet'. Did you mean 'thinet'? Known: dense, thinet."
     """
     choices = sorted(known)
-    near = difflib.get_close_matches(name, choices, n=1)
-    suggestion = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {name!r}.{suggestion} Known: {', '.join(choices) or 'none'}."
+    near = nearest(name, choices)
+    suggestion = f" Did you mean {near!r}?" if near else ""
+    listed = ", ".join(choices) or "none"
+    if len(choices) > MOST_LISTED:
+        some = difflib.get_close_matches(name, choices, n=5, cutoff=0.3) or choices[:5]
+        listed = f"{len(choices):,}, among them {', '.join(some)}"
+    return f"unknown {kind} {name!r}.{suggestion} Known: {listed}."
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is nearest, if one is near."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
 
 
 def is_reference(name: str) -> bool:

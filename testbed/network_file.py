@@ -77,7 +77,9 @@ def _check_shapes(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         prefix = f"{name}." if name else ""
         own = {k: t for k, t in {**module._parameters, **module._buffers}.items() if t is not None}
         found = {key: tensors[prefix + key].shape for key in own if prefix + key in tensors}
-        if not all(_is_part(found[key], own[key].shape) for key in found) or not _fit(module, found):
+        if not all(_is_part(found[key], own[key].shape) for key in found) or not _fit(
+            module, found
+        ):
             shapes = {key: tuple(shape) for key, shape in found.items()}
             raise ValueError(
                 f"Cannot give layer {name or type(network).__name__!r} ({type(module).__name__}) "
@@ -91,14 +93,14 @@ def _is_part(shape: torch.Size, of: torch.Size) -> bool:
 
 def _fit(module: nn.Module, shapes: Mapping[str, torch.Size]) -> bool:
     """Whether a layer's shapes go with each other: its kernel is whole, its vectors alike."""
-    vectors = {shape for shape in shapes.values() if len(shape) == 1}
+    lengths = {shape[0] for shape in shapes.values() if len(shape) == 1}
     if isinstance(module, _ConvNd) and "weight" in shapes:
         if shapes["weight"][2:] != module.kernel_size:
             return False
-        vectors |= set() if module.transposed else {shapes["weight"][:1]}
+        lengths |= set() if module.transposed else {shapes["weight"][0]}
     if isinstance(module, nn.Linear) and "weight" in shapes:
-        vectors.add(shapes["weight"][:1])
-    return len(vectors) < 2 or not type(module).__module__.startswith("torch.nn.modules")
+        lengths.add(shapes["weight"][0])
+    return len(lengths) < 2 or not type(module).__module__.startswith("torch.nn.modules")
 
 
 def _later(network: nn.Module) -> dict[str, Tensor]:

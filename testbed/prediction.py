@@ -1,9 +1,10 @@
 """What a network says of images, and how often it is right."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,17 +71,60 @@ def memory_format_for(model: nn.Module, data: Splits, device: torch.device) -> t
 
     Only the images need to lie so: what is computed from them follows, and weights are laid out
     anew for each product anyway.
+
+    Raises:
+        ValueError: if the network does not give logits of the data's classes.
     """
     black = torch.zeros(1, *data.input_shape, device=device)
     with torch.no_grad(), evaluating(model):
+        layout = torch.channels_last
         try:
-            model(black.contiguous(memory_format=torch.channels_last))
+            output = model(black.contiguous(memory_format=layout))
         except RuntimeError as error:
-            if "view size is not compatible" not in str(error):
+            if not refuses_channels_last(error):
                 raise
             log.info("Slower, as the network's forward has .view: use .flatten or .reshape there.")
-            return torch.contiguous_format
-    return torch.channels_last
+            layout, output = torch.contiguous_format, model(black)
+    check_logits(output, 1, data.n_classes)
+    return layout
+
+
+def refuses_channels_last(error: RuntimeError) -> bool:
+    """Whether it is that of a `.view` whose input lies channels last in memory."""
+    return "view size is not compatible" in str(error)
+
+
+def check_logits(output: Any, n: int, n_classes: int) -> None:
+    """Checks what a network gives for `n` images.
+
+    Raises:
+        ValueError: unless it is one tensor of logits (n, n_classes).
+    """
+    expected = f"Expected a network that returns one tensor of logits ({n}, {n_classes}), for {n} "
+    expected += f"image{'s' if n > 1 else ''} and {n_classes} classes, got "
+    if isinstance(output, Tensor) and output.shape == (n, n_classes):
+        return
+    if not isinstance(output, Tensor):
+        raise ValueError(
+            f"{expected}{_kind(output)}. Return the logits alone: wrap the network in a module "
+            "whose forward picks them."
+        )
+    got = f"{expected}a tensor of shape {tuple(output.shape)}."
+    if output.ndim == 2 and len(output) == n:
+        raise ValueError(
+            f"{got} It has {output.shape[1]} classes: give weights and a network of these "
+            f"{n_classes} classes (n_classes is passed on to the function that builds it), or data "
+            "of the classes that it was trained on."
+        )
+    raise ValueError(f"{got} Let its forward end in one row of logits for each image.")
+
+
+def _kind(output: Any) -> str:
+    if isinstance(output, Mapping):
+        return f"{type(output).__name__} of {', '.join(map(repr, output))}"
+    if isinstance(output, Sequence):
+        return f"{type(output).__name__} of {len(output)}"
+    return type(output).__name__
 
 
 @contextmanager

@@ -21,7 +21,14 @@ from torch import Tensor, nn
 
 from testbed.data import Splits, normalise
 from testbed.machine import Precision, best_precision
-from testbed.prediction import autocast, evaluate, evaluating, memory_format_for, predict
+from testbed.prediction import (
+    autocast,
+    check_logits,
+    evaluate,
+    evaluating,
+    memory_format_for,
+    predict,
+)
 from testbed.training_checkpoint import TrainingCheckpoint
 
 __all__ = [
@@ -133,7 +140,8 @@ def train(
             on with: its epochs are reported again, not trained. The caller removes the file.
 
     Raises:
-        ValueError: if `settings.distillation` is given without a teacher.
+        ValueError: if `settings.distillation` is given without a teacher, or the network does not
+            give one tensor of logits of the data's classes.
         DivergedError: says when, at which learning rate, and what to try.
     """
     if settings.epochs == 0:
@@ -197,6 +205,7 @@ def _train(
                 logits = model(images)
                 with torch.no_grad():
                     taught = teacher(images) if teacher else None
+            check_logits(logits, len(batch), data.n_classes)  # in training mode, this time
             loss = _loss(logits.float(), batch.labels, taught, settings)
             loss.backward()
             optimizer.step()

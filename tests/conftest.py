@@ -2,10 +2,13 @@
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+
+from testbed import measurement
 
 # Ray gives its workers the lowest priority but a few: beside another busy test they would start
 # minutes late. Here they are what is waited for.
@@ -19,6 +22,15 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _latencies_are_measured_briefly() -> Iterator[None]:
+    """Of the trials of this process, each of which would measure for 1.2 s."""
+    with pytest.MonkeyPatch.context() as patch:
+        brief = partial(measurement.measure_latency, seconds=0.01)
+        patch.setattr(measurement, "measure_latency", brief)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,13 @@ search: {sampler: tpe, trials: 10, seed: 0}
 resources: {cpus: 1, gpus: 0}
 """
 
+MINIMAL = """\
+data: {name: digits}
+backbone: {name: conv}
+training: {epochs: 3}
+methods: {dense: {}}
+"""
+
 ODD_VALUES: tuple[Any, ...] = (
     None,
     True,

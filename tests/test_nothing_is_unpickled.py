@@ -53,7 +53,7 @@ def _sweep(folder: Path) -> list[str]:
     return ["orchestrator.trial", str(folder / "small.yaml"), "--output", str(folder / "runs")]
 
 
-def test_a_sweep_that_goes_on_and_its_report_unpickle_nothing(runs: Path) -> None:
+def test_a_sweep_that_is_resumed_and_its_report_unpickle_nothing(runs: Path) -> None:
     folder = runs / "runs" / "small"
     rows = (folder / "trials.csv").read_text().splitlines(keepends=True)
     (folder / "trials.csv").write_text("".join(rows[:-1]))  # as if it had been killed

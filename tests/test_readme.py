@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from orchestrator.search.study_storage import open_journal
-from orchestrator.sweep_file import Resources, load_sweep
+from orchestrator.sweep_file import Resources, SweepFileError, load_sweep
 from testbed.cost import count_multiplications
 
 PROJECT = Path(__file__).parents[1]
@@ -88,10 +88,23 @@ def test_the_example_sweep_is_right(tmp_path: Path) -> None:
     assert load_sweep(path).search.trials == 10
 
 
+def test_the_recipe_for_a_pretrained_network_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (recipe,) = blocks("yml")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    sweep = load_sweep(tmp_path / "recipe.yaml")
+    assert sweep.training["epochs"] == 0 and sweep.backbone["name"] == "torchvision:resnet50"
+    monkeypatch.chdir(tmp_path)
+    missing = r"no file 'resnet50_on_my_classes\.safetensors'.*"
+    with pytest.raises(SweepFileError, match=missing):
+        load_sweep(tmp_path / "recipe.yaml", data_root=tmp_path)
+
+
 def test_the_example_method_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     imports = (
         "from pydantic import BaseModel, ConfigDict, Field\nfrom torch import nn\n"
-        "from baselines.channels.channel_graph import prunable_convs\n"
+        "from baselines.channels.channel_groups import channel_groups\n"
         "from baselines.channels.channel_removal import example_images, remove_channels\n"
         "from testbed.data import Splits\nfrom testbed.method import Run\n"
     )

@@ -13,14 +13,14 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from baselines.channels.dependency.trace import plain_run, trace
-from baselines.channels.dependency.tracer import Labels, Trace
 from baselines.channels.dependency.remaining import remaining
 from baselines.channels.dependency.removal import Lost, masked, shared_copy, without
+from baselines.channels.dependency.trace import plain_run, trace
+from baselines.channels.dependency.tracer import Labels, Trace
 from testbed.names import unknown
 
 Scope = Annotated[
@@ -29,6 +29,7 @@ Scope = Annotated[
 ]
 Keep = Annotated[
     tuple[str, ...],
+    BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given),
     Field(description="Layers that keep their channels, by name or pattern, such as layer4.*"),
 ]
 # Largest difference of a smaller network from the masked one, as a share of the largest output.

@@ -58,7 +58,9 @@ class Amount:
         """How many channels of a group stay when a part of the way is gone, from 0 to 1."""
         channels = self.groups[name].channels
         last = channels - self.removed[name]
-        return last if part == 1 else max(last, channels - n_removed(self.keep_ratio**part, channels))
+        return (
+            last if part == 1 else max(last, channels - n_removed(self.keep_ratio**part, channels))
+        )
 
 
 class KeepAmount(BaseModel):
@@ -117,9 +119,7 @@ class KeepAmount(BaseModel):
 
 
 def _removed(keep_ratio: float, groups: ChannelGroups, round_to: int) -> dict[str, int]:
-    return {
-        name: n_removed(keep_ratio, group.channels, round_to) for name, group in groups.items()
-    }
+    return {name: n_removed(keep_ratio, group.channels, round_to) for name, group in groups.items()}
 
 
 def amount_for(share: float, groups: ChannelGroups, round_to: int = 1) -> Amount:

@@ -1,8 +1,9 @@
 """L1 filter pruning: Li, Kadav, Durdanovic, Samet, Graf 2016, "Pruning filters for efficient
 ConvNets", arXiv 1608.08710.
 
-Ranks the filters of every prunable conv by the sum of their absolute weights and removes the
-lowest, with their feature maps and the next layer's inputs, after the training; then fine-tunes.
+Ranks the channels of every group by the sum of the absolute weights that write them and removes the
+lowest, with their feature maps and the next layers' inputs, after the training; then fine-tunes.
+Where several layers write the channels, their sums are normalised (Fang et al. 2023, "DepGraph").
 
 Where we differ: the paper chooses by hand, from its sensitivity, what each stage loses; here one
 keep ratio holds for every layer, so that one number moves along the frontier. In `rounds` (seed
@@ -52,9 +53,13 @@ class L1Filter(KeepAmount):
         checkpoint = Checkpoint(self, model, data, run)
         completed = max(0, checkpoint.load(network))
         for number, n_epochs in enumerate(epochs[completed:], completed + 1):
-            to_keep = {name: amount.kept_after(name, number / self.rounds) for name in amount.groups}
+            to_keep = {
+                name: amount.kept_after(name, number / self.rounds) for name in amount.groups
+            }
             groups = self.groups(network, example) if number > 1 else amount.groups
-            network = remove_channels(network, example, groups, self._lowest(network, groups, to_keep))
+            network = remove_channels(
+                network, example, groups, self._lowest(network, groups, to_keep)
+            )
             run.fine_tune(network, data, n_epochs)
             run.report({"round": number, "channels_kept": sum(to_keep.values()) / channels})
             checkpoint.save(number, network)

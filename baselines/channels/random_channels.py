@@ -1,9 +1,9 @@
 """Random channels: the control that every method which chooses its channels has to beat.
 
-Removes channels drawn at random from every prunable conv of the trained network, all at once, then
+Removes channels drawn at random from every group of the trained network, all at once, then
 fine-tunes. Source: Mittal, Bhardwaj, Khapra, Ravindran 2018, "Recovering from random pruning".
 
-Where we differ: every prunable conv is thinned by one keep ratio, as by the other channel methods.
+Where we differ: every group is thinned by one keep ratio, as by the other channel methods.
 
 Its output is a smaller network: it runs fewer multiplications.
 """

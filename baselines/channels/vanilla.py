@@ -1,7 +1,7 @@
 """Static vanilla: the same network, thin from the start (seed report 000; cf. Liu et al. 2019,
 "Rethinking the value of network pruning").
 
-Every prunable conv has fewer channels before any training; the thin network is drawn anew and
+Every channel group has fewer channels before any training; the thin network is drawn anew and
 trained from scratch. It tells what the trained weights that other methods inherit are worth.
 
 Where we differ from the report: it gets the epochs that the others get in total, the dense

@@ -86,11 +86,11 @@ def _run_checked(args: argparse.Namespace, run: RunSweep) -> int:
             print(f"Note: {_what_becomes_of(folder, sweep, args.fresh)}", file=sys.stderr)
         return 0
     _make_folder(args.output)
-    from orchestrator.run_folder.folder import check_goes_on, only_driver  # imports torch
+    from orchestrator.run_folder.folder import check_resumable, only_driver  # imports torch
 
     with only_driver(folder):
         if folder.exists() and not args.fresh:
-            check_goes_on(folder, sweep)
+            check_resumable(folder, sweep)
         return run(sweep, folder, args)
 
 
@@ -111,10 +111,10 @@ def _what_becomes_of(folder: Path, sweep: Sweep, fresh: bool) -> str:
     """What a run would do with the folder that is there already."""
     if fresh:
         return f"{folder} would be moved aside."
-    from orchestrator.run_folder.folder import check_goes_on
+    from orchestrator.run_folder.folder import check_resumable
 
     try:
-        check_goes_on(folder, sweep)
+        check_resumable(folder, sweep)
     except SweepFileError as error:
         return str(error)
     return f"{folder} is there already, and would be resumed."

@@ -7,7 +7,8 @@ part of it. Every format is run on validation images and must give what the netw
 import copy
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def write_programs(network: nn.Module, splits: Splits, target: Path) -> list[str
         ValueError: if a format does not give what the network gives.
     """
     whole = FromPixels(network, splits.mean, splits.std).eval()
-    images = splits.validation[:CHECKED_ON].pixels.float() / 255
+    images = (splits.validation[:CHECKED_ON].pixels.float() / 255).contiguous()
     with torch.inference_mode():
         expected = whole(images).numpy()
     _check(PROGRAM, _torch_program(whole, images, target / PROGRAM), images, expected)
@@ -106,7 +107,7 @@ def _skipping_programs(network: RuntimeNetwork, splits: Splits) -> dict[str, byt
 
 def _torch_program(whole: FromPixels, images: Tensor, path: Path) -> Run:
     """Writes a program of torch.export for any batch; returns it as it runs."""
-    with torch.no_grad():
+    with torch.no_grad(), _as_refusal(PROGRAM, "torch.export"):
         program = torch.export.export(whole, (images[:2],), dynamic_shapes=ANY_BATCH)
     torch.export.save(program, path)
     module = program.module()
@@ -115,7 +116,7 @@ def _torch_program(whole: FromPixels, images: Tensor, path: Path) -> Run:
 
 def _plain_onnx(whole: FromPixels, images: Tensor, expected: np.ndarray, path: Path) -> str:
     """Writes a checked ONNX program for any batch; returns how long one image takes."""
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), _as_refusal(ONNX, "torch's ONNX exporter"):
         warnings.simplefilter("ignore")  # of the exporter's own parts, about one another
         torch.onnx.export(
             whole,
@@ -128,10 +129,27 @@ def _plain_onnx(whole: FromPixels, images: Tensor, expected: np.ndarray, path: P
             external_data=False,
             verbose=False,
         )
-    run = onnx_session(path)
+        run = onnx_session(path)
     _check(ONNX, run, images, expected)
     took = _latencies_ms({"": run}, images)[""]
     return f"{milliseconds(took)} (ONNX Runtime, one thread)"
+
+
+@contextmanager
+def _as_refusal(name: str, exporter: str) -> Iterator[None]:
+    """Whatever an exporter raises of a network it cannot write, in a sentence with its reason."""
+    try:
+        yield
+    except Exception as error:  # of many types, none of them documented
+        reason: BaseException = error
+        while reason.__cause__ is not None:
+            reason = reason.__cause__
+        said = str(reason).partition("\n")[0].strip().rstrip(".")
+        raise ValueError(
+            f"{name} cannot be written: {exporter} does not take an operation of this network "
+            f"({type(reason).__name__}: {said}). Write that operation otherwise in the network's "
+            "forward; an equal one of torch.nn will do."
+        ) from error
 
 
 def onnx_session(program: Path | bytes) -> Run:

@@ -4,15 +4,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from torch import nn
 
+from orchestrator.jobs.dense import drawn, load_weights
 from orchestrator.methods import method_class
-from orchestrator.plan import DenseNetwork, Plan, dense_network
+from orchestrator.plan import Plan
 from orchestrator.plan.jobs import splits_key
 from orchestrator.sweep_file import SweepFileError
-from testbed.backbones import build_backbone
 from testbed.data import Splits, load_splits
 from testbed.method import ChecksNetwork
+from testbed.prediction import check_logits
 
 SEEN_BY_METHODS = {"method", "options", "data", "backbone", "backbone_options"}  # of a trial
 
@@ -38,13 +40,39 @@ def load_shared(plan: Plan, data_root: Path) -> dict[str, Splits]:
 
 
 def check_networks(plan: Plan, shared: Mapping[str, Splits]) -> None:
-    """Builds every dense network that is known, untrained, before any is trained.
+    """Builds every kind of dense network that is known, and runs it, before any is trained.
 
     Raises:
-        ValueError: if one does not fit its images, say because they are too small for it.
+        ValueError: if one does not fit its images, say because they are too small for it, or its
+            weights do not fit, or what it gives is no logits of the data's classes.
     """
+    looked_at: set[str] = set()
     for network in plan.dense_networks:
-        _untrained(network, shared)
+        splits = shared[splits_key(network.data, network.seed)]
+        shape = (*splits.input_shape, splits.n_classes, network.training.epochs > 0)
+        kind = f"{network.backbone} {network.backbone_options} {shape}"
+        if kind not in looked_at:
+            looked_at.add(kind)
+            model = drawn(network, splits)
+            load_weights(model, network, splits)
+            _check_outputs(network.backbone, model, splits)
+
+
+def _check_outputs(name: str, model: nn.Module, splits: Splits) -> None:
+    """Checks what a network gives for two images, in evaluation and in training mode."""
+    images = torch.zeros(2, *splits.input_shape)
+    with torch.random.fork_rng(), torch.no_grad():
+        for training in (False, True):
+            try:
+                output = model.train(training)(images)
+            except Exception:
+                # A user's forward may need what the CPU lacks, or more images than these: a trial
+                # will tell.
+                continue
+            try:
+                check_logits(output, len(images), splits.n_classes)
+            except ValueError as error:
+                raise ValueError(f"backbone {name}: {error}") from error
 
 
 def check_methods(plan: Plan, shared: Mapping[str, Splits]) -> None:
@@ -69,7 +97,7 @@ def check_methods(plan: Plan, shared: Mapping[str, Splits]) -> None:
         looked_at.add(seen)
         splits = shared[splits_key(trial.data, trial.seed)]
         try:
-            method.check_network(_untrained(dense_network(trial), shared), splits)
+            method.check_network(drawn(trial, splits), splits)
         except ValueError as error:
             problems.append(f"{study.name}: {error}")
         except Exception:
@@ -77,10 +105,3 @@ def check_methods(plan: Plan, shared: Mapping[str, Splits]) -> None:
             continue
     if problems:
         raise SweepFileError(problems)
-
-
-def _untrained(network: DenseNetwork, shared: Mapping[str, Splits]) -> nn.Module:
-    splits = shared[splits_key(network.data, network.seed)]
-    return build_backbone(
-        network.backbone, splits.input_shape, splits.n_classes, **network.backbone_options
-    )

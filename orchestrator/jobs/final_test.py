@@ -3,11 +3,11 @@
 from functools import lru_cache
 from pathlib import Path
 
+from orchestrator.jobs.dense import drawn
 from orchestrator.methods import method_class
 from orchestrator.plan import Trial
 from orchestrator.plan.jobs import TestResult
 from orchestrator.run_folder.workplace import Workplace
-from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications
 from testbed.data import DataOptions, Images, Splits, load_test_images
 from testbed.measurement import multiplications_per_class
@@ -21,11 +21,8 @@ def final_test(trial: Trial, splits: Splits, workplace: Workplace) -> TestResult
     Args:
         splits: the trial's own, for the normalisation that its network was trained with.
     """
-    dense = build_backbone(
-        trial.backbone, splits.input_shape, splits.n_classes, **trial.backbone_options
-    )
     method = method_class(trial.method).model_validate(trial.options)
-    pruned = load_pruned(workplace.network(trial.trial_id), method, dense)
+    pruned = load_pruned(workplace.network(trial.trial_id), method, drawn(trial, splits))
     pruned = pruned.to(workplace.device)
     images = _test_images(trial.data.model_dump_json(), workplace.data_root)
     precision = trial.training.precision

@@ -100,13 +100,10 @@ def _prune_and_measure(
     network, teacher = dense_network(trial), fine_tuning_teacher(trial)
     dense, record = obtain_dense(network, splits, workplace)
     for epoch in record.history:  # so that a trial's curves begin where its network did
-        report(
-            {
-                "epoch": epoch["epoch"],
-                "dense_val_accuracy": epoch["val_accuracy"],
-                "dense_train_loss": epoch["train_loss"],
-            }
-        )
+        begun = {"epoch": epoch["epoch"], "dense_val_accuracy": epoch["val_accuracy"]}
+        if "train_loss" in epoch:  # else it was not trained here
+            begun["dense_train_loss"] = epoch["train_loss"]
+        report(begun)
     run = Run(
         seed=trial.seed,
         device=workplace.device,
@@ -157,7 +154,7 @@ def _dense_accuracy(
     device: torch.device,
 ) -> float | None:
     """The dense network's accuracy on the validation images that the trial's is measured on."""
-    if not record.history:
+    if not record.history:  # kept by an older version, of a network that was not trained
         return None
     if len(judged.validation) == len(splits.validation):
         return record.history[-1]["val_accuracy"]

@@ -1,6 +1,7 @@
 """The dense networks that trials start from, and those that these and they are taught by."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -10,9 +11,10 @@ from orchestrator.plan.trial import Trial
 from orchestrator.sweep_file import Sweep
 from orchestrator.sweep_file.conditions import decided
 from orchestrator.sweep_file.grids_and_ranges import variables
-from testbed.backbones import BACKBONES, check_backbone
+from testbed.backbones import with_defaults
 from testbed.data import DataOptions
 from testbed.training import Training
+from testbed.weights import file_digest
 
 
 class DenseNetwork(BaseModel):
@@ -28,9 +30,17 @@ class DenseNetwork(BaseModel):
     teacher: "DenseNetwork | None" = None
 
     def spec(self, data_fingerprint: str) -> dict[str, Any]:
-        """What a `DenseStore` keeps it under. The fingerprint says all of the data that matters."""
+        """What a `DenseStore` keeps it under.
+
+        The fingerprint says all of the data that matters; of a file of weights its content does.
+        """
+        options = dict(self.backbone_options)
+        weights = options.get("weights")
+        if isinstance(weights, str) and Path(weights).is_file():
+            options["weights"] = file_digest(Path(weights))
         return {
             **self.model_dump(mode="json", exclude={"data", "teacher"}),
+            "backbone_options": options,
             "data": data_fingerprint,
             "teacher": self.teacher and self.teacher.spec(data_fingerprint),
         }
@@ -122,7 +132,4 @@ def _with_defaults(backbone: Mapping[str, Any]) -> dict[str, Any]:
     """
     options = dict(backbone)
     name = options.pop("name")
-    check_backbone(name, options)
-    if name in BACKBONES:
-        options = BACKBONES[name].options.model_validate(options).model_dump(mode="json")
-    return {"name": name, **options}
+    return {"name": name, **with_defaults(name, options)}

@@ -73,7 +73,8 @@ def _dense_lines(networks: Sequence[DenseNetwork]) -> Iterator[str]:
         if len({options[name] for options in flat if name in options}) > 1
     ]
     for network, options in zip(networks, flat, strict=True):
-        said = [f"{name}={options[name]}" for name in varied if name in options]
+        shown = [*varied, *({"weights"} - {*varied})]
+        said = [f"{name}={options[name]}" for name in shown if name in options]
         epochs = _count(network.training.epochs, "epoch")
         yield f"  {' '.join([network.backbone, *said])}: {epochs}, seed {network.seed}"
 

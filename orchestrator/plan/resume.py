@@ -1,4 +1,4 @@
-"""Whether a sweep may go on with what another sweep file has begun, and what has changed if not.
+"""Whether a sweep may resume what another sweep file has begun, and what has changed if not.
 
 It may where it still makes every trial that the other one made, and searches alike. So more
 trials, methods, seeds or values of a grid are no change that matters.

@@ -67,7 +67,7 @@ def _chosen(row: Mapping[str, Any], path: str, found: Range) -> Any:
         raise ValueError(
             f"trials.csv: in the row of {row['trial_id']}, {path} is "
             f"{cell_text(cell) or 'missing'}, expected {found}. "
-            "Take the row out: its trial is run again when the sweep goes on."
+            "Take the row out: its trial is run again when the sweep is resumed."
         )
     return same[0]
 

@@ -17,7 +17,7 @@ from orchestrator.plan.jobs import (
     TrialResult,
     trial_of,
 )
-from orchestrator.run_folder.folder import begin, go_on
+from orchestrator.run_folder.folder import begin, note_sweep
 from orchestrator.run_folder.trial_row import known_columns
 from orchestrator.run_folder.trials_table import (
     HELD_BY_COLUMNS,
@@ -39,7 +39,7 @@ class Recorder:
     def __init__(
         self, plan: Plan, folder: Path, data_root: Path, retry_failed: bool = False
     ) -> None:
-        """Makes the run folder, or resumes the one that is there: see `check_goes_on`.
+        """Makes the run folder, or resumes the one that is there: see `check_resumable`.
 
         Args:
             retry_failed: whether trials that failed are to be run again, as stopped ones are.
@@ -49,7 +49,7 @@ class Recorder:
         """
         sweep = plan.sweep
         if folder.exists():
-            go_on(folder, sweep)
+            note_sweep(folder, sweep)
         else:
             begin(folder, sweep)
         self.workplace = Workplace(

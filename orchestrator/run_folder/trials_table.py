@@ -49,6 +49,7 @@ COLUMNS: dict[str, str] = {
     "nonzero_multiplications": FLOAT,
     "parameters": INTEGER,
     "sparsity": FLOAT,
+    "kept_whole": STRING,  # conv and linear layers that lost no outputs beside others, as JSON
     "latency_ms": FLOAT,  # batch 1, the median
     "latency_ms_batch128": FLOAT,
     "dense_latency_ms": FLOAT,
@@ -114,7 +115,7 @@ class TrialsTable:
     """A table of trials in a CSV file, open for more."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        """Makes the file, or goes on with it after cutting off a row that a crash left unfinished.
+        """Makes the file, or resumes it after cutting off a row that a crash left unfinished.
 
         Columns that the file lacks are added to it, empty; those that it has beyond are kept.
         """
@@ -279,7 +280,7 @@ def _read(path: Path, **options: Any) -> pd.DataFrame:
         if width != widths[0]:
             raise ValueError(
                 f"{path}, row {number}: damaged, expected {widths[0]} cells, got {width}. "
-                "Take the row out: its trial is run again when the sweep goes on."
+                "Take the row out: its trial is run again when the sweep is resumed."
             )
     return pd.read_csv(io.StringIO(text, newline=""), keep_default_na=False, **options)
 

@@ -56,7 +56,7 @@ class Proposer:
             objectives: column of the row -> "maximize" or "minimize".
             search: which sampler, and the seed that every study's own is made of.
             storage: keeps what was proposed and told; see `study_storage`. What it holds already
-                is gone on with.
+                is resumed.
             rows: trial_id -> row of the trials that have ended already. Others that were proposed
                 are the first to be proposed again, as they were.
             prefix: of the studies' names in a storage that sweeps share.
@@ -147,7 +147,7 @@ class _Asked:
         return len(self.stopped) + max(0, self.n_tries - len(self._proposed))
 
     def take_up(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        """Brings the study and the rows of its trials together, and goes on from there.
+        """Brings the study and the rows of its trials together, and resumes from there.
 
         A driver that is killed leaves a trial without a row, or a row that was not told. A machine
         that fails may leave a row of a trial that the study has forgotten.

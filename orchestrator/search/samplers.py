@@ -32,7 +32,7 @@ def make_sampler(study: Study, search: Search, begun: int = 0) -> BaseSampler:
 
     Args:
         begun: how many trials the study has. A sampler that draws from one stream would draw the
-            first ones again when a sweep goes on.
+            first ones again when a sweep is resumed.
     """
     seed = _seed(f"{search.seed} {study.name}")
     stream = _seed(f"{search.seed} {study.name} {begun}") if begun else seed

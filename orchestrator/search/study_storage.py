@@ -1,7 +1,7 @@
 """Where Optuna's studies are kept: a journal file in the run folder, or a database.
 
 They are the only record of what was proposed and told. The journal is in the format of Optuna's
-`JournalFileBackend`, whose lines are mended or refused when a sweep goes on.
+`JournalFileBackend`, whose lines are mended or refused when a sweep is resumed.
 """
 
 import json

@@ -28,7 +28,7 @@ from orchestrator.sweep_file.validation import (
     resolve,
 )
 from orchestrator.sweep_file.yaml_reader import Document, Key, dotted
-from testbed.backbones import BACKBONES, check_backbone
+from testbed.backbones import BACKBONES, check_backbone, check_weights_file
 from testbed.data import DataOptions, check_data
 from testbed.training import Training
 
@@ -93,6 +93,8 @@ def _resolved_sections(
     if data_root is not None and "name" in read.get("data", {}):
         names_only = {"name": read["data"]["name"]}  # which can be checked in any case
         _check_data_sets(document, read["data"] if resolved["data"] else names_only, data_root)
+    if data_root is not None and resolved.get("backbone"):
+        _check_weights(document, read["backbone"])
     if all(resolved.get(section) for section in ("backbone", "training", "fine_tuning")):
         # What fine_tuning inherits from a grid or range varies with training, trial by trial.
         varying = {str(key[0]) for key, _ in variables(resolved["training"])}
@@ -143,16 +145,20 @@ def resolved_backbone(options: Mapping[str, Any]) -> Options:
     if not isinstance(name, str):
         got = "none" if name is None else repr(name)
         raise OptionsError([(("name",), f"backbone.name: expected the name of one, got {got}.")])
-    if name in BACKBONES:
-        return {"name": name, **check_model(BACKBONES[name].options, rest, "backbone")}
     try:
+        if name in BACKBONES:
+            weights = {"weights": rest.pop("weights")} if "weights" in rest else {}
+            rest = check_model(BACKBONES[name].options, rest, "backbone") | weights
         check_backbone(name, rest)
+    except OptionsError:
+        raise
     except ValueError as error:
         message = str(error)
         named = [option for option in rest if repr(option) in message]
-        blamed = min(named, key=lambda option: message.index(repr(option)), default="name")
+        usual = "weights" if "weights" in rest and "weights" in message else "name"
+        blamed = min(named, key=lambda option: message.index(repr(option)), default=usual)
         raise OptionsError([((blamed,), message)]) from error
-    return dict(options)
+    return {"name": name, **rest}
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -211,6 +217,15 @@ def _check_data_sets(document: Document, options: Options, root: Path) -> None:
         except (ValueError, OSError) as error:
             named = re.match(r"data\.(\w+): ", str(error))
             document.add_problem(("data", named[1] if named else "name"), str(error))
+
+
+def _check_weights(document: Document, options: Options) -> None:
+    """Checks that the files of weights are there; whether they fit is found out with the images."""
+    for plain in plain_options(options):
+        try:
+            check_weights_file(plain.pop("name"), plain)
+        except ValueError as error:
+            document.add_problem(("backbone", "weights"), f"backbone.{error}")
 
 
 def _check_teachers(document: Document, read: Mapping[str, Options]) -> None:

@@ -15,7 +15,6 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime
 from numbers import Real
 from pathlib import Path
@@ -85,14 +84,6 @@ def open_client(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
-@contextmanager
-def _one_process_at_a_time(folder: Path) -> Iterator[None]:
-    """Sweeps that start together would make the database's tables twice, which MLflow fails on."""
-    with (folder / ".mlflow.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
-        yield
-
-
 def _make_database(uri: str) -> None:
     """Makes the file of a local database, if there is none, whole or not at all.
 
@@ -122,7 +113,9 @@ class Experiment:
         marks = method_marks(list(plan.sweep.methods), LIGHT)
         self._colours = {method: colour for method, (colour, *_) in marks.items()}
         name, output = plan.sweep.name, folder.parent
-        with _one_process_at_a_time(output):
+        with (output / ".mlflow.lock").open("w") as lock:
+            # Sweeps that start together would make its tables twice, which MLflow fails on.
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
             _make_database(uri)
             self.client = open_client(uri)
             found = self.client.get_experiment_by_name(name)

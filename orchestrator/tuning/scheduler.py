@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers import FIFOScheduler
 
 from orchestrator.search.successive_halving import Rungs, RungsInMemory, SuccessiveHalving
 from orchestrator.sweep_file import EarlyStopping
@@ -14,7 +14,7 @@ def _own_name(trial: Trial) -> tuple[str, str]:
     return "", trial.trial_id
 
 
-class MultiObjectiveASHA(TrialScheduler):
+class MultiObjectiveASHA(FIFOScheduler):
     """Multi-objective asynchronous successive halving, which Ray Tune does not have.
 
     Source: Schmucker et al. 2021, arXiv 2106.12639; see `successive_halving`.
@@ -63,16 +63,6 @@ class MultiObjectiveASHA(TrialScheduler):
 
         A trial named here would be moved to a freed worker, and the one that starts for it killed.
         """
-
-    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None: ...
-
-    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None: ...
-
-    def on_trial_complete(
-        self, tune_controller: Any, trial: Trial, result: dict[str, Any]
-    ) -> None: ...
-
-    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None: ...
 
     def debug_string(self) -> str:
         return "Multi-objective asynchronous successive halving"

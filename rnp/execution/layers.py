@@ -98,10 +98,22 @@ def prepare_linear(linear: nn.Linear, dtype: torch.dtype, inputs: int | None = N
     return run
 
 
-def prepare_norm(norm: nn.BatchNorm2d, channels: int | None) -> Prepared:
-    """A batch norm with running statistics, on a prefix of its channels."""
-    mean, variance, weight, bias = _statistics(norm, channels)
-    return lambda images: F.batch_norm(images, mean, variance, weight, bias, eps=norm.eps)
+def prepare_per_channel(layer: Any, channels: int) -> Prepared:
+    """A layer with weights for each channel, in evaluation mode on a prefix of its channels.
+
+    Args:
+        layer: a PReLU, an instance norm, or a batch norm with running statistics.
+    """
+    if isinstance(layer, nn.PReLU):
+        slopes = layer.weight.detach()[:channels]
+        return lambda images: F.prelu(images, slopes)
+    mean, variance, weight, bias = _statistics(layer, channels)
+    if isinstance(layer, nn.InstanceNorm2d):
+        of_images = mean is None
+        return lambda images: F.instance_norm(
+            images, mean, variance, weight, bias, use_input_stats=of_images, eps=layer.eps
+        )
+    return lambda images: F.batch_norm(images, mean, variance, weight, bias, eps=layer.eps)
 
 
 def folded(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -115,7 +127,7 @@ def folded(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[T
     return fused[0].detach(), fused[1].detach()
 
 
-def _statistics(norm: nn.BatchNorm2d, channels: int | None) -> list[Any]:
+def _statistics(norm: nn.BatchNorm2d | nn.InstanceNorm2d, channels: int | None) -> list[Any]:
     """Running mean and variance, weight and bias of the first channels; None where it has none."""
     tensors = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
     return [None if tensor is None else tensor.detach()[:channels] for tensor in tensors]

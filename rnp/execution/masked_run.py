@@ -13,13 +13,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, fx, nn
 
-from rnp.structure.channel_flow import ChannelFlow
+from rnp.structure.channel_flow import ChannelFlow, in_mode
 
 IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
 class Traced(fx.Interpreter):
-    """Runs a traced network node by node, functional dropout in the mode that it has now."""
+    """Runs a traced network node by node, functional dropout in the mode that it is in now."""
 
     def run_node(self, n: fx.Node) -> Any:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
@@ -27,8 +27,7 @@ class Traced(fx.Interpreter):
         return getattr(self, n.op)(n.target, args, kwargs)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if "training" in kwargs:  # as it was when the network was traced
-            kwargs = {**kwargs, "training": self.module.training}
+        args, kwargs = in_mode((args, kwargs), self.module.training)
         return super().call_function(target, args, kwargs)
 
 

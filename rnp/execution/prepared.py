@@ -19,7 +19,7 @@ from rnp.execution.layers import (
     PrefixLinear,
     prepare_conv,
     prepare_linear,
-    prepare_norm,
+    prepare_per_channel,
 )
 from rnp.execution.masked_run import Traced
 from rnp.execution.segments import Segment, cut_into_segments, folded_graph
@@ -146,8 +146,8 @@ class PreparedNetwork:
                 inputs = prefixes[read] * self._flow.convs[read].readers[name]
             prepared = prepare_linear(module, dtype or module.weight.dtype, inputs)
             return partial(module, prepared=prepared)
-        if isinstance(module, nn.BatchNorm2d) and outputs is not None:
-            return prepare_norm(module, outputs)
+        if outputs is not None:
+            return prepare_per_channel(module, outputs)
         plain = node.args == (*node.all_input_nodes,) and not node.kwargs
         if plain and module is not None:
             return module

@@ -18,7 +18,7 @@ from torch import fx, nn
 from rnp.execution.layers import PrefixConv2d
 from rnp.structure.channel_flow import ChannelFlow, module_of
 
-_IDLE_IN_EVALUATION = (nn.Identity, nn.Dropout, nn.Dropout2d)
+_IDLE_IN_EVALUATION = (nn.Identity, nn.modules.dropout._DropoutNd)
 _RELUS = frozenset({F.relu, torch.relu, "relu"})
 _ASKED_OF_TENSORS = frozenset({"shape", "device", "dtype"})
 

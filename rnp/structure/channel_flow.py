@@ -1,38 +1,48 @@
 """Channel flow: which convs can run on a prefix of their channels, and who reads these channels.
 
-The network is traced with `torch.fx`. A conv can be pruned at run time if its output passes only
-through operations that treat each channel on its own (normalisation, activation, pooling, dropout,
-flattening) until convs and linear layers read it, each of them run once. The network's first conv
-is never pruned (Lin et al. 2017, section 3.2). On residual networks that leaves the first conv of
-each basic block: what the second one writes is added to something else.
+The network is traced with `torch.fx`, in evaluation mode whatever its mode is. A conv can be pruned
+at run time if its output passes only through operations that keep each channel to itself
+(normalisation, activation, pooling, padding, dropout, flattening) until convs and linear layers
+read it, each of them run once. Whether an operation does is tried out: on a prefix of the channels
+it must give the same prefix of what it gives on all. The network's first conv is never pruned (Lin
+et al. 2017, section 3.2). On residual networks that leaves the first conv of each basic block: what
+the second one writes is added to something else.
 """
 
 import operator
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (its usual name)
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from rnp.structure.channel_groups import prefix_sizes
+from testbed.prediction import evaluating
 
-POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-# What gives each channel from that channel alone; batch norm is handled apart, as it has weights.
-CHANNELWISE_MODULES: tuple[type[nn.Module], ...] = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh,
-    nn.Identity, nn.Dropout, nn.Dropout2d, *POOLS,
-)  # fmt: skip
-CHANNELWISE_FUNCTIONS: frozenset[Callable[..., Any]] = frozenset({
-    F.relu, torch.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.hardswish, torch.sigmoid,
-    torch.tanh, F.dropout, F.dropout2d, F.max_pool2d, torch.max_pool2d, F.avg_pool2d,
-    F.adaptive_avg_pool2d, F.adaptive_max_pool2d,
-})  # fmt: skip
-CHANNELWISE_METHODS = frozenset({"relu", "sigmoid", "tanh", "contiguous"})
-SPATIAL = ({2, 3}, {-1, -2})
+TRIED_ON = (2, 6, 56, 63)  # images, channels, and sides that several poolings may halve
+TRIED_PREFIX = 2  # of these channels
+
+
+class OwnMode(int):
+    """Stands in a trace for the mode of the network: false, as it is taken in evaluation mode."""
+
+
+def in_mode(arguments: Any, training: bool) -> Any:
+    """An operation's arguments, with the mode that the network is in now."""
+    return fx.node.map_aggregate(
+        arguments, lambda value: training if isinstance(value, OwnMode) else value
+    )
+
+
+class _Tried(NamedTuple):
+    """What a node gives for all channels that a trial has, and for a prefix of them."""
+
+    whole: Any
+    prefix: Any
 
 
 @dataclass(frozen=True)
@@ -46,8 +56,8 @@ class PrunedConv:
     """Output channels that each action computes."""
     norm: str | None
     """The batch norm that alone reads the conv, if there is one."""
-    norms: tuple[str, ...]
-    """Every batch norm that the channels pass."""
+    per_channel: tuple[str, ...]
+    """The layers with weights for each channel that the channels pass: batch norm, PReLU."""
     readers: Mapping[str, int]
     """Each conv or linear layer that reads the channels -> inputs that come from one channel."""
     between: tuple[str, ...]
@@ -69,9 +79,9 @@ class ChannelFlow:
 
     @cached_property
     def step_of_outputs(self) -> dict[str, int]:
-        """Each layer that puts out a pruned conv's channels, itself or a batch norm -> decision."""
-        norms = {norm: step for step, conv in enumerate(self.convs) for norm in conv.norms}
-        return norms | self.step_of
+        """Each layer with weights for a pruned conv's channels, the conv too -> decision."""
+        passed = {name: step for step, conv in enumerate(self.convs) for name in conv.per_channel}
+        return passed | self.step_of
 
     @cached_property
     def step_read_by(self) -> dict[str, int]:
@@ -119,18 +129,33 @@ def channel_flow(model: nn.Module, groups: int) -> ChannelFlow:
     """Traces `model` and finds the convs that can be pruned at run time.
 
     A tensor that its forward makes of numbers becomes an attribute of it (`_tensor_constant0`).
+    Its modules' modes stay as they are. What its forward does only in training is left out, but for
+    functions that are told the mode, such as functional dropout: they get the mode of the run.
 
     Raises:
         ValueError: if the network cannot be traced, or no conv can be pruned; says why for each.
     """
+    with evaluating(model), torch.random.fork_rng(devices=[]), torch.no_grad():
+        return _channel_flow(model, groups)
+
+
+def _traced(model: nn.Module) -> fx.Graph:
+    for module in model.modules():
+        module.training = OwnMode()  # type: ignore[assignment]
     try:
-        graph = fx.Tracer().trace(model)
+        return fx.Tracer().trace(model)
     except Exception as error:  # a user's forward may do anything with a traced value
         raise ValueError(
             f"Cannot follow the channels of {type(model).__name__}: tracing it with torch.fx "
             f"raises {type(error).__name__}: {error}. Its forward must not depend on the values "
             "of tensors."
         ) from error
+    finally:
+        model.eval()
+
+
+def _channel_flow(model: nn.Module, groups: int) -> ChannelFlow:
+    graph = _traced(model)
     images, *others = [node for node in graph.nodes if node.op == "placeholder"]
     output = list(graph.nodes)[-1].args[0]
     if others or not isinstance(output, fx.Node):
@@ -142,7 +167,7 @@ def channel_flow(model: nn.Module, groups: int) -> ChannelFlow:
     calls = [node for node in graph.nodes if node.op == "call_module"]
     convs = [node for node in calls if isinstance(modules[node.target], nn.Conv2d)]
     refusals = {n.target: "it is the first conv, which sees the image itself" for n in convs[:1]}
-    follower = _Follower(modules, Counter(node.target for node in calls))
+    follower = _Follower(tuple(graph.nodes), modules, Counter(node.target for node in calls))
     found: list[PrunedConv] = []
     for node in convs[1:]:
         try:
@@ -167,6 +192,7 @@ class _RefusedError(Exception):
 class _Follower:
     """Follows the channels of convs from node to node."""
 
+    nodes: tuple[fx.Node, ...]
     modules: Mapping[str, nn.Module]
     times_run: Mapping[str, int]
 
@@ -181,38 +207,40 @@ class _Follower:
             raise _RefusedError(f"it runs {self.times_run[name]} times")
         if module.out_channels == 1:
             raise _RefusedError("it has only one channel")
+        images = torch.randn(TRIED_ON, generator=torch.Generator().manual_seed(0)).to(module.weight)
+        tried = {conv: _Tried(images, images[:, :TRIED_PREFIX])}
         readers: dict[str, int] = {}
-        flat = {conv: False}  # whether a node's output has one dimension for channels and positions
-        followed = [conv]
-        for node in followed:  # which grows meanwhile
-            for user in node.users:
-                if asks_batch_size(user):
-                    continue
-                inputs = self._reader_inputs(user, flat[node], module.out_channels)
-                if inputs is not None:
-                    readers[str(user.target)] = inputs
-                elif user not in flat:
-                    flat[user] = self._passes(user, flat[node])
-                    followed.append(user)
+        for node in self.nodes:
+            if tried.keys().isdisjoint(node.all_input_nodes):
+                continue
+            inputs = self._reader_inputs(node, tried, module.out_channels)
+            if inputs is not None:
+                readers[str(node.target)] = inputs
+            else:
+                tried[node] = self._passed(node, tried, module.out_channels)
         if not readers:
             raise _RefusedError("nothing reads its channels")
-        norms = {
+        between = [n for n, values in tried.items() if isinstance(values.whole, Tensor)][1:]
+        per_channel = {
             node: str(node.target)
-            for node in flat
-            if isinstance(module_of(node, self.modules), nn.BatchNorm2d)
+            for node in between
+            if _weights_of(module_of(node, self.modules)) > 1
         }
-        users = list(conv.users)
+        (first, *others) = conv.users
+        norms = isinstance(module_of(first, self.modules), nn.BatchNorm2d) and not others
         return PrunedConv(
             name,
             module.out_channels,
             prefix_sizes(module.out_channels, groups),
-            norms.get(users[0]) if len(users) == 1 else None,
-            tuple(norms.values()),
+            str(first.target) if norms else None,
+            tuple(per_channel.values()),
             readers,
-            tuple(node.name for node in flat if node is not conv),
+            tuple(node.name for node in between),
         )
 
-    def _reader_inputs(self, node: fx.Node, flat: bool, channels: int) -> int | None:
+    def _reader_inputs(
+        self, node: fx.Node, tried: Mapping[fx.Node, _Tried], channels: int
+    ) -> int | None:
         """How many inputs of a reading layer come from one channel; None for any other node."""
         module = module_of(node, self.modules)
         if not isinstance(module, nn.Conv2d | nn.Linear):
@@ -221,89 +249,90 @@ class _Follower:
             raise _RefusedError(f"{node.target!r}, which reads it, is a {type(module).__name__}")
         if self.times_run[str(node.target)] > 1:
             raise _RefusedError(f"{node.target!r}, which reads it, runs more than once")
+        dimensions = tried[node.all_input_nodes[0]].whole.ndim
         if isinstance(module, nn.Conv2d):
             if module.groups > 1:
                 raise _RefusedError(f"the grouped conv {node.target!r} reads it")
+            if dimensions != 4:
+                raise _RefusedError(f"the conv {node.target!r} does not read it as maps")
             return 1
-        if not flat or module.in_features % channels:
+        if dimensions != 2 or module.in_features % channels:
             raise _RefusedError(
                 f"the linear layer {node.target!r} does not read its flattened channels"
             )
         return module.in_features // channels
 
-    def _passes(self, node: fx.Node, flat: bool) -> bool:
-        """Whether the output of `node` is flat, given its input.
+    def _passed(self, node: fx.Node, tried: Mapping[fx.Node, _Tried], channels: int) -> _Tried:
+        """What a node makes of the channels.
 
         Raises:
             _RefusedError: if the node does not keep each channel to itself.
         """
         module = module_of(node, self.modules)
-        once = self.times_run.get(str(node.target)) == 1
-        if isinstance(module, nn.BatchNorm2d) and not flat and once:
-            if module.running_mean is None:
+        if _weights_of(module) > 1:
+            values = tried[node.all_input_nodes[0]]
+            once = self.times_run[str(node.target)] == 1
+            if isinstance(module, nn.BatchNorm2d) and module.running_mean is None:
                 raise _RefusedError(f"{node.target!r} normalises by the statistics of each batch")
-            return flat
-        if isinstance(module, CHANNELWISE_MODULES) and not (flat and isinstance(module, POOLS)):
-            return flat
-        if flattens(node, module):
-            return True
-        tensor, *others = (*node.args, *node.kwargs.values()) if node.args else (None,)
-        alone = isinstance(tensor, fx.Node) and not any(isinstance(o, fx.Node) for o in others)
-        if alone and _is(node, CHANNELWISE_FUNCTIONS, CHANNELWISE_METHODS):
-            return flat
-        if alone and _is(node, {torch.mean}, {"mean"}) and not flat and _means_spatially(node):
-            return not node.kwargs.get("keepdim", False) and len(node.args) < 3
+            if once and values.whole.ndim == 4 and _weights_of(module) == channels:
+                return values
+        elif node.op != "output" and all(used in tried for used in node.all_input_nodes):
+            with suppress(Exception):  # what cannot be tried out is not known to be right
+                values = _Tried(*(_run(node, module, tried, which) for which in (0, 1)))
+                if _is_prefix(values):
+                    return values
         what = str(node.target) if module is not None else _operation(node)
         raise _RefusedError(
             f"{what!r} takes several of its channels together, or something else with them"
         )
 
 
+def _weights_of(layer: nn.Module | None) -> int:
+    """How many channels it has weights for, if it is a layer that can be cut to fewer; else 0."""
+    if isinstance(layer, nn.PReLU):
+        return layer.num_parameters
+    return layer.num_features if isinstance(layer, nn.BatchNorm2d | nn.InstanceNorm2d) else 0
+
+
+def _run(
+    node: fx.Node, module: nn.Module | None, tried: Mapping[fx.Node, _Tried], which: int
+) -> Any:
+    """What the node gives for one of both: the hooks of its module hear nothing of it."""
+
+    def value(used: fx.Node) -> Any:
+        found = tried[used][which]
+        return found.clone() if isinstance(found, Tensor) else found  # it may be written into
+
+    args, kwargs = in_mode(fx.map_arg((node.args, node.kwargs), value), training=False)
+    if module is not None:
+        return module.forward(*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    return cast(Any, node.target)(*args, **kwargs)
+
+
+def _is_prefix(values: _Tried) -> bool:
+    """Whether each channel kept to itself, flattened or not; what is no tensor says nothing."""
+    whole, prefix = values
+    if not isinstance(whole, Tensor):
+        return isinstance(whole, int | float | tuple | torch.dtype | torch.device) and not any(
+            isinstance(part, Tensor) for part in (whole if isinstance(whole, tuple) else ())
+        )
+    n, channels = TRIED_ON[:2]
+    each, more = divmod(whole.shape[1], channels)
+    expected = whole[:, : each * TRIED_PREFIX]
+    return (
+        len(whole) == n
+        and more == 0
+        and (each == 1 or (each > 1 and whole.ndim == 2))
+        and prefix.shape == expected.shape
+        and torch.allclose(prefix, expected, rtol=1e-4, equal_nan=True)
+    )
+
+
 def module_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None:
     """The module that a node calls, if it calls one."""
     return modules[str(node.target)] if node.op == "call_module" else None
-
-
-def _is(node: fx.Node, functions: Any, methods: Any) -> bool:
-    known = functions if node.op == "call_function" else methods
-    return node.op in ("call_function", "call_method") and node.target in known
-
-
-def flattens(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether it makes (n, ...) flat: (n, C). `module` is what it calls, if that is a module."""
-    if isinstance(module, nn.Flatten):
-        return (module.start_dim, module.end_dim) == (1, -1)
-    if _is(node, {torch.flatten}, {"flatten"}):
-        given = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | node.kwargs
-        return (given.get("start_dim", 0), given.get("end_dim", -1)) == (1, -1)
-    return _is(node, {torch.reshape}, {"view", "reshape"}) and _keeps_only_the_batch(node)
-
-
-def _keeps_only_the_batch(node: fx.Node) -> bool:
-    """Whether it is `x.view(x.size(0), -1)`, or said in another way."""
-    given: Any = node.args[1:]
-    shape = given[0] if len(given) == 1 else given
-    if not isinstance(shape, tuple | list) or len(shape) != 2 or shape[1] != -1:
-        return False
-    first = shape[0]
-    if not isinstance(first, fx.Node):
-        return False
-    of = first.args[0] if first.target is operator.getitem else first
-    return isinstance(of, fx.Node) and asks_batch_size(of)
-
-
-def asks_batch_size(node: fx.Node) -> bool:
-    """Whether it is `x.size(0)`, or the `x.shape` of `x.shape[0]`."""
-    if node.op == "call_method" and node.target == "size":
-        return node.args[1:] == (0,)
-    if node.op == "call_function" and node.target is getattr and node.args[1] == "shape":
-        return all(u.target is operator.getitem and u.args[1] == 0 for u in node.users)
-    return False
-
-
-def _means_spatially(node: fx.Node) -> bool:
-    dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
-    return isinstance(dims, tuple | list) and set(dims) in SPATIAL
 
 
 def _operation(node: fx.Node) -> str:

@@ -26,7 +26,7 @@ def with_channels(
 ) -> dict[str, Tensor]:
     """A network's tensors with these channels of a conv, in the given order and no others.
 
-    That changes the conv, the batch norms that its channels pass, and the layers that read them.
+    That changes the conv, the layers with weights for each channel that they pass, and the readers.
 
     Args:
         tensors: a state dict.
@@ -35,7 +35,7 @@ def with_channels(
     found = dict(tensors)
     for name, tensor in tensors.items():
         layer, _, _ = name.rpartition(".")
-        if layer in (conv.name, *conv.norms) and tensor.ndim > 0:  # a norm counts in a scalar
+        if layer in (conv.name, *conv.per_channel) and tensor.ndim > 0:  # a norm counts in a scalar
             found[name] = tensor[channels]
     for reader, per_channel in conv.readers.items():
         by_channel = tensors[f"{reader}.weight"].unflatten(1, (conv.channels, per_channel))

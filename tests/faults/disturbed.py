@@ -1,31 +1,39 @@
 """A sweep of real drivers in processes of their own, to be killed, and what it must come to."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from string import Template
 
 import pandas as pd
+from small_sweeps import write_images
 
+from orchestrator.commands.sweep import main as sweep_main
 from orchestrator.run_folder.trials_table import read_trials
 
 PROJECT = Path(__file__).parents[2]
 WHOLE = os.environ.get("FAULTS") == "whole"
 """Whether all faults are wanted (`make faults`), or one of each kind (`make test`)."""
-SWEEP = """
-data: {name: digits, train_images: 300, validation_share: 0.3}
+SWEEP = Template("""
+data: {name: $images, validation_share: 0.3}
 backbone: {name: conv, depth: 4, width: 0.25}
-training: {epochs: 1, batch_size: 64}
+training: {epochs: 2, batch_size: 32}
 fine_tuning: {epochs: 1, learning_rate: 0.01}
 methods:
   dense: {}
   tests.faults.methods:Fades: {by: {uniform: [0.001, 0.1]}}
-search: {sampler: SAMPLER, trials: TRIALS}
-"""
+search: {sampler: $sampler, trials: $trials}
+""")
+
+Main = Callable[[Sequence[str]], int]
+"""Of a command line: its arguments -> its exit status."""
 
 
 class DisturbedSweep:
@@ -33,7 +41,9 @@ class DisturbedSweep:
 
     def __init__(self, folder: Path, sampler: str = "random", trials: int = 8) -> None:
         self.path = folder / "sweep.yaml"
-        self.path.write_text(SWEEP.replace("SAMPLER", sampler).replace("TRIALS", str(trials)))
+        images = folder / "images.npz"
+        write_images(images)
+        self.path.write_text(SWEEP.substitute(images=images, sampler=sampler, trials=trials))
         self.n_trials = trials + 1
         self.folder = folder / "runs" / "sweep"
         self.mark = f"FAULTS_{uuid.uuid4().hex}"
@@ -51,12 +61,16 @@ class DisturbedSweep:
             start_new_session=True,
         )
 
-    def finish(self, *arguments: str, module: str = "orchestrator.sweep") -> str:
-        """Runs the sweep to its end, which must be a good one, and returns what was printed."""
-        driver = self.start(*arguments, module=module)
-        printed, _ = driver.communicate()
-        assert driver.returncode == 0, printed
-        return printed
+    def finish(self, *arguments: str, main: Main = sweep_main) -> str:
+        """Runs the sweep to its end, which must be a good one, and returns what was printed.
+
+        It does so in this process, on the Ray that it is connected to if it is.
+        """
+        printed = io.StringIO()
+        with redirect_stdout(printed), redirect_stderr(printed):
+            status = main([str(self.path), "--output", str(self.folder.parent), *arguments])
+        assert status == 0, printed.getvalue()
+        return printed.getvalue()
 
     def rows(self) -> pd.DataFrame:
         """What has ended, in the order of the trials."""
@@ -64,8 +78,9 @@ class DisturbedSweep:
         return rows.sort_values("trial_id", ignore_index=True)
 
     def ended(self) -> int:
+        """How many trials have, of those that need not run again."""
         try:
-            return len(self.rows())
+            return int((self.rows()["status"] != "stopped").sum())
         except FileNotFoundError:
             return 0
 
@@ -112,8 +127,15 @@ class DisturbedSweep:
 
 
 def figures(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows without what two equal trials need not share: times, and what only a frontier has."""
-    other = ("latency_ms", "duration_s", "started_at", "test_accuracy", "test_multiplications")
+    """Rows without what two equal trials need not share: times, paths, tests of a frontier."""
+    other = (
+        "dataset",
+        "latency_ms",
+        "duration_s",
+        "started_at",
+        "test_accuracy",
+        "test_multiplications",
+    )
     return rows[[name for name in rows if not any(part in name for part in other)]]
 
 

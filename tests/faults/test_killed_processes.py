@@ -61,10 +61,15 @@ def assert_figures_as_undisturbed(sweep: DisturbedSweep, tmp_path: Path) -> None
     )
 
 
+@pytest.mark.usefixtures("two_workers")
 def test_drivers_killed_at_random_moments_cost_nothing(
     sweep: DisturbedSweep, tmp_path: Path
 ) -> None:
+    """Nor does it where the last bytes of their files were lost."""
     kill_at_random_moments(sweep, KILLS_OF_DRIVERS)
+    for path, n_bytes in (("studies.journal", 10), ("trials.csv", 20)):
+        with (sweep.folder / path).open("r+b") as file:
+            file.truncate((sweep.folder / path).stat().st_size - n_bytes)
     sweep.finish()
     assert_whole(sweep)
     assert_drawn_as_undisturbed(sweep)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: once ends what is being written, twice stops now; the sweep goes on later."""
+"""Ctrl-C and SIGTERM: once ends what is being written, twice stops now; the sweep is resumed."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from disturbed import DisturbedSweep, assert_whole
 
-PLAIN = "orchestrator.trial"
+from orchestrator.commands.trial import main as trial_main
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -21,7 +21,9 @@ def sweep(tmp_path: Path) -> Iterator[DisturbedSweep]:
     disturbed.kill_all()
 
 
-def test_sigterm_writes_the_report_and_says_how_to_go_on(sweep: DisturbedSweep) -> None:
+@pytest.mark.usefixtures("two_workers")
+def test_sigterm_writes_the_report_and_ctrl_c_twice_stops_at_once(sweep: DisturbedSweep) -> None:
+    """One sweep, which meets both and is resumed each time."""
     driver = sweep.start()
     sweep.wait_for(2, driver)
     driver.terminate()  # to the driver alone, as a cluster's scheduler sends it
@@ -31,13 +33,9 @@ def test_sigterm_writes_the_report_and_says_how_to_go_on(sweep: DisturbedSweep) 
     assert (sweep.folder / "report.html").exists()
     assert set(sweep.rows()["status"]) == {"completed", "stopped"}
     assert sweep.wait_for_all_to_end() == {}
-    sweep.finish()
-    assert_whole(sweep)
 
-
-def test_ctrl_c_twice_stops_at_once(sweep: DisturbedSweep) -> None:
     driver = sweep.start()
-    sweep.wait_for(2, driver)
+    sweep.wait_for(3, driver)
     for _ in range(2):
         os.killpg(driver.pid, signal.SIGINT)  # to all processes, as a terminal does
         time.sleep(0.02)
@@ -53,7 +51,7 @@ def test_ctrl_c_twice_stops_at_once(sweep: DisturbedSweep) -> None:
 
 def test_without_ray_sigterm_does_the_same(sweep: DisturbedSweep) -> None:
     methods = "methods={dense: {}, 'tests.faults.methods:Fades': {by: {grid: [0.1, 0.2, 0.3]}}}"
-    driver = sweep.start("--set", methods, module=PLAIN)
+    driver = sweep.start("--set", methods, module="orchestrator.trial")
     sweep.wait_for(2, driver)
     time.sleep(0.5)  # the next takes a second
     driver.terminate()
@@ -62,5 +60,5 @@ def test_without_ray_sigterm_does_the_same(sweep: DisturbedSweep) -> None:
     assert "Resume with:" in printed and "Traceback" not in printed
     assert (sweep.folder / "report.html").exists()
     assert list(sweep.rows()["status"]).count("stopped") == 1
-    sweep.finish("--set", methods, module=PLAIN)
+    sweep.finish("--set", methods, main=trial_main)
     assert list(sweep.rows()["status"]) == ["completed"] * 4

@@ -18,6 +18,7 @@ from testbed.cost import (
     UncountedOperationError,
     count_multiplications,
     count_parameters,
+    layers_kept_whole,
     nonzero_weights,
     sparsity,
 )
@@ -566,3 +567,16 @@ def test_operations_cost_the_same_on_a_gpu(name: str) -> None:
     network, inputs, expected = CLOSED_FORMS[name]
     cost = count_multiplications(copy.deepcopy(network).cuda(), inputs)
     assert cost.per_image.tolist() == [expected] * len(inputs)
+
+
+def test_layers_that_lost_no_outputs_beside_others_are_kept_whole() -> None:
+    def network(first: int, second: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(3, first, 1), nn.ConvTranspose2d(first, second, 1), nn.Conv2d(second, 5, 1)
+        )
+
+    dense = network(4, 6)
+    assert layers_kept_whole(network(2, 6), dense) == ["1", "2"]
+    assert layers_kept_whole(network(4, 3), dense) == ["0", "2"]
+    assert layers_kept_whole(dense, dense) == []  # no channel method's
+    assert layers_kept_whole(nn.Sequential(dense), dense) == []

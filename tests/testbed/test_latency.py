@@ -74,3 +74,29 @@ def test_a_network_can_be_trained_on_after_it_was_timed() -> None:
     measure_latency({"net": network}, IMAGES, (2,), seconds=0)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     network(IMAGES).sum().backward()
+
+
+class Viewed(nn.Module):
+    """Flattens by `.view`, which channels-last feature maps do not allow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(4, 6, 3, padding=1), nn.Linear(6 * 48, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.conv(images).view(images.shape[0], -1))
+        return logits
+
+
+def test_a_network_that_flattens_by_view_is_timed_and_works_afterwards() -> None:
+    network = Viewed().eval()
+    expected = network(IMAGES)
+    measured = measure_latency({"viewed": network, "conv": nn.Conv2d(4, 4, 3)}, IMAGES, (1, 3), 0)
+    assert all(each.median_ms > 0 for each in measured.values()) and len(measured) == 4
+    assert torch.equal(network(IMAGES), expected)
+
+
+def test_the_layout_of_the_weights_is_no_lasting_one() -> None:
+    network = nn.Conv2d(4, 4, 3)
+    measure_latency({"conv": network}, IMAGES, (1,), 0)
+    assert network.weight.is_contiguous()

@@ -117,5 +117,7 @@ class ChannelLabels:
             if field.numel() > 1:
                 found.append(field.contiguous())
             elif field.ndim:
-                self.fix(field, "all channels of a layer belong together, so that none can go alone")
+                self.fix(
+                    field, "all channels of a layer belong together, so that none can go alone"
+                )
         return found

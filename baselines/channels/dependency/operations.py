@@ -90,8 +90,9 @@ def _moved(tracer: Tracer, call: Call) -> None:
             moved = args[0].reshape(call.result.shape)
         else:
             moved = call.function(*args, **call.kwargs)
-        for each, fields in zip(moved if isinstance(moved, tuple | list) else [moved], found):
-            fields.append(each)
+        parts = moved if isinstance(moved, tuple | list) else [moved]
+        for part, fields in zip(parts, found, strict=True):
+            fields.append(part)
     for result, fields in zip(results, found, strict=True):
         tracer.give(result, fields)
         if result.numel() == x.numel():
@@ -136,7 +137,7 @@ def _copied(tracer: Tracer, call: Call) -> None:
     if whole is None or target.ndim != source.ndim:
         _entry_by_entry(tracer, call)
         return
-    fields = [each for each in tracer.fields(source)]
+    fields = list(tracer.fields(source))
     same = [d for d in range(whole.ndim) if whole.shape[d] == source.shape[d]]
     for labels in fields:
         if any(labels.shape[d] > 1 and d not in same for d in range(whole.ndim)):
@@ -237,9 +238,7 @@ def _indexed(tracer: Tracer, call: Call) -> None:
     places = call.given["indices"]
     dims = [dim for dim, index in enumerate(places) if index is not None]
     tracer.fix(x, f"{tracer.here} takes fixed entries of it", dims)
-    blind = [
-        None if i is None else torch.zeros(i.shape, dtype=torch.int64) for i in places
-    ]
+    blind = [None if i is None else torch.zeros(i.shape, dtype=torch.int64) for i in places]
     if any(i is not None and i.dtype == torch.bool for i in places):
         _unknown(tracer, call)
         return

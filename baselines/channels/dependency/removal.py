@@ -1,7 +1,6 @@
 """Removal of channels: the smaller network, and the whole one with the same channels at zero."""
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np

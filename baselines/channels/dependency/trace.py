@@ -52,7 +52,9 @@ def _traced(network: nn.Module, state: Mapping[str, Tensor], example: Tensor) ->
     tracer = Tracer(state, rule_for)
     for name, constant in network.named_buffers(recurse=False):
         if name in state and constant.is_floating_point():
-            tracer.fix(state[name], f"the network holds {name!r}, a buffer of fixed size, beside it")
+            tracer.fix(
+                state[name], f"the network holds {name!r}, a buffer of fixed size, beside it"
+            )
     with plain_run(network), tracer.following(network), tracer:
         output = functional_call(network, dict(state), (example,))
     for tensor in tree_leaves(output):

@@ -122,7 +122,6 @@ def remarks(result: SweepResult) -> dict[str, str]:
 def _zeros_kept(result: SweepResult) -> str:
     """What methods that zero weights in place still multiply."""
     completed = result.searched[result.searched["status"] == "completed"]
-    completed = result.searched[result.searched["status"] == "completed"]
     held = completed[completed["nonzero_multiplications"] < 0.9 * completed["multiplications"]]
     ratios = pd.DataFrame(
         {

@@ -1,6 +1,8 @@
 """How many channels of each layer the networks of trials kept."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from safetensors import safe_open
@@ -10,6 +12,7 @@ from orchestrator.formatting import percent
 from orchestrator.report.tables.images import mean_layers
 from orchestrator.report.tables.table import Table, which_trial
 
+FEW = 4
 NETWORKS = "networks/{}.safetensors"
 
 
@@ -42,8 +45,17 @@ def channels_table(result: SweepResult, trials: pd.DataFrame) -> Table:
             shown = any(own[name] < channels[name] for name in kept)
         if shown:
             figures = {name: kept.get(name, "") for name in names}
-            records.append({**which_trial(result, row), **figures, "trial": row["trial_id"]})
+            whole = {"kept whole": _few(row["kept_whole"])}
+            trial = {"trial": row["trial_id"]}
+            records.append({**which_trial(result, row), **figures, **whole, **trial})
     return Table.of(records)
+
+
+def _few(layers: Any) -> str:
+    """The first layers that kept all channels, of a JSON list, and how many there are beside."""
+    names = json.loads(layers) if isinstance(layers, str) else []
+    more = [f"and {len(names) - FEW} more"] if len(names) > FEW else []
+    return ", ".join([*names[:FEW], *more])
 
 
 def _channels(network: Path) -> dict[str, int]:

@@ -116,7 +116,7 @@ def test_layers_named_in_keep_are_spared(keep: list[str], left: list[str]) -> No
 
 
 def test_a_name_in_keep_that_fits_no_layer_is_refused() -> None:
-    with pytest.raises(ValueError, match="'stag1'. Did you mean 'stage1'"):
+    with pytest.raises(ValueError, match=r"'stag1'\. Did you mean 'stage1'"):
         channel_groups(backbone("resnet18"), images(), keep=["stag1"])
 
 
@@ -248,5 +248,7 @@ def test_what_is_concatenated_is_read_by_all_that_come_after() -> None:
     groups = channel_groups(model, images(size=8))
     assert list(groups) == list(named)
     assert set(groups["conv0"].readers) == {*(f"conv{n}" for n in range(1, 24)), "fc"}
-    smaller = remove_channels(model, images(size=8), groups, {f"conv{n}": [n % 2] for n in range(24)})
+    smaller = remove_channels(
+        model, images(size=8), groups, {f"conv{n}": [n % 2] for n in range(24)}
+    )
     assert smaller.get_submodule("fc").in_features == 3 + 24

@@ -69,7 +69,13 @@ def chain(layer: nn.Module, dims: int = 2, channels: int = 12, factor: int = 1) 
     kind = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
 
     def forward(net: Net, x: Tensor) -> Tensor:
-        x = x.mean(dim=3) if dims == 1 else x.unsqueeze(2).expand(-1, -1, 2, -1, -1) if dims == 3 else x
+        x = (
+            x.mean(dim=3)
+            if dims == 1
+            else x.unsqueeze(2).expand(-1, -1, 2, -1, -1)
+            if dims == 3
+            else x
+        )
         return net.fc(pooled(net.last(net.layer(net.first(x)))))
 
     return Net(
@@ -98,7 +104,9 @@ CHAINS: dict[str, Callable[[], nn.Module]] = {
     "Conv2d of few groups": lambda: chain(nn.Conv2d(12, 24, 3, groups=2), factor=2),
     "grouped Conv3d": lambda: chain(nn.Conv3d(12, 12, 1, groups=3), 3),
     "grouped ConvTranspose2d": lambda: chain(nn.ConvTranspose2d(12, 12, 2, 2, groups=2)),
-    "ConvTranspose2d of many groups": lambda: chain(nn.ConvTranspose2d(12, 24, 2, groups=6), factor=2),
+    "ConvTranspose2d of many groups": lambda: chain(
+        nn.ConvTranspose2d(12, 24, 2, groups=6), factor=2
+    ),
     "depthwise Conv2d": lambda: chain(nn.Conv2d(12, 12, 3, groups=12)),
     "depthwise Conv2d with a multiplier": lambda: chain(nn.Conv2d(12, 24, 3, groups=12), factor=2),
     "depthwise ConvTranspose2d": lambda: chain(nn.ConvTranspose2d(12, 12, 3, groups=12)),
@@ -250,7 +258,10 @@ def one_group_norm(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     ],
 )
 def test_norms_across_channels_are_those_of_the_channels_that_stay(
-    norm: nn.Module, channels_last: bool, by_hand: Callable[[Tensor, nn.Module], Tensor], tmp_path: Path
+    norm: nn.Module,
+    channels_last: bool,
+    by_hand: Callable[[Tensor, nn.Module], Tensor],
+    tmp_path: Path,
 ) -> None:
     model = lived_in(Normed(norm, channels_last)).double().eval()
     x = images(torch.float64, size=8)
@@ -334,7 +345,7 @@ def test_with_scope_all_a_transformer_loses_its_width_as_well(tmp_path: Path) ->
 
 
 def test_shared_weights_stay_shared_and_lose_the_same() -> None:
-    layers = {name: nn.Conv2d(i, 8, 3, padding=1) for name, i in zip("abcd", (3, 8, 8, 8))}
+    layers = {name: conv(3 if name == "a" else 8, 8) for name in "abcd"}
     model = Net(
         lambda net, x: net.fc(pooled(net.d(net.c(net.b(net.a(x)).relu()).relu()))),
         **layers,
@@ -430,14 +441,12 @@ def test_the_given_network_and_its_modes_stay_as_they_are() -> None:
 def test_wrong_channels_are_refused(channels: list[int], message: str) -> None:
     model = backbone("conv")
     with pytest.raises(ValueError, match=message):
-        remove_channels(
-            model, images(), channel_groups(model, images()), {"conv1": channels}
-        )
+        remove_channels(model, images(), channel_groups(model, images()), {"conv1": channels})
 
 
 def test_an_unknown_group_is_refused_with_the_nearest() -> None:
     model = backbone("conv")
-    with pytest.raises(ValueError, match="'conv0'. Did you mean 'conv"):
+    with pytest.raises(ValueError, match=r"'conv0'\. Did you mean 'conv"):
         remove_channels(model, images(), channel_groups(model, images()), {"conv0": [0]})
 
 

@@ -39,7 +39,9 @@ def test_the_share_of_multiplications_is_met_from_below(
     model, image = backbone(name), images()[:1]
     groups = channel_groups(model, image, scope=scope)
     amount = amount_for(share, groups)
-    smaller = remove_channels(model, image, groups, {n: range(k) for n, k in amount.removed.items()})
+    smaller = remove_channels(
+        model, image, groups, {n: range(k) for n, k in amount.removed.items()}
+    )
     dense = multiplications_by_layer(model, image).total()
     reached = multiplications_by_layer(smaller, image).total() / dense
     assert 0.98 * share <= reached <= share

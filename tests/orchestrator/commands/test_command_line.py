@@ -101,7 +101,7 @@ def test_a_folder_of_something_else_is_refused_with_the_ways_on(
 ) -> None:
     Path("results/my").mkdir(parents=True)
     message = (
-        "results/my is there, and cannot be gone on with: it has no sweep.yaml.\n"
+        "results/my is there, and cannot be resumed: it has no sweep.yaml.\n"
         "Give this sweep another name with --set name=..., or start afresh with --fresh, which "
         "moves the old folder aside and deletes nothing.\n"
     )

@@ -1,7 +1,9 @@
 """The network that a sweep ends with: which one is named, and that its exports are that network."""
 
+import dataclasses
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
+from torch import nn
 
 from orchestrator.commands.choose import main
 from orchestrator.commands.trial import main as trial_main
@@ -197,6 +201,54 @@ def test_a_format_that_gives_other_logits_is_refused() -> None:
             _check("model.onnx", lambda _, w=wrong: expected + w, torch.zeros(2, 1), expected)
 
 
+class Viewed(nn.Module):
+    """Flattens by `.view`, which images that lie channels last in memory do not allow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(2, 4, 3), nn.Linear(4 * 36, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.linear(self.conv(images).view(images.shape[0], -1))
+        return logits
+
+
+def test_a_network_that_flattens_by_view_is_written(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    from orchestrator.deploy.programs import write_programs
+
+    data = tiny.splits()
+    pixels = data.validation.pixels.contiguous(memory_format=torch.channels_last)
+    images = dataclasses.replace(data.validation, pixels=pixels)
+    write_programs(Viewed().eval(), dataclasses.replace(data, validation=images), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.pt2"}
+
+
+@pytest.mark.parametrize("exporter", ["torch.onnx.export", "torch.export.export"])
+def test_an_operation_that_no_exporter_takes_is_said_and_leaves_no_folder(
+    exporter: str,
+    run_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+
+    def refuse(*args: Any, **named: Any) -> None:
+        try:
+            raise LookupError("No function found for aten.strange_pool.\nSee the stack trace.")
+        except LookupError as error:
+            raise RuntimeError("Failed to convert.\n" * 100) from error
+
+    monkeypatch.setattr(exporter, refuse)
+    target = tmp_path / "new" / "shipped"
+    export = ["--export", str(target), "--data-root", "data"]
+    assert main([str(run_folder), "--max-multiplications", "1e9", *export]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "cannot be written" in said and "No function found for aten.strange_pool)" in said
+    assert list(target.parent.iterdir()) == []
+
+
 def test_nothing_is_overwritten_and_no_run_folder_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,11 +259,12 @@ def test_nothing_is_overwritten_and_no_run_folder_is_said(
 
 
 def test_weights_are_read_with_weights_only_everywhere() -> None:
-    """torch.load is in no source, and pickle only for errors that Ray Tune keeps of a worker."""
+    """Torch reads nothing but weights, and pickle only errors that Ray Tune keeps of a worker."""
     for room in ("orchestrator", "rnp", "baselines", "testbed"):
         for path in (PROJECT / room).rglob("*.py"):
             text = path.read_text()
-            assert "torch.load(" not in text, path
+            for call in re.findall(r"torch(?:\.serialization)?\.load\(.*\)", text):
+                assert "weights_only=True" in call, path
             if path.name != "job_callback.py":  # in the run's own temporary folder
                 assert "import pickle" not in text and "cloudpickle" not in text, path
 

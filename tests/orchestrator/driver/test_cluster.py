@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from ray_cluster import PROJECT, Cluster, cluster
 from safetensors.torch import load_file
+from small_sweeps import write_images
 
 from orchestrator.run_folder.trials_table import read_trials
 
 SWEEP = """
-data: {name: digits, train_images: 300, validation_share: 0.3}
+data: {name: IMAGES, validation_share: 0.3}
 backbone: {name: conv, depth: 4, width: 0.25}
 training: {epochs: 1, batch_size: 64}
 methods:
@@ -33,7 +34,8 @@ def two_nodes() -> Iterator[Cluster]:
 
 def sweep(found: Cluster, folder: Path, **environment: str) -> subprocess.Popen[str]:
     path = folder / "steps.yaml"
-    path.write_text(SWEEP)
+    write_images(folder / "images.npz")
+    path.write_text(SWEEP.replace("IMAGES", str(folder / "images.npz")))
     command = [sys.executable, "-m", "orchestrator.sweep", str(path), "--address", found.address]
     return subprocess.Popen(
         [*command, "--output", str(folder / "runs")],
@@ -48,7 +50,7 @@ def sweep(found: Cluster, folder: Path, **environment: str) -> subprocess.Popen[
 READ = """
 import json, sys, torch
 from orchestrator.tuning.connection import connected
-from tests.orchestrator.tuning.test_tuner import Jobs, fit, until
+from tests.job_source import Jobs, fit, until
 
 n_bytes = 64 * 2**20
 shared = {

@@ -9,7 +9,7 @@ import optuna
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
-from small_sweeps import METHODS, SMALL, arguments, write
+from small_sweeps import METHODS, ONE_WORKER, SMALL, arguments, write
 
 from orchestrator.commands.sweep import main as sweep_main
 from orchestrator.commands.trial import main as trial_main
@@ -86,7 +86,7 @@ def test_mlflow_holds_each_trial_once_and_the_frontier(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     searched = "methods: {dense: {}, l1_filter: {keep_ratio: {uniform: [0.2, 0.9]}}}\n"
-    rest = "search: {trials: 3}\nconfirm: {seeds: 1}\n"
+    rest = "search: {trials: 2}\nconfirm: {seeds: 1}\n"
     sweep = write(tmp_path, "searched", searched + rest)
     assert sweep_main(arguments(sweep, tmp_path)) == 0
     rows = read_trials(tmp_path / "runs" / "searched" / "trials.csv").set_index("trial_id")
@@ -100,7 +100,7 @@ def test_mlflow_holds_each_trial_once_and_the_frontier(
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     assert set(runs) == {*rows.index, "frontier"}
     search = rows[rows["phase"] == "search"]
-    assert len(search) == 4
+    assert len(search) == 3
     confirmed = {
         runs[trial_id].data.tags["confirms"] for trial_id in set(rows.index) - set(search.index)
     }
@@ -109,10 +109,10 @@ def test_mlflow_holds_each_trial_once_and_the_frontier(
     )
     journal = open_journal(tmp_path / "runs" / "searched" / "studies.journal")
     told = optuna.load_study(study_name="l1_filter-s0", storage=journal).trials
-    assert [trial.state.name for trial in told] == ["COMPLETE"] * 3
+    assert [trial.state.name for trial in told] == ["COMPLETE"] * 2
     for trial_id, row in rows.iterrows():
         assert runs[trial_id].data.metrics["val_accuracy"] == row["val_accuracy"]
-    assert search["l1_filter.keep_ratio"].nunique() == 3
+    assert search["l1_filter.keep_ratio"].nunique() == 2
 
 
 DECIDING = """
@@ -127,7 +127,7 @@ search: {trials: 1}
 def deciding(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a sweep in which one network decides per image."""
     folder = tmp_path_factory.mktemp("deciding")
-    assert sweep_main(arguments(write(folder, "deciding", DECIDING), folder)) == 0
+    assert sweep_main(arguments(write(folder, "deciding", DECIDING + ONE_WORKER), folder)) == 0
     return folder / "runs" / "deciding"
 
 
@@ -256,17 +256,16 @@ def test_all_that_methods_cannot_do_with_a_network_is_bad_input(
 
 
 @pytest.mark.parametrize("main", [trial_main, sweep_main])
-def test_a_sweep_that_has_begun_goes_on_whatever_methods_refuse(
+def test_a_sweep_that_has_begun_is_resumed_whatever_methods_refuse(
     main: Callable[[list[str]], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    methods = "methods: {dense: {}, 'tests.tiny_methods:Refuses': {}}"
-    command = arguments(write(tmp_path, "old", methods), tmp_path)
+    methods = "methods: {dense: {}, 'tests.tiny_methods:Refuses': {}}\n"
+    command = arguments(write(tmp_path, "old", methods + ONE_WORKER), tmp_path)
     assert main(command) == 2
     with monkeypatch.context() as unchecked:
         unchecked.setattr(driver, "check_methods", lambda *_: None)
-        assert main(command) == 1
-    assert main([*command, "--retry-failed"]) == 1
-    assert main([*command, "--set", "methods.vanilla={}"]) == 1
+        assert trial_main(command) == 1
+    assert main([*command, "--retry-failed", "--set", "methods.vanilla={}"]) == 1
     rows = read_trials(tmp_path / "runs" / "old" / "trials.csv").set_index("method")["status"]
     assert rows.to_dict() == {
         "dense": "completed",
@@ -312,7 +311,7 @@ def test_an_output_that_cannot_be_made_is_bad_input(
     assert "--output" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_not_blamed_on_the_trial_and_the_same_command_goes_on(
+def test_a_full_disk_is_not_blamed_on_the_trial_and_the_same_command_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Which changes of a sweep file let its sweep go on."""
+"""Which changes of a sweep file let its sweep be resumed."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The same command again goes on with a sweep, and who may do so."""
+"""The same command again resumes a sweep, and who may do so."""
 
 import os
 import signal

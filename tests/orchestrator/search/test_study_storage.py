@@ -1,4 +1,4 @@
-"""The studies outlive their driver: what a journal or a database holds is gone on with."""
+"""The studies outlive their driver: what a journal or a database holds is resumed."""
 
 import json
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_a_study_that_goes_on_proposes_what_an_undisturbed_one_does(
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
-def test_a_sampler_that_learns_proposes_nothing_twice_when_it_goes_on(
+def test_a_sampler_that_learns_proposes_nothing_twice_when_it_is_resumed(
     sampler: str, tmp_path: Path
 ) -> None:
     path, rows = tmp_path / "studies.journal", {}
@@ -150,7 +150,7 @@ def test_a_row_whose_options_are_not_of_the_study_is_named(tmp_path: Path) -> No
 
 
 def test_a_driver_killed_while_it_proposed_costs_no_number(tmp_path: Path) -> None:
-    """The journal, cut after every byte, is gone on with, and proposes the same trials."""
+    """The journal, cut after every byte, is resumed, and proposes the same trials."""
     path, cut = tmp_path / "studies.journal", tmp_path / "cut.journal"
     expected = undisturbed(n_trials=3)
     rows: dict[str, Any] = {}
@@ -211,7 +211,7 @@ def test_a_full_disk_leaves_no_part_of_a_line(
     assert all(json.loads(line) for line in before.splitlines())
 
 
-def test_a_database_holds_sweeps_apart_and_goes_on(tmp_path: Path) -> None:
+def test_a_database_holds_sweeps_apart_and_resumes_them(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     first = proposer(open_database(url), prefix="a 1 ").ask()
     other = proposer(open_database(url), prefix="a 2 ").ask()

@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 from numpy.typing import NDArray
+from small_sweeps import ONE_WORKER
 
 from baselines.channels.l1_filter import L1Filter
 from baselines.channels.vanilla import Vanilla
@@ -304,7 +305,7 @@ search: {trials: 4, sampler: grid}
 
 def write_sweep(folder: Path) -> Path:
     path = folder / "early.yaml"
-    path.write_text(SWEEP)
+    path.write_text(SWEEP + ONE_WORKER)
     return path
 
 

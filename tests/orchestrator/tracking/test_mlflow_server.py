@@ -17,6 +17,7 @@ from urllib.request import urlopen
 
 import pytest
 from mlflow import MlflowClient
+from small_sweeps import ONE_WORKER
 
 from orchestrator.commands.sweep import main
 from orchestrator.run_folder.trials_table import read_trials
@@ -45,9 +46,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    command: Sequence[str], log: Path, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+        )
     try:
         yield process
     finally:
@@ -89,7 +94,9 @@ def mlflow_server(backend: str, folder: Path) -> Iterator[str]:
     url, log = f"http://127.0.0.1:{port}", folder / "server.log"
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", backend]
     command += ["--artifacts-destination", str(folder / "artifacts"), "--port", str(port)]
-    with running([*command, "--workers", "1"], log) as server:
+    command += ["--workers", "1"]
+    # Its job execution would be eight processes more.
+    with running(command, log, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false") as server:
         give_up = time.monotonic() + 240
         while not healthy(url):
             assert server.poll() is None, log.read_text()
@@ -106,6 +113,7 @@ def healthy(url: str) -> bool:
         return False
 
 
+@pytest.mark.usefixtures("two_workers")
 @pytest.mark.skipif(postgresql() is None, reason="PostgreSQL's initdb is not installed")
 def test_a_server_on_postgresql_holds_every_trial_and_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -113,7 +121,7 @@ def test_a_server_on_postgresql_holds_every_trial_and_the_report(
     programs = postgresql()
     assert programs is not None
     sweep = tmp_path / "served.yaml"
-    sweep.write_text(SWEEP)
+    sweep.write_text(SWEEP + ONE_WORKER)
     with database(programs) as backend, mlflow_server(backend, tmp_path) as url:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
         assert main([str(sweep), "--output", str(tmp_path / "runs")]) == 0

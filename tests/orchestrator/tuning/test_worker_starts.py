@@ -79,4 +79,4 @@ def test_they_are_counted_anew_when_one_is_up(clock: Clock) -> None:
         for number in range(MOST_FAILED_STARTS):
             clock.now += 2 * ONE_FAILURE_S
             starts.start_failed(f"later {number}", set(), 0, "no module")
-        pytest.fail("none came up, and the sweep goes on")
+        pytest.fail("none came up, and the sweep does not end")

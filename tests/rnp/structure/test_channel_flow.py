@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
-from baselines.channels.channel_graph import prunable_convs
+from baselines.channels.channel_groups import channel_groups
+from rnp.runtime_network import RuntimeNetwork
 from rnp.structure.channel_flow import channel_flow
 from testbed.backbones import build_backbone
 
@@ -49,8 +50,12 @@ def test_the_convs_found_are_those_that_the_dependency_graph_finds_but_for_the_f
     model = build_backbone(name, (3, 32, 32), 10, **BACKBONES[name])
     found = {c.name: (c.channels, dict(c.readers)) for c in channel_flow(model, 4).convs}
     first = next(n for n, module in model.named_modules() if isinstance(module, nn.Conv2d))
-    expected = prunable_convs(model, torch.zeros(1, 3, 32, 32))
-    assert found == {n: (c.channels, dict(c.readers)) for n, c in expected.items() if n != first}
+    expected = {
+        name: (group.channels, {r: len(group.inputs_by_channel(r)[0]) for r in group.readers})
+        for name, group in channel_groups(model, torch.zeros(1, 3, 32, 32)).items()
+        if name != first
+    }
+    assert found == expected
 
 
 def test_a_chain_is_pruned_from_its_second_conv_to_its_linear_layer() -> None:
@@ -114,6 +119,22 @@ def test_functions_and_methods_are_followed_like_modules() -> None:
     model = Made(forward, a=conv(2, 6), b=conv(6, 8), c=conv(8, 4), d=nn.Linear(64, 3))
     readers = {c.name: dict(c.readers) for c in channel_flow(model, 2).convs}
     assert readers == {"b": {"c": 1}, "c": {"d": 16}}
+
+
+def test_operations_that_take_a_conv_twice_are_followed() -> None:
+    def forward(net: Made, x: Tensor) -> Tensor:
+        x = net.b(net.a(x))
+        x = net.c(x * F.relu6(x + 3) / 6)  # hard swish, written out
+        return net.d(F.interpolate(x, size=x.shape[2:]).flatten(2).mean(-1))
+
+    model = Made(forward, a=conv(2, 6), b=conv(6, 8), c=conv(8, 4), d=nn.Linear(4, 3))
+    readers = {c.name: dict(c.readers) for c in channel_flow(model, 2).convs}
+    assert readers == {"b": {"c": 1}, "c": {"d": 1}}
+    network = RuntimeNetwork(model, 2).eval()
+    images, actions = torch.randn(8, 2, 8, 8), torch.randint(2, (8, 2))
+    with torch.no_grad():
+        expected = network.masked(images, actions)
+    torch.testing.assert_close(network.skipping(images, actions), expected)
 
 
 def test_a_conv_may_have_several_readers() -> None:
@@ -234,6 +255,64 @@ def test_a_network_that_takes_more_than_images_is_an_error() -> None:
 
     with pytest.raises(ValueError, match=r"\['x', 'scale'\]"):
         channel_flow(Two(), 4)
+
+
+class SometimesSkipped(nn.Module):
+    """What stochastic depth does: branches are left out at random, in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = conv(2, 6), conv(6, 8), conv(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        branch = self.c(self.b(x).relu())
+        if self.training:
+            branch = branch * torch.bernoulli(torch.full((1,), 0.5))
+        return self.d((x + branch).mean((2, 3)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_trace_is_of_evaluation_whatever_the_mode(training: bool) -> None:
+    model = SometimesSkipped().train(training)
+    network = RuntimeNetwork(model, 4).eval()
+    images, whole = torch.randn(3, 2, 8, 8), torch.full((3, 1), 3)
+    expected = model.eval()(images)
+    for _ in range(5):
+        torch.testing.assert_close(network.skipping(images, whole), expected)
+        torch.testing.assert_close(network.masked(images, whole), expected)
+
+
+def test_a_fresh_network_and_one_that_was_evaluated_are_traced_alike() -> None:
+    for make in (SometimesSkipped, tiny.network):
+        graphs = {str(channel_flow(make().train(mode), 4).graph) for mode in (True, False)}
+        assert len(graphs) == 1
+
+
+def test_modes_stay_as_they_are() -> None:
+    model = tiny.network().train()
+    model.get_submodule("norm2").eval()  # frozen
+    before = {name: module.training for name, module in model.named_modules()}
+    channel_flow(model, 4)
+    assert {name: module.training for name, module in model.named_modules()} == before
+    assert all(type(mode) is bool for mode in before.values())
+
+
+@pytest.mark.parametrize("own_mode", [True, False])
+def test_a_function_that_is_told_the_mode_is_told_that_of_the_run(own_mode: bool) -> None:
+    """And where its mode is a constant, it keeps that."""
+
+    def forward(net: Made, x: Tensor) -> Tensor:
+        x = F.dropout(net.b(net.a(x)), 0.5, net.training if own_mode else False)
+        return net.c(x).mean((2, 3))
+
+    model = Made(forward, a=conv(2, 6), b=conv(6, 8), c=conv(8, 3))
+    network = pickle.loads(pickle.dumps(RuntimeNetwork(copy.deepcopy(model), 2)))
+    images, whole = torch.randn(4, 2, 8, 8), torch.ones(4, 1, dtype=torch.int64)
+    network.train()
+    assert torch.equal(network.masked(images, whole), network.masked(images, whole)) != own_mode
+    network.eval()
+    torch.testing.assert_close(network.masked(images, whole), model.eval()(images))
 
 
 def test_the_network_stays_as_it_is() -> None:

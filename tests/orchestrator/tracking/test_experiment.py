@@ -1,13 +1,8 @@
-"""MLflow holds what trials.csv holds, and its failures cost no trial."""
+"""MLflow holds what trials.csv holds: each trial once, and the report."""
 
 import os
-import shutil
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -15,27 +10,26 @@ from urllib.request import url2pathname
 
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
+from tracked_sweep import (
+    NO_COMPARISON,
+    SWEEP,
+    all_runs,
+    history,
+    row,
+    runs,
+    tracked,
+    write_report_files,
+)
 
 from orchestrator.plan import Trial, make_plan
-from orchestrator.run_folder.folder import REPORT, sweep_id
+from orchestrator.run_folder.folder import sweep_id
 from orchestrator.run_folder.trial_files import write_reports
 from orchestrator.run_folder.trials_table import TrialsTable, table_columns
 from orchestrator.sweep_file import load_sweep
 from orchestrator.tracking import experiment as experiment_module
-from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.experiment import Experiment
-from orchestrator.tracking.tracker import Tracker
 
-# What MLflow 3.17 does with SQLAlchemy 2.1; pytest makes warnings errors, a user never sees it.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-
-SWEEP = """
-name: sweep
-data: {name: digits}
-backbone: {name: conv, depth: 4}
-training: {epochs: 5}
-methods: {l1_filter: {keep_ratio: {uniform: [0.2, 0.9]}}}
-"""
 FIRST_SWEEP = """
 import sys
 from pathlib import Path
@@ -49,16 +43,13 @@ with Tracker(plan, output / "sweep", print) as tracker:
 """
 
 
-@pytest.fixture(scope="module")
-def first_sweeps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A new database, made by two sweeps that start together, and what each of them printed."""
-    output = tmp_path_factory.mktemp("runs")
-    (output / "sweep.yaml").write_text(SWEEP)
-    (output / "sweep").mkdir()
+def test_making_the_database_prints_nothing_even_when_two_sweeps_do(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    (tmp_path / "sweep").mkdir()
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     sweeps = [
         subprocess.Popen(
-            [sys.executable, "-c", FIRST_SWEEP, str(output)],
+            [sys.executable, "-c", FIRST_SWEEP, str(tmp_path)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -66,106 +57,8 @@ def first_sweeps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[s
         )
         for _ in range(2)
     ]
-    return output, [sweep.communicate()[0] for sweep in sweeps]
-
-
-@pytest.fixture
-def output(
-    first_sweeps: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """A folder for runs, with an empty database."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    shutil.copy(first_sweeps[0] / "mlflow.db", tmp_path)
-    (tmp_path / "sweep").mkdir()
-    for folder in (tmp_path, tmp_path / "sweep"):
-        shutil.copy(first_sweeps[0] / "sweep.yaml", folder)
-    monkeypatch.setattr(tracking, "FIRST_PAUSE_S", 0.05)
-    return tmp_path
-
-
-def started(
-    output: Path, warn: Callable[[str], None], rows: Sequence[dict[str, Any]] = ()
-) -> Tracker:
-    plan = make_plan(load_sweep(output / "sweep.yaml"))
-    return Tracker(plan, output / "sweep", warn, rows)
-
-
-@contextmanager
-def tracked(output: Path, *rows: dict[str, Any]) -> Iterator[Tracker]:
-    """A tracker that must have nothing to complain of; `rows` are of earlier runs."""
-    said: list[str] = []
-    with started(output, said.append, rows) as tracker:
-        yield tracker
-    assert said == []
-    assert tracker.where is not None
-
-
-def all_runs(output: Path, sweep: str) -> list[str]:
-    """The names of all runs, but for those in the bin."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=f"sqlite:///{output / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name(sweep)
-    assert experiment is not None
-    return sorted(run.info.run_name for run in client.search_runs([experiment.experiment_id]))
-
-
-def runs(output: Path, sweep: str) -> dict[str, Any]:
-    """Run name -> MLflow's run."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=f"sqlite:///{output / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name(sweep)
-    assert experiment is not None
-    assert experiment.lifecycle_stage == "active"
-    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-
-
-def history(output: Path, run: Any, metric: str) -> list[tuple[int, float]]:
-    """(step, value) of all that was logged under a metric's name, in order."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=f"sqlite:///{output / 'mlflow.db'}")
-    logged = client.get_metric_history(run.info.run_id, metric)
-    return [(entry.step, entry.value) for entry in logged]
-
-
-def row(trial_id: str, **columns: Any) -> dict[str, Any]:
-    usual = {
-        "trial_id": trial_id,
-        "phase": "search",
-        "study": "l1_filter-s0",
-        "method": "l1_filter",
-        "backbone": "conv",
-        "depth": 4,
-        "seed": 0,
-        "status": "completed",
-        "val_accuracy": 0.75,
-        "multiplications": 8e6,
-        "parameters": 1000,
-        "duration_s": 2.5,
-        "error": None,
-        "cell": "depth=4",
-        "started_at": "2026-11-21T10:00:00.000+00:00",
-        "l1_filter.keep_ratio": 0.5,
-    }
-    return {**usual, **columns}
-
-
-NO_COMPARISON = pd.DataFrame({"cell": [], "method": []})
-
-
-def write_report_files(folder: Path) -> None:
-    for name in REPORT:
-        (folder / name).write_text(name)
-
-
-def test_making_the_database_prints_nothing_even_when_two_sweeps_do(
-    first_sweeps: tuple[Path, list[str]],
-) -> None:
-    output, printed = first_sweeps
-    assert (output / "mlflow.db").exists()
-    assert printed == ["", ""]
+    assert [sweep.communicate()[0] for sweep in sweeps] == ["", ""]
+    assert (tmp_path / "mlflow.db").exists()
 
 
 def test_a_trial_is_one_flat_run_with_everything_about_it(output: Path) -> None:
@@ -264,8 +157,6 @@ def test_more_than_fits_into_one_call_is_written_all_the_same(
 
 
 def test_the_experiment_of_that_name_is_used_again_and_taken_out_of_the_bin(output: Path) -> None:
-    from mlflow import MlflowClient
-
     with tracked(output) as tracker:
         tracker.send(row("t-0"))
     with tracked(output) as tracker:
@@ -338,84 +229,6 @@ def test_a_report_is_sent_again_only_if_the_sweep_has_changed(output: Path) -> N
     assert first == second != third
 
 
-def test_a_database_that_cannot_be_opened_is_said_once_and_its_runs_are_kept(output: Path) -> None:
-    good = (output / "mlflow.db").read_bytes()
-    (output / "mlflow.db").write_text("this is no database" * 100)
-    said: list[str] = []
-    rows = [row(f"t-{number}") for number in range(5)]
-    write_reports(output / "sweep" / "reports" / "t-3.jsonl", [{"epoch": 1, "val_accuracy": 0.5}])
-    with started(output, said.append) as tracker:
-        for each in rows:
-            tracker.send(each)
-        tracker.finish(NO_COMPARISON)
-    first, last = said
-    assert "MLflow at sqlite:///" in first
-    assert "The trials go on" in first
-    assert "\n" not in first
-    assert "lacks 6 of this sweep's runs" in last  # the report among them
-
-    with started(output, said.append, rows):
-        pass
-    assert "may lack 5 of this sweep's runs" in said[-1]  # which nobody could ask
-
-    (output / "mlflow.db").write_bytes(good)
-    with tracked(output, *rows):  # which is what the same command does
-        pass
-    found = runs(output, "sweep")
-    assert set(found) == {f"t-{number}" for number in range(5)}
-    assert history(output, found["t-3"], "val_accuracy") == [(1, 0.5), (1, 0.75)]
-
-
-def test_what_mlflow_refuses_for_a_while_is_sent_when_it_is_back(
-    output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mlflow import MlflowClient
-
-    away = 7  # calls
-    end = MlflowClient.set_terminated
-
-    def fail_at_first(self: MlflowClient, *args: Any, **options: Any) -> Any:
-        nonlocal away
-        away -= 1
-        if away >= 0:  # the run is there by then, but for its end
-            raise ConnectionError("the server is away")
-        return end(self, *args, **options)
-
-    monkeypatch.setattr(MlflowClient, "set_terminated", fail_at_first)
-    said: list[str] = []
-    with started(output, said.append) as tracker:
-        for number in range(3):
-            tracker.send(row(f"t-{number}"))
-        give_up = time.monotonic() + 60
-        while tracker.where is None and time.monotonic() < give_up:
-            time.sleep(0.05)
-    assert all_runs(output, "sweep") == ["t-0", "t-1", "t-2"]
-    assert {run.info.status for run in runs(output, "sweep").values()} == {"FINISHED"}
-    assert len(said) == 1  # that it was away
-
-
-def test_a_run_that_mlflow_never_takes_stops_no_other(
-    output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mlflow import MlflowClient
-
-    create_run = MlflowClient.create_run
-
-    def fail_for_t1(self: MlflowClient, *args: Any, **options: Any) -> Any:
-        if options["run_name"] == "t-1":
-            raise ValueError("a param is too odd")
-        return create_run(self, *args, **options)
-
-    monkeypatch.setattr(MlflowClient, "create_run", fail_for_t1)
-    said: list[str] = []
-    with started(output, said.append) as tracker:
-        for number in range(3):
-            tracker.send(row(f"t-{number}"))
-    assert set(runs(output, "sweep")) == {"t-0", "t-2"}
-    assert "ValueError: a param is too odd" in said[0]
-    assert "lacks 1 of this sweep's runs; the same command sends them" in said[1]
-
-
 def test_a_trial_that_was_sent_is_not_sent_twice_and_one_that_changed_is_replaced(
     output: Path,
 ) -> None:
@@ -438,8 +251,6 @@ def test_runs_that_are_cut_off_or_there_twice_are_mended(
     output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a driver leaves them that is killed, or whose server answers too late."""
-    from mlflow import MlflowClient
-
     rows = [row(f"t-{number}", duration_s=number) for number in range(5)]
     with tracked(output, *rows):
         pass
@@ -488,8 +299,6 @@ def test_rows_read_back_from_the_table_are_the_rows_that_were_sent(output: Path)
     assert {name: run.info.run_id for name, run in runs(output, "sweep").items()} == before
     assert len(all_runs(output, "sweep")) == 3
     sent = runs(output, "sweep")["t-2"]
-    from mlflow import MlflowClient
-
     client = MlflowClient(tracking_uri=f"sqlite:///{output / 'mlflow.db'}")
     client.delete_run(sent.info.run_id)
     with tracked(output, *table.read().to_dict("records")):  # type: ignore[arg-type]
@@ -508,56 +317,6 @@ def test_sweeps_of_one_name_are_told_apart(output: Path) -> None:
     with tracked(output) as tracker:
         tracker.send(row("t-0"))
     assert all_runs(output, "sweep") == ["t-0", "t-0"]
-
-
-def test_the_tracking_uri_of_the_environment_is_used(
-    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    shutil.move(output / "mlflow.db", elsewhere)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{elsewhere / 'mlflow.db'}")
-    with tracked(output) as tracker:
-        tracker.send(row("t-0"))
-    assert set(runs(elsewhere, "sweep")) == {"t-0"}
-    assert tracker.where is not None
-    assert f"--backend-store-uri sqlite:///{elsewhere / 'mlflow.db'}, then" in tracker.where
-    assert not (output / "mlflow.db").exists()
-
-
-def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(
-    output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mlflow import MlflowClient
-
-    answer = threading.Event()
-    monkeypatch.setattr(MlflowClient, "create_run", lambda *_, **__: answer.wait())
-    said: list[str] = []
-    tracker = started(output, said.append)
-    tracker.send(row("t-0"))
-    tracker.close(patience_s=2)
-    assert "took no run within 2 s; giving up" in said[0]
-    assert tracker.where is None
-    answer.set()
-    tracker.close()
-
-
-def test_a_local_database_may_take_longer_than_a_server(
-    output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mlflow import MlflowClient
-
-    create_run = MlflowClient.create_run
-
-    def slow(*args: Any, **kwargs: Any) -> Any:
-        time.sleep(1)
-        return create_run(*args, **kwargs)
-
-    monkeypatch.setattr(MlflowClient, "create_run", slow)
-    monkeypatch.setattr(tracking, "PATIENCE_S", 0.1)
-    with tracked(output) as tracker:
-        tracker.send(row("t-0"))
-    assert set(runs(output, "sweep")) == {"t-0"}
 
 
 def test_a_database_is_made_in_memory_and_every_one_waits_for_its_disk(tmp_path: Path) -> None:

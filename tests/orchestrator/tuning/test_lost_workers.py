@@ -1,0 +1,133 @@
+"""Jobs that fail and workers that are lost, on a real Ray of two workers."""
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import ray_jobs
+from job_source import Jobs, fit, run
+from ray_jobs import Job
+
+from orchestrator.tuning import tuner
+from orchestrator.tuning.callbacks import worker_starts
+from orchestrator.tuning.callbacks.worker_starts import NoWorkerError
+
+pytestmark = pytest.mark.usefixtures("two_workers")
+
+
+def test_every_job_ends_with_one_call_whatever_happens_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tuner, "MOST_RESTARTS", 1)
+
+    jobs = run([("give", 1), ("fail",), ("leave",), ("kill",), ("give", 2)])
+
+    errors = {job[0]: lost.error.splitlines()[0] for job, lost in jobs.lost.items()}
+    died = "Given up after 2 starts. The worker process died: killed, out of memory, or crashed."
+    assert jobs.ended == {("give", 1): 1, ("give", 2): 2}
+    assert errors == {"fail": "ValueError: no such luck", "leave": "SystemExit: 3", "kill": died}
+    assert ", in fail\n" in jobs.lost["fail",].error
+    assert {lost.status for lost in jobs.lost.values()} == {"failed"}
+    assert set(jobs.started) == {*jobs.ended, *jobs.lost}
+    assert jobs.restarted == [("kill",)]
+    assert jobs.started.count(("fail",)) == 1, "it would only fail again"
+
+
+def test_a_job_whose_worker_is_killed_starts_again_in_another(tmp_path: Path) -> None:
+    job = ("kill_the_first", str(tmp_path))
+
+    jobs = run([job, ("give", 1)], [("give", 2)])
+
+    first = int((tmp_path / "first").read_text())
+    assert set(jobs.ended) == {job, ("give", 1), ("give", 2)}
+    assert jobs.ended[job] != first, "the process of its first start is dead"
+    assert jobs.restarted == [job]
+
+
+def test_idle_workers_that_were_lost_cost_a_job_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tuner, "MOST_RESTARTS", 1)
+    first: list[Job] = [("meet", str(tmp_path), number) for number in range(2)]
+
+    def after_both_are_killed() -> Iterable[Job]:
+        for process in jobs.processes():
+            os.kill(process, signal.SIGKILL)
+        time.sleep(1)
+        yield ("give", 1)
+
+    jobs = Jobs(first, after_both_are_killed())
+    assert fit(jobs) is not None
+
+    assert len(jobs.processes()) == 2, "both were up"
+    assert jobs.lost == {}
+    assert jobs.ended["give", 1] == 1
+    assert jobs.restarted == []
+
+
+def test_a_worker_that_ray_killed_for_its_memory_is_lost_like_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray's error is not that of an actor that died."""
+    killed: list[int] = []
+    real_get = ray.get
+
+    def get(reference: Any, **options: Any) -> Any:
+        found = real_get(reference, **options)
+        if not killed and isinstance(found, dict) and found.get("done"):
+            killed.append(found["outcome"])
+            os.kill(found["outcome"], signal.SIGKILL)
+            time.sleep(0.5)
+            raise ray.exceptions.OutOfMemoryError("the node runs out of memory")
+        return found
+
+    monkeypatch.setattr(ray, "get", get)
+    jobs = run([("own_process", number) for number in range(6)])
+
+    assert len(jobs.ended) == 6 and jobs.lost == {}
+    assert len(jobs.restarted) == 1, "no other job is given to it"
+    assert killed[0] not in jobs.ended.values()
+
+
+def loaded(folder: Path, failures: int) -> ray_jobs.Loaded:
+    for number in range(failures):
+        (folder / f"fails{number:03d}").touch()
+    return ray_jobs.Loaded(folder, os.getpid())
+
+
+def test_workers_that_cannot_start_end_the_run_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(worker_starts, "ONE_FAILURE_S", 0.0)
+    monkeypatch.setattr(worker_starts, "MOST_FAILED_STARTS", 2)
+    jobs = Jobs([("give", 1)])
+
+    with pytest.raises(NoWorkerError, match=r"No worker process can start: .*no_such_module"):
+        fit(jobs, work=loaded(tmp_path, 100))
+
+    assert jobs.started == []
+
+
+def test_starts_that_fail_do_not_count_for_the_job(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tuner, "MOST_RESTARTS", 1)
+
+    jobs = run([("give", 1)], work=loaded(tmp_path, 2))
+
+    assert jobs.ended == {("give", 1): 1}
+    assert jobs.restarted == []
+
+
+def test_a_lost_object_of_rays_is_no_error_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuner, "MOST_RESTARTS", 1)
+
+    jobs = run([("lose_an_object",)])
+
+    assert jobs.restarted == [("lose_an_object",)]
+    assert "ObjectLostError" in jobs.lost["lose_an_object",].error.splitlines()[0]

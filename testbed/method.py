@@ -145,7 +145,7 @@ class Run:
         network's settings.
 
         Raises:
-            ValueError: if epochs have been spent already.
+            ValueError: if epochs have been spent already, or there are none at all.
         """
         if self.epochs_spent:
             raise ValueError(
@@ -153,6 +153,11 @@ class Run:
                 f"but {self.epochs_spent} of its epochs have been spent."
             )
         total = self.training.epochs + self.fine_tuning.epochs
+        if total == 0:
+            raise ValueError(
+                "Training from scratch needs an epoch at least, but training.epochs and "
+                "fine_tuning.epochs are both 0. Set one of them, or leave this method out."
+            )
         budget = self.fine_tuning.epochs
         self._spend(model, data, self.training, total, budget, self.teacher_from_scratch)
 

@@ -326,13 +326,14 @@ def test_vanilla_keeps_no_trained_weight_and_no_statistics() -> None:
     assert torch.equal(again.conv1.weight, thin.conv1.weight)
 
 
-def test_vanilla_starts_from_weights_that_only_the_seed_decides() -> None:
+def test_vanilla_starts_from_weights_that_only_the_seed_decides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     method, model = method_class("vanilla")(keep_ratio=1), tiny.network()
+    monkeypatch.setattr(Run, "train_from_scratch", lambda *_: None)
     networks = []
     for seed in (0, 1):
-        run = tiny.run(0, seed=seed)
-        run.training = run.training.model_copy(update={"epochs": 0})
-        networks.append(method.prune(model, tiny.splits(), run))
+        networks.append(method.prune(model, tiny.splits(), tiny.run(0, seed=seed)))
         draw_anew(drawn := copy.deepcopy(model), seed)
         assert torch.equal(networks[-1].conv2.weight, drawn.conv2.weight)
     assert not torch.isclose(networks[0].conv2.weight, networks[1].conv2.weight).any()

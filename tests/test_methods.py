@@ -22,8 +22,8 @@ import testbed.training_checkpoint
 from baselines.channels.vanilla import draw_anew
 from orchestrator.methods import METHODS, method_class
 from testbed.backbones import build_backbone
-from testbed.cost import count_multiplications
-from testbed.method import ChecksNetwork, Run, load_pruned
+from testbed.cost import count_multiplications, count_parameters
+from testbed.method import ChecksNetwork, Foresees, Run, load_pruned
 from testbed.network_file import save_network
 
 KINDS = ["conv", "residual"]
@@ -324,6 +324,20 @@ def test_vanilla_keeps_no_trained_weight_and_no_statistics() -> None:
     draw_anew(again, seed=1)
     assert torch.equal(state_before, torch.random.get_rng_state())
     assert torch.equal(again.conv1.weight, thin.conv1.weight)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_method_foresees_costs_what_comes_back(name: str, kind: str) -> None:
+    method = method_of(name)
+    if not isinstance(method, Foresees):
+        pytest.skip("it does not know beforehand")
+    foreseen = method.foreseen(tiny.trained(kind), tiny.splits())
+    costs = [
+        (count_multiplications(each, images(1)).multiplications, count_parameters(each))
+        for each in (foreseen, prune(name, kind))
+    ]
+    assert costs[0] == costs[1]
 
 
 def test_vanilla_starts_from_weights_that_only_the_seed_decides(

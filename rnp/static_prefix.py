@@ -9,10 +9,11 @@ network for all epochs that are left.
 
 Where we differ: the widths are those that RNP chooses among, k a layer. They are chosen by the mean
 cross-entropy of validation images, since a few hundred images leave many choices equally accurate,
-and since it is what RNP's reward is made of. Where there are at most 256 choices all are compared;
-else groups are taken away one at a time, and what a layer's group is worth is found out anew only
-when that layer stands first. AutoSlim does so for every layer each time, which a deep network makes
-long.
+and since it is what RNP's reward is made of. These images are a part (`choice_share`), and every
+accuracy that is reported is of the others (`held_back`). Where there are at most 256 choices all
+are compared; else groups are taken away one at a time, and what a layer's group is worth is found
+out anew only when that layer stands first. AutoSlim does so for every layer each time, which a deep
+network makes long.
 
 Its output is a smaller network: it runs fewer multiplications, the same for every image.
 """
@@ -21,6 +22,7 @@ import copy
 import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 
 import torch
@@ -36,6 +38,7 @@ from rnp.structure.channel_flow import ChannelFlow, PrunedConv, channel_flow
 from rnp.structure.channel_order import with_channels
 from testbed.checkpoint import Checkpoint
 from testbed.data import Splits, normalise
+from testbed.held_back import divided
 from testbed.method import Run
 from testbed.network_file import resized
 from testbed.prediction import autocast, evaluating
@@ -50,10 +53,17 @@ class StaticPrefix(Adaptation):
 
     keep_multiplications: float = Field(default=0.5, gt=0, le=1)
     """Most multiplications, as a share of the dense ones."""
+    choice_share: float = Field(default=0.5, gt=0, lt=1)
+    """Of the validation images: those that the prefixes are chosen on."""
+
+    def held_back(self, data: Splits) -> Splits:
+        """`data` with only the validation images that choose nothing (see `HoldsBack`)."""
+        return divided(data, self.choice_share, "choice_share")[1]
 
     def check_network(self, dense: nn.Module, data: Splits) -> None:
         """See `ChecksNetwork`."""
         self._reachable(dense, data)
+        self.held_back(data)
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned (see `PruningMethod`).
@@ -61,15 +71,18 @@ class StaticPrefix(Adaptation):
         Resumes after the adaptation, if the run's folder holds a checkpoint.
 
         Raises:
-            ValueError: if no conv can be pruned, or the budget is below the smallest prefixes.
+            ValueError: if no conv can be pruned, the budget is below the smallest prefixes, or the
+                validation images cannot be divided.
         """
         cost, budget = self._reachable(model, data)
+        images, judged = divided(data, self.choice_share, "choice_share")
         checkpoint = Checkpoint(self, model, data, run)
         network = RuntimeNetwork(model, self.k).to(run.device)
         if checkpoint.load(network) < 0:
-            network = adapted(model, data, run, self)
+            network = adapted(model, judged, run, self)
             checkpoint.save(0, network)
-        actions = _best_prefixes(network, data, run, cost, budget)
+        choosing = replace(data, validation=images)
+        actions = _best_prefixes(network, choosing, run, cost, budget)
         run.report(
             {
                 f"mean_action.{conv.name}": action + 1  # as RNP reports them, counted from 1
@@ -79,7 +92,7 @@ class StaticPrefix(Adaptation):
         adapted_to = network.state_dict()  # which also holds the decision network, of no use here
         tensors = {name: adapted_to[name] for name in model.state_dict()}
         pruned = cut(model, tensors, cost.flow, actions).to(run.device)
-        run.fine_tune(pruned, data, own_teacher=self.teacher(model))
+        run.fine_tune(pruned, judged, own_teacher=self.teacher(model))
         return pruned
 
     def _reachable(self, model: nn.Module, data: Splits) -> tuple[PrefixCost, float]:

@@ -42,6 +42,8 @@ class Judge:
     """Gets the rung, and val_accuracy and the costs there; raises to end the run."""
     latency: bool = False
     """Whether the latency is to be among the costs."""
+    foreseen: nn.Module | None = None
+    """A network that costs what the method's will (see `Foresees`); else those on the way say."""
 
 
 @dataclass
@@ -145,7 +147,7 @@ class Run:
         network's settings.
 
         Raises:
-            ValueError: if epochs have been spent already.
+            ValueError: if epochs have been spent already, or there are none at all.
         """
         if self.epochs_spent:
             raise ValueError(
@@ -153,6 +155,11 @@ class Run:
                 f"but {self.epochs_spent} of its epochs have been spent."
             )
         total = self.training.epochs + self.fine_tuning.epochs
+        if total == 0:
+            raise ValueError(
+                "Training from scratch needs an epoch at least, but training.epochs and "
+                "fine_tuning.epochs are both 0. Set one of them, or leave this method out."
+            )
         budget = self.fine_tuning.epochs
         self._spend(model, data, self.training, total, budget, self.teacher_from_scratch)
 
@@ -177,7 +184,9 @@ class Run:
         costs: dict[str, float] = {}
         decides = False
         if self.judge and rungs:
-            costs, decides = network_costs(model, data, self.device, latency=self.judge.latency)
+            costs, decides = network_costs(
+                self.judge.foreseen or model, data, self.device, latency=self.judge.latency
+            )
 
         def report_with_running_number(values: Mapping[str, float]) -> None:
             self.report({**values, "epoch": spent + values["epoch"]})
@@ -218,7 +227,8 @@ class PruningMethod(Protocol):
 
     A method whose networks are more than the dense one with smaller layers is also a `Rebuilding`,
     one that learns from the accuracy on validation images also `HoldsBack`, one that cannot prune
-    every network as asked also `ChecksNetwork`.
+    every network as asked also `ChecksNetwork`, one that knows what its network will cost also
+    `Foresees`.
     """
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
@@ -259,6 +269,23 @@ class ChecksNetwork(Protocol):
 
         Raises:
             ValueError: as `prune` would for any network of this structure.
+        """
+        ...
+
+
+@runtime_checkable
+class Foresees(Protocol):
+    """A method that knows the sizes of its network's layers before it prunes.
+
+    Where trials may be stopped early, it is judged by what that network costs from the first look
+    on, however many rounds or layers are still to be pruned.
+    """
+
+    def foreseen(self, dense: nn.Module, data: Splits) -> nn.Module:
+        """A network with layers of the sizes that `prune` gives; its weights do not matter.
+
+        Args:
+            dense: left unchanged.
         """
         ...
 

@@ -22,8 +22,8 @@ import testbed.training_checkpoint
 from baselines.channels.vanilla import draw_anew
 from orchestrator.methods import METHODS, method_class
 from testbed.backbones import build_backbone
-from testbed.cost import count_multiplications
-from testbed.method import ChecksNetwork, Run, load_pruned
+from testbed.cost import count_multiplications, count_parameters
+from testbed.method import ChecksNetwork, Foresees, Run, load_pruned
 from testbed.network_file import save_network
 
 KINDS = ["conv", "residual"]
@@ -326,13 +326,28 @@ def test_vanilla_keeps_no_trained_weight_and_no_statistics() -> None:
     assert torch.equal(again.conv1.weight, thin.conv1.weight)
 
 
-def test_vanilla_starts_from_weights_that_only_the_seed_decides() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_method_foresees_costs_what_comes_back(name: str, kind: str) -> None:
+    method = method_of(name)
+    if not isinstance(method, Foresees):
+        pytest.skip("it does not know beforehand")
+    foreseen = method.foreseen(tiny.trained(kind), tiny.splits())
+    costs = [
+        (count_multiplications(each, images(1)).multiplications, count_parameters(each))
+        for each in (foreseen, prune(name, kind))
+    ]
+    assert costs[0] == costs[1]
+
+
+def test_vanilla_starts_from_weights_that_only_the_seed_decides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     method, model = method_class("vanilla")(keep_ratio=1), tiny.network()
+    monkeypatch.setattr(Run, "train_from_scratch", lambda *_: None)
     networks = []
     for seed in (0, 1):
-        run = tiny.run(0, seed=seed)
-        run.training = run.training.model_copy(update={"epochs": 0})
-        networks.append(method.prune(model, tiny.splits(), run))
+        networks.append(method.prune(model, tiny.splits(), tiny.run(0, seed=seed)))
         draw_anew(drawn := copy.deepcopy(model), seed)
         assert torch.equal(networks[-1].conv2.weight, drawn.conv2.weight)
     assert not torch.isclose(networks[0].conv2.weight, networks[1].conv2.weight).any()

@@ -1,5 +1,6 @@
 """Keep ratio: a share of every group's channels, or the one that leaves a share of the cost."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from baselines.channels.channel_groups import ChannelGroups, Keep, Scope, channel_groups, listed
-from baselines.channels.channel_removal import example_images
+from baselines.channels.channel_removal import example_images, remove_channels
 from baselines.channels.multiplications import Multiplications
 from testbed.data import Splits
 
@@ -88,6 +89,13 @@ class KeepAmount(BaseModel):
     def check_network(self, dense: nn.Module, data: Splits) -> None:
         """See `ChecksNetwork`."""
         self.amount(dense, example_images(data, torch.device("cpu")))
+
+    def foreseen(self, dense: nn.Module, data: Splits) -> nn.Module:
+        """A network as large as the one to come, on the CPU (see `Foresees`)."""
+        network, example = copy.deepcopy(dense).cpu(), example_images(data, torch.device("cpu"))
+        amount = self.amount(network, example)
+        removed = {name: range(n) for name, n in amount.removed.items()}
+        return remove_channels(network, example, amount.groups, removed)
 
     def groups(self, network: nn.Module, example: Tensor) -> ChannelGroups:
         """The groups that may lose channels (see `channel_groups`)."""

@@ -1,127 +1,150 @@
-"""Comparison of methods: hypervolumes, how often one is ahead of another, attainment surfaces.
+"""Comparison of methods: hypervolumes, differences at equal cost, attainment surfaces.
 
-A method's figures are means over seeds, each of that seed's own Pareto front: the best of all
-seeds' trials together would be the luckiest seed's. Intervals are 95 % percentile bootstraps (Efron
-and Tibshirani 1993, chapter 13). What is drawn again, with replacement, is what the sweep has
-several of: seeds, or the tries of the only one. Drawn again, tries never find more than they found,
-so that an interval over tries ends at the figure itself: it says what less luck would have left.
+A method's figures are means over seeds, each of that seed's own trials: the best of all seeds'
+trials together would be the luckiest seed's. Intervals are of 95 %, over seeds (`t_interval`); one
+seed has none. Methods are compared at costs that they were all tried at (`Curve`).
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from itertools import permutations
 
 import moocore
 import numpy as np
 import pandas as pd
 
-from orchestrator.analysis.pareto import BUDGETS, TRADE, accuracy_within, chance, shares, volume
-
-DRAWS = 1000
-CONFIDENCE = 0.95
-COSTS = np.arange(1, 101) / 100  # at which methods are compared, as shares of the dense network's
+from orchestrator.analysis.curve import ROUNDING, SAME_COST, Curve, mean_difference
+from orchestrator.analysis.pareto import (
+    BUDGETS,
+    DENSE_COST,
+    TRADE,
+    beyond_reference,
+    chance,
+    shares,
+    volume,
+)
+from orchestrator.analysis.uncertainty import t_interval
 
 
 def compare_methods(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
     """Hypervolume and accuracy at equal cost of each cell and method, in order of appearance.
 
-    Columns: cell, method, seeds, tries, completed; hypervolume (0 where nothing completed), with
-    its interval hypervolume_low and _high, missing where there is but one try; and
-    `val_accuracy_at_25`, `_50` and `_75`: the best validation accuracy at or below that percentage
-    of the dense network's multiplications, missing where a seed has no trial that is so cheap.
+    Columns: cell, method, seeds, tries, completed; hypervolume, 0 where nothing completed, with its
+    interval hypervolume_low and _high, and hypervolume_by_seed, a tuple; outside, the objectives in
+    which no trial is better than the reference point, where the hypervolume is missing for that;
+    and `val_accuracy_at_25`, `_50` and `_75`: validation accuracy at that percentage of the dense
+    network's multiplications, missing where a seed's `Curve` has none there.
+
+    Where methods of a cell were given different numbers of tries, a hypervolume is of the trials at
+    costs that all of them tried, and missing where a seed has none.
     """
     searched = trials[trials["phase"] == "search"]
     rows = []
-    for (cell, method), group in searched.groupby(["cell", "method"], sort=False, dropna=False):
-        seeds = _by(group, "seed")
-        points = [shares(seed, objectives) for seed in seeds]
-        covered = partial(volume, objectives=objectives, chance=chance(group))
-        completed = int((group["status"] == "completed").sum())
-        hypervolume = float(np.mean([covered(each) for each in points]))
-        reached = [np.mean([accuracy_within(seed, each) for seed in seeds]) for each in BUDGETS]
-        tried = (cell, method, len(seeds), len(group), completed)
-        rows.append((*tried, hypervolume, *interval(points, covered), *reached))
+    for cell in _by(searched, "cell"):
+        groups = {str(own["method"].iloc[0]): own for own in _by(cell, "method")}
+        points = {
+            method: [shares(seed, objectives) for seed in _by(own, "seed")]
+            for method, own in groups.items()
+        }
+        counted = _at_shared_costs(points, objectives, chance(cell))
+        for method, own in groups.items():
+            completed = int((own["status"] == "completed").sum())
+            tried = (own["cell"].iloc[0], method, len(points[method]), len(own), completed)
+            covered = _hypervolumes(points[method], counted[method], objectives, chance(own))
+            curves = [Curve.of(shares(seed, TRADE)) for seed in _by(own, "seed")]
+            reached = np.mean([curve.at(np.array(BUDGETS)) for curve in curves], axis=0)
+            rows.append((*tried, *covered, *reached))
     columns = ["cell", "method", "seeds", "tries", "completed", "hypervolume"]
-    columns += ["hypervolume_low", "hypervolume_high"]
+    columns += ["hypervolume_low", "hypervolume_high", "hypervolume_by_seed", "outside"]
     columns += [f"val_accuracy_at_{100 * budget:.0f}" for budget in BUDGETS]
     return pd.DataFrame(rows, columns=columns)
 
 
-def interval(
-    seeds: Sequence[np.ndarray], statistic: Callable[[np.ndarray], float]
-) -> tuple[float, float]:
-    """Bootstrap interval of a statistic's mean over seeds; NaN where nothing can be drawn.
+def _hypervolumes(
+    points: list[np.ndarray],
+    counted: list[np.ndarray],
+    objectives: Mapping[str, str],
+    chance: float,
+) -> tuple[float, float, float, tuple[float, ...], str]:
+    """Mean over seeds, its interval, each seed's, and by which objectives all lies outside.
 
     Args:
-        seeds: the tries of each, (tries, ...). Several seeds are drawn, each with all its tries; of
-            a single one the tries are.
+        points: of each seed, as `shares` gives them.
+        counted: those of them that count.
     """
-    if len(seeds) > 1:
-        found = np.array([statistic(each) for each in seeds])
-        return percentiles(found[_draws(len(found))].mean(axis=1))
-    tries = seeds[0]
-    if len(tries) < 2:
-        return math.nan, math.nan
-    return percentiles(np.array([statistic(tries[draw]) for draw in _draws(len(tries))]))
+    tried = np.concatenate(points)
+    finite = tried[np.isfinite(tried).all(axis=1)]
+    beyond = beyond_reference(finite, objectives, chance)
+    unknown = (math.nan, math.nan, math.nan, ())
+    if len(finite) and beyond.any(axis=1).all():
+        # By each objective in which every trial is; by all in which some are, where there is none.
+        chosen = beyond.all(axis=0) if beyond.all(axis=0).any() else beyond.any(axis=0)
+        return *unknown, ", ".join(np.array(list(objectives))[chosen])
+    if len(finite) and not all(map(len, counted)):
+        return *unknown, ""
+    found = tuple(volume(each, objectives, chance) for each in counted)
+    return float(np.mean(found)), *t_interval(found), found, ""
 
 
-def percentiles(found: np.ndarray) -> tuple[float, float]:
-    """The interval that holds the middle of what was found, (draws,); NaN among it is left out."""
-    found = found[np.isfinite(found)]
-    if len(found) == 0:
-        return math.nan, math.nan
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(found, [tail, 1 - tail])
-    return float(low), float(high)
+def _at_shared_costs(
+    points: Mapping[str, list[np.ndarray]], objectives: Mapping[str, str], chance: float
+) -> dict[str, list[np.ndarray]]:
+    """The tries of each method and seed that count: all, where methods were given equally many.
+
+    Else those at costs that all methods tried: within `SAME_COST` of a try of theirs, in the first
+    of the costs. Methods without a try that is better than the reference point are not asked.
+    """
+    inside = {}
+    for method, seeds in points.items():
+        tried = np.concatenate(seeds)
+        finite = tried[np.isfinite(tried).all(axis=1)]
+        kept = finite[~beyond_reference(finite, objectives, chance).any(axis=1)]
+        if len(kept):
+            inside[method] = kept
+    given = {max(map(len, points[method])) for method in inside}
+    costs = [place for place, name in enumerate(objectives) if name in DENSE_COST]
+    if len(given) < 2 or not costs:
+        return dict(points)
+    first = costs[0]
+
+    def shared(tries: np.ndarray) -> np.ndarray:
+        away = [abs(tries[:, [first]] - own[:, first]).min(axis=1) for own in inside.values()]
+        return tries[(np.array(away) <= SAME_COST + ROUNDING).all(axis=0)]
+
+    return {method: [shared(seed) for seed in seeds] for method, seeds in points.items()}
 
 
 def compare_pairs(trials: pd.DataFrame) -> pd.DataFrame:
-    """How often one method is ahead of another at equal cost: a row for each ordered pair.
+    """How far one method is ahead of another at equal cost: a row for each ordered pair.
 
-    At each percent of the dense network's multiplications that both can pay, the one whose best
-    trial at or below it is more accurate is ahead; equals are neither ahead nor behind. Each cell
-    and seed in which both ran says at what share of the costs that was so.
+    Each seed says the mean difference of their curves (`mean_difference`), over its cells: methods
+    met the same dense network and split of the images with it.
 
-    Columns: method, other, ahead (the mean of these shares), ahead_low and ahead_high (cells and
-    seeds drawn again, or the tries where there is but one of them), comparisons (how many cells and
-    seeds). Pairs that share no cost are left out.
+    Columns: method, other, difference (of validation accuracies, a fraction, mean over seeds),
+    difference_low and _high (the interval), by_seed (a tuple) and seeds (how many). Pairs that
+    share no cost with any seed are left out.
     """
     searched = trials[trials["phase"] == "search"]
     methods = list(dict.fromkeys(searched["method"]))
-    tries = [
-        {method: shares(rows, TRADE) for method, rows in context.groupby("method")}
-        for context in _by(searched, ["cell", "seed"])
+    curves = [
+        [
+            {str(method): Curve.of(shares(own, TRADE)) for method, own in cell.groupby("method")}
+            for cell in _by(seed, "cell")
+        ]
+        for seed in _by(searched, "seed")
     ]
-    stairs = [{method: best_at(own) for method, own in each.items()} for each in tries]
-    again = {}
-    if len(tries) == 1:
-        again = {m: _drawn_stairs(own, stream) for stream, (m, own) in enumerate(tries[0].items())}
     rows = []
     for one, other in permutations(methods, 2):
-        found = [_ahead(each[one], each[other]) for each in stairs if {one, other} <= each.keys()]
-        ahead = np.array(found)[np.isfinite(found)]
-        if len(ahead) == 0:
-            continue
-        drawn = np.zeros(0)
-        if len(ahead) > 1:
-            drawn = ahead[_draws(len(ahead))].mean(axis=1)
-        elif again and max(len(tries[0][one]), len(tries[0][other])) > 1:
-            drawn = _ahead(again[one], again[other])
-        rows.append((one, other, float(ahead.mean()), *percentiles(drawn), len(ahead)))
-    columns = ["method", "other", "ahead", "ahead_low", "ahead_high", "comparisons"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def best_at(points: np.ndarray) -> np.ndarray:
-    """Best accuracy at or below each cost, (COSTS,); NaN below the cheapest.
-
-    Args:
-        points: (n, 2), accuracy and share of the dense multiplications; NaN where a try has none.
-    """
-    affordable = points[:, 1:] <= COSTS
-    best: np.ndarray = np.where(affordable, points[:, :1], -math.inf).max(axis=0)
-    return np.where(np.isfinite(best), best, math.nan)
+        by_seed = []
+        for cells in curves:
+            found = [mean_difference(c[one], c[other]) for c in cells if {one, other} <= c.keys()]
+            known = np.array(found)[np.isfinite(found)]
+            by_seed += [float(known.mean())] if len(known) else []
+        if by_seed:
+            interval = t_interval(by_seed)
+            rows.append((one, other, np.mean(by_seed), *interval, tuple(by_seed), len(by_seed)))
+    columns = ["method", "other", "difference", "difference_low", "difference_high"]
+    return pd.DataFrame(rows, columns=[*columns, "by_seed", "seeds"])
 
 
 def attainment(trials: pd.DataFrame) -> pd.DataFrame:
@@ -161,32 +184,6 @@ def _surface(points: np.ndarray, seeds: np.ndarray, count: int) -> list[tuple[fl
     return sorted((float(share), -float(negative)) for negative, share, _ in corners)
 
 
-def _by(trials: pd.DataFrame, columns: str | list[str]) -> list[pd.DataFrame]:
-    return [rows for _, rows in trials.groupby(columns, sort=False, dropna=False)]
-
-
-def _draws(n: int) -> np.ndarray:
-    """(DRAWS, n) int: places of n things, drawn with replacement; the same ones each time."""
-    return np.random.default_rng(n).integers(n, size=(DRAWS, n))
-
-
-def _drawn_stairs(points: np.ndarray, stream: int) -> np.ndarray:
-    """(DRAWS, COSTS): `best_at` of the tries, drawn again."""
-    n = len(points)
-    stairs = np.array([best_at(point[None]) for point in points])
-    draws = np.random.default_rng([stream, n]).integers(n, size=(DRAWS, n))
-    best = stairs[draws[:, 0]]
-    for place in range(1, n):
-        best = np.fmax(best, stairs[draws[:, place]])
-    return best
-
-
-def _ahead(own: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(...): the share of the costs both can pay at which `own` is ahead; NaN if there is none.
-
-    Args:
-        own, other: (..., COSTS), of `best_at`.
-    """
-    shared = (np.isfinite(own) & np.isfinite(other)).sum(axis=-1)
-    ahead = (own > other).sum(axis=-1)
-    return np.where(shared > 0, ahead / np.maximum(shared, 1), math.nan)
+def _by(trials: pd.DataFrame, column: str) -> list[pd.DataFrame]:
+    """Rows of each value in order of appearance; seeds in the order of their numbers."""
+    return [rows for _, rows in trials.groupby(column, sort=column == "seed", dropna=False)]

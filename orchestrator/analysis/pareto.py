@@ -116,9 +116,26 @@ def volume(points: np.ndarray, objectives: Mapping[str, str], chance: float) -> 
     points = points[np.isfinite(points).all(axis=1)]
     if len(points) == 0:
         return 0.0
-    reference = [chance if name == "val_accuracy" else 1.0 for name in objectives]
     maximise = [direction == "maximize" for direction in objectives.values()]
+    reference = _reference(objectives, chance)
     return float(moocore.hypervolume(points, ref=reference, maximise=maximise))
+
+
+def beyond_reference(
+    points: np.ndarray, objectives: Mapping[str, str], chance: float
+) -> np.ndarray:
+    """(n, objectives) bool: in which objectives each point is no better than the reference point.
+
+    Args:
+        points: as `shares` gives them, all finite.
+    """
+    signs = np.array([1 if each == "maximize" else -1 for each in objectives.values()])
+    worse: np.ndarray = signs * points <= signs * np.array(_reference(objectives, chance))
+    return worse
+
+
+def _reference(objectives: Mapping[str, str], chance: float) -> list[float]:
+    return [chance if name == "val_accuracy" else 1.0 for name in objectives]
 
 
 def shares(trials: pd.DataFrame, objectives: Mapping[str, str]) -> np.ndarray:
@@ -133,12 +150,6 @@ def shares(trials: pd.DataFrame, objectives: Mapping[str, str]) -> np.ndarray:
 def chance(trials: pd.DataFrame) -> float:
     """Accuracy of guessing; NaN where no trial says how many classes there are."""
     return 1 / float(trials["classes"].max()) if trials["classes"].notna().any() else math.nan
-
-
-def accuracy_within(trials: pd.DataFrame, budget: float) -> float:
-    """Best val_accuracy at or below this share of the dense multiplications, or NaN."""
-    best = best_within(trials, budget)
-    return math.nan if best is None else float(best["val_accuracy"])
 
 
 def best_within(trials: pd.DataFrame, budget: float) -> pd.Series | None:

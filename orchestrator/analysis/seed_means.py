@@ -15,12 +15,13 @@ def repeated(trials: pd.DataFrame) -> pd.DataFrame:
     of val_accuracy, train_accuracy, share (multiplications over the dense network's) and the costs;
     tested, the seeds whose networks met the test images, and the mean test_accuracy of these;
     val_deviation and test_deviation, sample standard deviations, the latter missing where tested is
-    less than 2. Another figure that a seed lacks is missing. Of several tries of one seed the first
-    counts.
+    less than 2; by_seed, the n validation accuracies. Another figure that a seed lacks is missing.
+    Of several tries of one seed the first counts.
     """
     completed = eligible(trials, TRADE)
     options = ["cell", "method", *(name for name in map(str, completed.columns) if "." in name)]
     once = completed.drop_duplicates([*options, "seed"])
+    once = once.sort_values("seed", kind="stable")
     once = once.assign(share=as_share(once, "multiplications"))
     once = once.assign(**once[KNOWN_OF_ALL].astype(float))
     alike = once.groupby(options, sort=False, dropna=False)
@@ -29,6 +30,7 @@ def repeated(trials: pd.DataFrame) -> pd.DataFrame:
         n=("seed", "size"),
         val_accuracy=("val_accuracy", "mean"),
         val_deviation=("val_accuracy", "std"),
+        by_seed=("val_accuracy", tuple),
         tested=("test_accuracy", "count"),
         test_accuracy=("test_accuracy", "mean"),
         test_deviation=("test_accuracy", "std"),
@@ -58,9 +60,11 @@ def confirmed(trials: pd.DataFrame) -> pd.DataFrame:
     Columns: trial_id (the search's trial), cell, method; n, the fresh seeds whose networks met the
     test images; means over these of test_accuracy, val_accuracy, multiplications (of the test
     images), share (of the dense network's) and latency_ms; test_deviation, the sample standard
-    deviation, missing where n is 1; test_images; search_val_accuracy, by which the search chose it.
+    deviation, missing where n is 1; by_seed, the n test accuracies; test_images;
+    search_val_accuracy, by which the search chose it.
     """
     again = trials[(trials["phase"] == "confirmation") & trials["test_accuracy"].notna()]
+    again = again.sort_values("seed", kind="stable")
     again = again.assign(multiplications=again["test_multiplications"])
     again = again.assign(share=as_share(again, "multiplications"))
     points = again.groupby("confirms", sort=False).agg(
@@ -69,6 +73,7 @@ def confirmed(trials: pd.DataFrame) -> pd.DataFrame:
         n=("seed", "size"),
         test_accuracy=("test_accuracy", "mean"),
         test_deviation=("test_accuracy", "std"),
+        by_seed=("test_accuracy", tuple),
         test_images=("test_images", "max"),
         val_accuracy=("val_accuracy", "mean"),
         multiplications=("multiplications", "mean"),

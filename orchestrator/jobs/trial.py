@@ -1,6 +1,7 @@
 """A trial: a method prunes a dense network, and what comes back is measured."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +22,7 @@ from orchestrator.run_folder.workplace import Workplace
 from testbed.data import Splits
 from testbed.dense_store import DenseRecord
 from testbed.measurement import Measurement, measure, multiplications_per_class
-from testbed.method import Judge, Run, judged_on
+from testbed.method import Foresees, Judge, Run, judged_on
 from testbed.network_file import save_network
 from testbed.training import Report, evaluate
 
@@ -104,6 +105,9 @@ def _prune_and_measure(
         if "train_loss" in epoch:  # else it was not trained here
             begun["dense_train_loss"] = epoch["train_loss"]
         report(begun)
+    method = method_class(trial.method).model_validate(trial.options)
+    if judge is not None and isinstance(method, Foresees):
+        judge = replace(judge, foreseen=method.foreseen(dense, splits))
     run = Run(
         seed=trial.seed,
         device=workplace.device,
@@ -115,7 +119,6 @@ def _prune_and_measure(
         teacher_from_scratch=network_or_none(network.teacher, splits, workplace),
         judge=judge,
     )
-    method = method_class(trial.method).model_validate(trial.options)
     pruned = method.prune(dense, splits, run)
     judged = judged_on(method, splits)
     measured = measure(pruned, dense, judged, run.device, trial.training.precision)

@@ -37,7 +37,12 @@ from orchestrator.report.summary.key_figures import key_figures
 from orchestrator.report.summary.provenance import provenance
 from orchestrator.report.tables.channels import channels_table
 from orchestrator.report.tables.images import class_costs, deciding_trials, spread_table
-from orchestrator.report.tables.methods import comparison_table, effort_table, pairs_table
+from orchestrator.report.tables.methods import (
+    comparison_table,
+    effort_table,
+    pairs_by_seed_table,
+    pairs_table,
+)
 from orchestrator.report.tables.table import extent
 from orchestrator.report.tables.trials import (
     confirmed_table,
@@ -132,6 +137,7 @@ def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, An
         "frontiers": frontier_table(result, points),
         "comparison": comparison_table(result),
         "pairs": pairs_table(result),
+        "pairs_by_seed": pairs_by_seed_table(result),
         "effort": effort_table(result),
         "spread": spread_table(result, deciding),
         "class_costs": list(class_costs(result, deciding)),

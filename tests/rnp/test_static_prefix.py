@@ -19,9 +19,13 @@ from rnp.static_prefix import StaticPrefix, best_of_all, cut, shrunk
 from rnp.structure.channel_flow import channel_flow
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications
-from testbed.data import normalise
+from testbed.data import Images, Splits, normalise
+from testbed.held_back import divided
+from testbed.method import judged_on
 from testbed.network_file import load_network, save_network
+from testbed.training import evaluate
 
+CPU = torch.device("cpu")
 KINDS = ["conv", "residual", "deep", "odd norms"]
 
 
@@ -120,10 +124,46 @@ def made(kind: str, **options: float) -> Actions:
 def validation_loss(runtime: RuntimeNetwork, actions: Actions) -> float:
     """As it is written in books."""
     data = tiny.splits()
-    inputs = normalise(data.validation.pixels, data.mean, data.std)
+    images, _ = divided(data, 0.5, "choice_share")
+    inputs = normalise(images.pixels, data.mean, data.std)
     with torch.no_grad():
         logits = runtime.eval().masked(inputs, torch.tensor([actions] * len(inputs)))
-    return F.cross_entropy(logits, data.validation.labels).item()
+    return F.cross_entropy(logits, images.labels).item()
+
+
+def pixels_of(images: Images) -> set[bytes]:
+    return {image.numpy().tobytes() for image in images.pixels}
+
+
+def test_the_images_that_choose_the_prefixes_are_not_those_that_judge_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, method = tiny.splits(n_validation=60), StaticPrefix(choice_share=0.4)
+    choosing, others = divided(data, 0.4, "choice_share")
+    assert judged_on(method, data).validation.labels.equal(others.validation.labels)
+    seen: list[set[bytes]] = []
+    real = static_prefix._best_prefixes
+
+    def spy(network: RuntimeNetwork, data: Splits, *others: Any) -> Actions:
+        seen.append(pixels_of(data.validation))
+        return real(network, data, *others)
+
+    monkeypatch.setattr(static_prefix, "_best_prefixes", spy)
+    reports: list[Any] = []
+    network = method.prune(tiny.trained(), data, tiny.run(4, reports=reports))
+    assert seen == [pixels_of(choosing)]
+    accuracy = evaluate(network, others.validation, data, device=CPU, precision="float32")
+    assert [each["val_accuracy"] for each in reports if "epoch" in each][-1] == accuracy
+
+
+def test_validation_images_that_leave_none_to_judge_by_are_refused_before_training() -> None:
+    data, method = tiny.splits(n_validation=3), StaticPrefix(choice_share=0.9)
+    for refused in (
+        lambda: method.check_network(network("conv"), data),
+        lambda: method.prune(network("conv"), data, tiny.run(3)),
+    ):
+        with pytest.raises(ValueError, match=r"choice_share 0\.9 takes 3 of 3 validation images"):
+            refused()
 
 
 @pytest.mark.parametrize("share", [0.45, 0.7, 1.0])

@@ -88,6 +88,13 @@ def test_from_scratch_takes_the_epochs_of_the_dense_network_and_the_budget_in_on
         run.train_from_scratch(tiny.network(), tiny.splits())
 
 
+def test_training_from_scratch_for_no_epoch_at_all_is_refused() -> None:
+    run = tiny.run(0)
+    run.training = run.training.model_copy(update={"epochs": 0})
+    with pytest.raises(ValueError, match=r"training\.epochs and fine_tuning\.epochs are both 0"):
+        run.train_from_scratch(tiny.network(), tiny.splits())
+
+
 def test_the_runs_teacher_is_learnt_from_where_fine_tuning_asks_for_it() -> None:
     data = tiny.splits()
     plain, taught = tiny.run(1), tiny.run(1)

@@ -195,6 +195,11 @@ def unit(cost: str) -> float:
     return 1e6 if "(millions)" in COSTS[cost] else 1.0
 
 
+def objective_in_words(name: str) -> str:
+    """An objective of a sweep, to stand in a sentence."""
+    return in_words(name) if name in COSTS else name.replace("val_", "validation ")
+
+
 def in_words(cost: str) -> str:
     """What an axis says of a cost, without its unit, to stand in a sentence."""
     words = COSTS[cost].partition(" (")[0].removesuffix(" per image")

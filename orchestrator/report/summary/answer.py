@@ -13,7 +13,7 @@ from orchestrator.analysis.at_budget import HALF, AtHalf, at_half, best_of_each,
 from orchestrator.analysis.pareto import best_within
 from orchestrator.analysis.seed_means import by_seed
 from orchestrator.analysis.sweep_result import SweepResult
-from orchestrator.analysis.uncertainty import error_over_seeds, standard_error
+from orchestrator.analysis.uncertainty import margin_over_seeds, standard_error
 from orchestrator.formatting import listed, mean_and_deviation, millions, percent
 from orchestrator.report.tables.table import extent
 
@@ -77,11 +77,11 @@ def _confirmed_answer(result: SweepResult) -> tuple[str, str]:
 
 
 def _told_apart(result: SweepResult, one: pd.Series, other: pd.Series) -> bool:
-    """Whether two points differ by two standard errors: of test images, and over the seeds."""
+    """Whether two points differ by more than luck: of test images, and over the seeds."""
     images = [standard_error(row["test_accuracy"], row["test_images"]) for row in (one, other)]
     accuracies = [by_seed(result.trials, row["trial_id"]) for row in (one, other)]
-    error = math.hypot(*images, error_over_seeds(*accuracies))
-    return bool(100 * (one["test_accuracy"] - other["test_accuracy"]) >= 2 * error)
+    margin = math.hypot(*(2 * error for error in images), margin_over_seeds(*accuracies))
+    return bool(100 * (one["test_accuracy"] - other["test_accuracy"]) >= margin)
 
 
 def _test_accuracy(point: pd.Series) -> str:
@@ -136,13 +136,13 @@ def _searched_answer(result: SweepResult) -> tuple[str, str]:
 
 
 def _told_apart_in_search(first: AtHalf, other: AtHalf) -> bool:
-    """Whether two methods differ by two standard errors: of validation images, and over seeds."""
+    """Whether two methods differ by more than luck: of validation images, and over the seeds."""
     images = pd.concat([first.trials, other.trials])["validation_images"].min()
-    error = math.hypot(
-        standard_error(first.accuracy, images), error_over_seeds(first.by_seed, other.by_seed)
+    margin = math.hypot(
+        2 * standard_error(first.accuracy, images), margin_over_seeds(first.by_seed, other.by_seed)
     )
     behind = 100 * (first.accuracy - other.accuracy)
-    return not behind < 2 * error  # told apart where the number of images is not known
+    return not behind < margin  # told apart where the number of images is not known
 
 
 def _counted(result: SweepResult, winners: Sequence[str]) -> str:

@@ -7,8 +7,10 @@ import pandas as pd
 from orchestrator.analysis.comparison import compare_methods, compare_pairs
 from orchestrator.analysis.pareto import BUDGETS
 from orchestrator.analysis.sweep_result import SweepResult
+from orchestrator.analysis.uncertainty import FEW_SEEDS
 from orchestrator.formatting import MISSING, accuracy, duration, percent
-from orchestrator.report.tables.table import Table, extent, number
+from orchestrator.report.charts.vega_lite import objective_in_words
+from orchestrator.report.tables.table import Table, each_seed, extent, interval, number
 
 
 def comparison_table(result: SweepResult) -> Table:
@@ -21,33 +23,57 @@ def comparison_table(result: SweepResult) -> Table:
         {
             "cell": row["cell"] if len(result.cells) > 1 else "",
             "method": row["method"],
-            "hypervolume": f"{row['hypervolume']:.3f}",
-            "95 % interval": _interval(row["hypervolume_low"], row["hypervolume_high"], ".3f"),
+            "hypervolume": _hypervolume(row["hypervolume"], row["outside"]),
+            "95 % interval": interval(row["hypervolume_low"], row["hypervolume_high"]),
+            "each seed": each_seed(row["hypervolume_by_seed"]),
             **{
-                f"at ≤ {percent(budget)}": accuracy(row[f"val_accuracy_at_{100 * budget:.0f}"])
+                f"at {percent(budget)}": accuracy(row[f"val_accuracy_at_{100 * budget:.0f}"])
                 for budget in BUDGETS
             },
             "completed": f"{row['completed']} of {row['tries']}",
         }
         for _, row in ordered.iterrows()
     ]
-    return Table.of(records, best_rows=ordered.groupby("cell")["hypervolume"].idxmax().tolist())
+    known = ordered[ordered["hypervolume"] > 0]
+    return Table.of(records, best_rows=known.groupby("cell")["hypervolume"].idxmax().tolist())
 
 
 def pairs_table(result: SweepResult) -> Table:
-    """At what share of equal costs the row's method is ahead of the column's."""
+    """How many points of accuracy the row's method is ahead of the column's, at equal cost."""
     pairs = compare_pairs(result.trials)
     methods = [name for name in result.methods if name in set(pairs["method"])]
     said = {(method, method): MISSING for method in methods}
     for _, row in pairs.iterrows():
-        ends = _interval(100 * row["ahead_low"], 100 * row["ahead_high"], ".0f")
-        text = percent(row["ahead"]) + (f" ({ends})" if ends else "")
+        ends = _points(row["difference_low"], row["difference_high"], link=" to ")
+        text = _points(row["difference"]) + (f" ({ends})" if ends else "")
         said[row["method"], row["other"]] = text
     records = [
         {"ahead of →": one, **{other: said.get((one, other), "") for other in methods}}
         for one in methods
     ]
     return Table.of(records, words=("ahead of →",))
+
+
+def pairs_by_seed_table(result: SweepResult) -> Table:
+    """What each seed came to where an interval of `pairs_table` is of few; each pair once."""
+    pairs = compare_pairs(result.trials)
+    places = {method: place for place, method in enumerate(result.methods)}
+    once = pairs[pairs["method"].map(places) < pairs["other"].map(places)]
+    return Table.of(
+        [
+            {
+                "method": row["method"],
+                "ahead of": row["other"],
+                "points": _points(row["difference"]),
+                "95 % interval": _points(
+                    row["difference_low"], row["difference_high"], link=" to "
+                ),
+                "each seed": _points(*row["by_seed"]),
+            }
+            for _, row in once[once["seeds"].between(2, FEW_SEEDS - 1)].iterrows()
+        ],
+        words=("method", "ahead of"),
+    )
 
 
 def effort_table(result: SweepResult) -> Table:
@@ -79,5 +105,14 @@ def _passes(column: pd.Series) -> str:
     return f"{median:.1f}" if median > 0 else ""
 
 
-def _interval(low: float, high: float, form: str) -> str:
-    return f"{low:{form}} to {high:{form}}" if math.isfinite(low) else ""
+def _hypervolume(value: float, outside: str) -> str:
+    """0.512; or that the reference point is not reached, and in which objectives."""
+    if outside:
+        return f"outside ({', '.join(map(objective_in_words, outside.split(', ')))})"
+    return accuracy(value)
+
+
+def _points(*differences: float, link: str = ", ") -> str:
+    """+1.2, -0.3: differences of accuracies in points; empty where one is not known."""
+    known = all(map(math.isfinite, differences))
+    return link.join(f"{100 * each:+.1f}" for each in differences) if known else ""

@@ -8,6 +8,7 @@ import pandas as pd
 
 from orchestrator.analysis.pareto import as_share
 from orchestrator.analysis.sweep_result import SweepResult
+from orchestrator.analysis.uncertainty import FEW_SEEDS, t_interval
 from orchestrator.formatting import (
     MISSING,
     accuracy,
@@ -23,6 +24,8 @@ FIGURES: dict[str, Callable[[pd.Series], str]] = {  # a column's title -> what a
     "n": lambda row: str(row["n"]),
     "validation": lambda row: _mean(row, "val"),
     "test": lambda row: _mean(row, "test"),
+    "95 % interval": lambda row: interval(*t_interval(row["by_seed"])),
+    "each seed": lambda row: each_seed(row["by_seed"]),
     "search's validation": lambda row: accuracy(row["search_val_accuracy"]),
     "on training images": lambda row: accuracy(row["train_accuracy"]),
     "mean": lambda row: millions(row["multiplications"]),
@@ -112,6 +115,17 @@ def extent(column: pd.Series) -> str:
 def out_of(n: int, all_of_them: int) -> str:
     """3, or 2 of 3."""
     return str(n) if n == all_of_them else f"{n} of {all_of_them}"
+
+
+def interval(low: float, high: float) -> str:
+    """0.512 to 0.534; empty where it is not known."""
+    return f"{low:.3f} to {high:.3f}" if math.isfinite(low) else ""
+
+
+def each_seed(values: Sequence[float]) -> str:
+    """0.512, 0.530, where there are several seeds, and so few that the interval says little."""
+    few = 1 < len(values) < FEW_SEEDS
+    return ", ".join(f"{value:.3f}" for value in values) if few else ""
 
 
 def _mean(row: pd.Series, images: str) -> str:

@@ -22,7 +22,8 @@ def confirmed_table(result: SweepResult) -> Table:
     """Confirmed points on test images with fresh seeds, beside what the search made of them."""
     return trials_table(
         result, result.confirmed,
-        "test", "n", "search's validation", "multiplications", "of dense", "latency", "trial",
+        "test", "95 % interval", "each seed", "n", "search's validation", "multiplications",
+        "of dense", "latency", "trial",
         seed=False,
     )  # fmt: skip
 
@@ -31,8 +32,8 @@ def repeated_table(result: SweepResult) -> Table:
     """Options that several seeds ran: means over the seeds."""
     return trials_table(
         result, result.in_order(result.repeated),
-        "seeds", "validation", "test", "on training images", "multiplications", "of dense",
-        "not zero", "parameters", "latency",
+        "seeds", "validation", "95 % interval", "each seed", "test", "on training images",
+        "multiplications", "of dense", "not zero", "parameters", "latency",
         seed=False,
     )  # fmt: skip
 

@@ -1,6 +1,7 @@
-"""Comparisons of methods against brute force, whole enumerations and cases worked by hand."""
+"""Comparisons of methods against counting by hand and cases worked by hand."""
 
 import math
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -8,14 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orchestrator.analysis.comparison import (
-    attainment,
-    best_at,
-    compare_methods,
-    compare_pairs,
-    interval,
-)
-from tests.trial_points import OBJECTIVES, staircase_area, trials
+from orchestrator.analysis.comparison import attainment, compare_methods, compare_pairs
+from orchestrator.analysis.uncertainty import t_interval
+from tests.trial_points import OBJECTIVES, trials
 
 BUDGETS = ["val_accuracy_at_25", "val_accuracy_at_50", "val_accuracy_at_75"]
 
@@ -23,6 +19,17 @@ BUDGETS = ["val_accuracy_at_25", "val_accuracy_at_50", "val_accuracy_at_75"]
 def random_trials(n: int, stream: int, **columns: Any) -> pd.DataFrame:
     accuracy, cost = np.random.default_rng(stream).random((2, n)).round(2)
     return trials(list(zip(accuracy, 100 * cost, strict=True)), **columns)
+
+
+def on_curve(curve: Callable[[float], float], costs: dict[str, list[int]]) -> pd.DataFrame:
+    """Trials of one curve under several names, each at costs of its own, with two seeds."""
+    tried = [(m, c, s) for m, own in costs.items() for c in own for s in (0, 1)]
+    points = [(curve(cost / 100) - 0.01 * seed, cost) for _, cost, seed in tried]
+    return trials(points, method=[m for m, _, _ in tried], seed=[s for _, _, s in tried])
+
+
+def bent(share: float) -> float:
+    return 0.9 - 0.5 * (1 - share) ** 2
 
 
 def test_methods_are_compared_per_cell() -> None:
@@ -38,132 +45,135 @@ def test_methods_are_compared_per_cell() -> None:
         ["depth=4", "dense", 1, 1, 1],
         ["depth=8", "dense", 1, 1, 1],
     ]
-    np.testing.assert_array_equal(
+    np.testing.assert_allclose(
         table[BUDGETS].to_numpy(dtype=float),
-        [[0.5, 0.7, 0.7], [math.nan, math.nan, 0.6], [0.2, 0.2, 0.2]],
+        [[math.nan, 0.7, 0.7 + 0.2 * 25 / 25.1], [math.nan] * 3, [math.nan] * 3],
     )
-    expected = 0.3 * 0.4 + 0.251 * 0.6 + 0.249 * 0.8
-    assert table["hypervolume"][0] == pytest.approx(expected)
 
 
 def test_figures_of_several_seeds_are_means_of_each_seeds_own() -> None:
-    frame = trials([(0.6, 20), (0.8, 40), (0.5, 50), (0.7, 90)], method="thinet", seed=[0, 0, 1, 1])
+    frame = trials([(0.6, 20), (0.8, 40), (0.5, 50), (0.7, 90)], method="thinet", seed=[1, 1, 0, 0])
     (row,) = compare_methods(frame, OBJECTIVES).to_dict("records")
-    first, second = 0.2 * 0.5 + 0.6 * 0.7, 0.4 * 0.4 + 0.1 * 0.6
+    first, second = 0.4 * 0.4 + 0.1 * 0.6, 0.2 * 0.5 + 0.6 * 0.7
     assert row["seeds"] == 2 and row["tries"] == 4
     assert row["hypervolume"] == pytest.approx((first + second) / 2)
-    assert row["hypervolume_low"] == pytest.approx(second)  # one draw in four has this seed alone
-    assert row["hypervolume_high"] == pytest.approx(first)
-    assert math.isnan(row["val_accuracy_at_25"])  # the second seed has none so cheap
-    assert row["val_accuracy_at_50"] == pytest.approx((0.8 + 0.5) / 2)
+    assert row["hypervolume_by_seed"] == pytest.approx((first, second))
+    # Student's t of one degree of freedom is a Cauchy distribution.
+    margin = math.tan(0.475 * math.pi) * (second - first) / 2
+    assert row["hypervolume_high"] - row["hypervolume"] == pytest.approx(margin)
+    assert row["hypervolume"] - row["hypervolume_low"] == pytest.approx(margin)
+    assert math.isnan(row["val_accuracy_at_50"]), "the first seed tried nothing near"
 
 
-def test_failed_tries_count_as_tries_that_found_nothing() -> None:
-    frame = trials([(0.6, 50), (0.9, 10)], status=["completed", "failed"])
-    (row,) = compare_methods(frame, OBJECTIVES).to_dict("records")
-    assert row["hypervolume"] == pytest.approx(0.5 * 0.5)
-    assert row["hypervolume_low"] == 0  # a quarter of the draws has the failed try twice
-    assert row["hypervolume_high"] == pytest.approx(0.5 * 0.5)
-
-
-def test_one_try_has_no_interval() -> None:
-    (row,) = compare_methods(trials([(0.6, 50)]), OBJECTIVES).to_dict("records")
+def test_one_seed_has_no_interval_however_many_tries_it_had() -> None:
+    (row,) = compare_methods(random_trials(9, 0), OBJECTIVES).to_dict("records")
+    assert row["hypervolume"] > 0
     assert math.isnan(row["hypervolume_low"]) and math.isnan(row["hypervolume_high"])
 
 
-@pytest.mark.parametrize("n_seeds", [1, 4])
-def test_the_interval_is_that_of_all_possible_draws(n_seeds: int) -> None:
-    """Four tries of one seed, or four seeds: 256 draws, each as likely as any other."""
-    rng = np.random.default_rng(n_seeds)
-    if n_seeds == 1:
-        seeds = [np.column_stack([rng.random(4), rng.random(4)])]
-        drawn = [seeds[0][list(draw)] for draw in product(range(4), repeat=4)]
-        found = np.array([staircase_area(points) for points in drawn])
-    else:
-        seeds = [np.column_stack([rng.random(3), rng.random(3)]) for _ in range(4)]
-        areas = np.array([staircase_area(points) for points in seeds])
-        found = np.array([areas[list(draw)].mean() for draw in product(range(4), repeat=4)])
-    low, high = interval(seeds, staircase_area)
-    luck = 0.02  # four standard errors of a share of 0.025 among 1,000 draws
-    assert (found < low - 1e-9).mean() <= 0.025 + luck
-    assert (found <= low + 1e-9).mean() >= 0.025 - luck
-    assert (found > high + 1e-9).mean() <= 0.025 + luck
-    assert (found >= high - 1e-9).mean() >= 0.025 - luck
-    assert low < high
+@pytest.mark.parametrize("few", [[20, 80], [40, 60], [60]])
+@pytest.mark.parametrize("curve", [bent, lambda share: 0.4 + 0.5 * share, lambda share: 0.8])
+def test_one_curve_under_two_names_is_equal_however_many_points_each_has(
+    curve: Callable[[float], float], few: list[int]
+) -> None:
+    frame = on_curve(curve, {"many": [20, 40, 50, 60, 80], "few": few})
+    many, other = compare_methods(frame, OBJECTIVES).to_dict("records")
+    assert many["hypervolume"] == pytest.approx(other["hypervolume"]) and other["hypervolume"] > 0
+    table = compare_pairs(frame)
+    assert len(table) == 2 and table["difference"].to_numpy() == pytest.approx([0, 0], abs=1e-9)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_pairs_agree_with_counting_cost_by_cost(seed: int) -> None:
-    frame = random_trials(
-        60,
-        seed,
-        method=["a", "b", "c"] * 20,
-        seed=[0, 1] * 30,
-        cell=["x"] * 30 + ["y"] * 30,
-        status=["completed"] * 55 + ["failed"] * 5,
-    )
-
-    completed = frame[frame["status"] == "completed"]
-    columns = ["val_accuracy", "multiplications"]
-    points = {
-        key: rows[columns].to_numpy().tolist()
-        for key, rows in completed.groupby(["method", "cell", "seed"])
-    }
-
-    def best(method: str, cell: str, seed: int, percent: int) -> float | None:
-        own = points[method, cell, seed]
-        return max((accuracy for accuracy, cost in own if cost <= percent), default=None)
-
-    table = compare_pairs(frame).set_index(["method", "other"])
-    assert len(table) == 6
-    for one, other in table.index:
-        found = []
-        for cell, number in product("xy", (0, 1)):
-            both = [
-                (own, its)
-                for percent in range(1, 101)
-                if (own := best(one, cell, number, percent)) is not None
-                and (its := best(other, cell, number, percent)) is not None
-            ]
-            found.append(sum(own > its for own, its in both) / len(both))
-        row = table.loc[(one, other)]
-        assert row["ahead"] == pytest.approx(np.mean(found))
-        assert row["comparisons"] == 4
-        means = [np.mean(draw) for draw in product(found, repeat=4)]
-        assert min(means) <= row["ahead_low"] <= row["ahead"] <= row["ahead_high"] <= max(means)
-        assert row["ahead_low"] == pytest.approx(np.quantile(means, 0.025), abs=0.05)
+def test_points_between_those_of_the_other_method_are_read_from_its_line() -> None:
+    frame = on_curve(lambda share: 0.4 + 0.5 * share, {"a": [20, 40, 60], "b": [30, 50]})
+    assert compare_pairs(frame)["difference"].to_numpy() == pytest.approx([0, 0], abs=1e-9)
+    volumes = compare_methods(frame, OBJECTIVES)["hypervolume"]
+    assert volumes.isna().all(), "they were not given as many tries, and share no cost"
 
 
-def test_pairs_worked_by_hand() -> None:
-    # a is alone up to 30 % and ahead up to 60 %, b from there to 80 %, level from 80 % on
+def test_of_methods_with_as_many_tries_every_trial_counts() -> None:
+    frame = trials([(0.6, 20), (0.7, 45), (0.5, 30), (0.8, 60)], method=["a", "a", "b", "b"])
+    table = compare_methods(frame, OBJECTIVES)
+    expected = [0.25 * 0.5 + 0.55 * 0.6, 0.3 * 0.4 + 0.4 * 0.7]
+    assert table["hypervolume"].to_numpy() == pytest.approx(expected)
+
+
+def test_a_failed_try_was_a_try_all_the_same() -> None:
     frame = trials(
-        [(0.5, 20), (0.6, 40), (0.8, 80), (0.5, 30), (0.7, 60), (0.8, 80)],
-        method=["a"] * 3 + ["b"] * 3,
+        [(0.6, 20), (0.7, 45), (0.5, 30), (0.8, 60)],
+        method=["a", "a", "b", "b"],
+        status=["completed", "failed", "completed", "completed"],
     )
-    table = compare_pairs(frame).set_index(["method", "other"])
-    shared = 71  # 30 % to 100 %
-    assert table.loc[("a", "b"), "ahead"] == pytest.approx(20 / shared)  # 40 % to 59 %
-    assert table.loc[("b", "a"), "ahead"] == pytest.approx(20 / shared)  # 60 % to 79 %
-    assert table.loc[("a", "b"), "ahead_low"] == 0
-    assert table.loc[("a", "b"), "ahead_high"] > 20 / shared
+    table = compare_methods(frame, OBJECTIVES)
+    assert table["hypervolume"].to_numpy() == pytest.approx([0.8 * 0.5, 0.3 * 0.4 + 0.4 * 0.7])
 
 
-def test_one_try_against_one_is_ahead_or_not_without_an_interval() -> None:
-    table = compare_pairs(trials([(0.9, 40), (0.8, 20)], method=["a", "b"]))
-    assert list(table["ahead"]) == [1.0, 0.0]
-    assert table[["ahead_low", "ahead_high"]].isna().all(axis=None)
+def test_a_method_outside_the_reference_point_says_in_what() -> None:
+    objectives = {**OBJECTIVES, "parameters": "minimize"}
+    frame = trials(
+        [(0.8, 40), (0.85, 60), (0.9, 40), (0.92, 60), (0.05, 30), (0.05, 40), (0.9, 120)],
+        method=["l1_filter"] * 2 + ["rnp"] * 2 + ["random_channels"] * 2 + ["dense"],
+        parameters=[400, 600, 1020, 1020, 300, 400, 1000],
+    )
+    table = compare_methods(frame, objectives).set_index("method")
+    assert table["outside"].to_dict() == {
+        "l1_filter": "",
+        "rnp": "parameters",
+        "random_channels": "val_accuracy",
+        "dense": "multiplications, parameters",
+    }
+    assert table["hypervolume"].notna().to_dict() == {
+        "l1_filter": True, "rnp": False, "random_channels": False, "dense": False,
+    }  # fmt: skip
+    volume = 0.4 * 0.4 * 0.75 + (0.6 * 0.6 - 0.4 * 0.4) * 0.7
+    assert table.loc["l1_filter", "hypervolume"] == pytest.approx(volume, abs=0.05)
 
 
-def test_methods_that_share_no_cost_are_no_pair() -> None:
-    assert compare_pairs(trials([(0.9, 40), (0.8, 101)], method=["a", "b"])).empty
+def test_what_completed_nothing_has_no_hypervolume_and_is_not_outside() -> None:
+    frame = trials([(0.8, 40), (0.9, 40)], method=["a", "b"], status=["failed", "completed"])
+    table = compare_methods(frame, OBJECTIVES).set_index("method")
+    assert table.loc["a", "hypervolume"] == 0 and table.loc["a", "outside"] == ""
+
+
+def test_pairs_are_differences_of_each_seed_over_its_cells() -> None:
+    rng = np.random.default_rng(0)
+    accuracies = np.sort(rng.random((2, 3, 2, 4)))  # method, seed, cell, cost
+    keys = list(product("ab", range(3), "xy", (20, 40, 60, 80)))
+    frame = trials(
+        [(value, cost) for value, (*_, cost) in zip(accuracies.ravel(), keys, strict=True)],
+        method=[key[0] for key in keys],
+        seed=[key[1] for key in keys],
+        cell=[key[2] for key in keys],
+    )
+    table = compare_pairs(frame.sample(frac=1, random_state=0)).to_dict("records")
+    rows = {(row["method"], row["other"]): row for row in table}
+    by_seed = (accuracies[0] - accuracies[1]).mean(axis=(1, 2))
+    own, its = rows["a", "b"], rows["b", "a"]
+    assert own["by_seed"] == pytest.approx(by_seed) and own["seeds"] == 3
+    assert own["difference"] == pytest.approx(by_seed.mean())
+    low, high = t_interval(by_seed)
+    assert (own["difference_low"], own["difference_high"]) == pytest.approx((low, high))
+    assert its["difference"] == pytest.approx(-by_seed.mean())
+    assert (its["difference_low"], its["difference_high"]) == pytest.approx((-high, -low))
+
+
+def test_what_all_seeds_have_in_common_does_not_widen_a_pairs_interval() -> None:
+    luck = np.random.default_rng(1).normal(0, 0.05, 4)
+    points = [(0.7 + own + ahead, 50) for ahead in (0.02, 0) for own in luck]
+    table = compare_pairs(trials(points, method=["a"] * 4 + ["b"] * 4, seed=[0, 1, 2, 3] * 2))
+    row = table.iloc[0]
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx((0.02, 0.02))
+
+
+def test_one_seed_of_a_pair_has_no_interval() -> None:
+    table = compare_pairs(trials([(0.9, 40), (0.8, 41)], method=["a", "b"]))
+    assert table["difference"].to_numpy() == pytest.approx([0.1, -0.1])
+    assert table[["difference_low", "difference_high"]].isna().all(axis=None)
+
+
+def test_methods_that_share_no_cost_or_no_seed_are_no_pair() -> None:
+    assert compare_pairs(trials([(0.9, 40), (0.8, 80)], method=["a", "b"])).empty
+    assert compare_pairs(trials([(0.9, 40), (0.8, 40)], method=["a", "b"], seed=[0, 1])).empty
     assert compare_pairs(trials([])).empty
-
-
-def test_the_best_at_a_cost_is_missing_below_the_cheapest() -> None:
-    stairs = best_at(np.array([[0.5, 0.25], [0.4, 0.3], [0.8, 0.501], [math.nan, math.nan]]))
-    assert np.isnan(stairs[:24]).all()
-    np.testing.assert_array_equal(stairs[24:50], 0.5)
-    np.testing.assert_array_equal(stairs[50:], 0.8)
 
 
 @pytest.mark.parametrize("n_seeds", [2, 3, 5])

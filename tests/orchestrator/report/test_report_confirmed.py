@@ -3,6 +3,7 @@
 import csv
 import re
 import statistics
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,8 @@ def markdown_tables(folder: Path) -> list[list[dict[str, str]]]:
 
 def test_every_figure_of_a_small_report_is_found_again_from_the_rows_alone(tmp_path: Path) -> None:
     """With csv and statistics, and none of the code under test."""
-    folder = run_folder(tmp_path, CONFIRMED)
+    # Of every pruning method two tries.
+    folder = run_folder(tmp_path, [row for row in CONFIRMED if row["val_accuracy"] != 0.60])
     write_report(folder)
     with (folder / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -148,6 +150,18 @@ def test_every_figure_of_a_small_report_is_found_again_from_the_rows_alone(tmp_p
         own = [row for row in search if row["method"] == method]
         paid = [row for row in own if number(row, "multiplications") <= 1e6 * percent]
         return max((number(row, "val_accuracy") for row in paid), default=None)
+
+    def read(method: str, percent: float) -> float | None:
+        """From the line between the nearest on either side; each of these methods rises."""
+        own = sorted(
+            (number(row, "multiplications") / 1e6, number(row, "val_accuracy"))
+            for row in search
+            if row["method"] == method
+        )
+        for (low, worse), (high, better) in pairwise([*own, own[-1]]):
+            if low <= percent <= high and high - low <= 25:
+                return worse + (better - worse) * (percent - low) / ((high - low) or 1)
+        return next((value for cost, value in own if cost == percent), None)
 
     confirmations, overall, comparison, pairs, depths, effort = markdown_tables(folder)
     for said in confirmations:
@@ -169,20 +183,23 @@ def test_every_figure_of_a_small_report_is_found_again_from_the_rows_alone(tmp_p
         assert said["validation"] == f"{number(row, 'val_accuracy'):.3f}"
         assert said["of dense"] == f"{number(row, 'multiplications') / 1e6:.0f} %"
     for said in comparison:
-        for percent in (25, 50, 75):
-            found = best(said["method"], percent)
-            assert said[f"at ≤ {percent} %"] == ("–" if found is None else f"{found:.3f}")  # noqa: RUF001
+        for percent in (25, 50):
+            found = read(said["method"], percent)
+            assert said[f"at {percent} %"] == ("–" if found is None else f"{found:.3f}")  # noqa: RUF001
+        assert read(said["method"], 75) is None and "at 75 %" not in said
         columns = [best(said["method"], 100 * (cell + 0.5) / 1000) for cell in range(1000)]
         area = sum(value - 0.1 for value in columns if value is not None) / 1000
-        assert float(said["hypervolume"]) == pytest.approx(area, abs=1e-3)
+        outside = said["method"] in ("dense", "magnitude")
+        expected = "outside (multiplications)" if outside else pytest.approx(area, abs=1e-3)
+        assert (said["hypervolume"] if outside else float(said["hypervolume"])) == expected
     for said in pairs:
         for other in METHODS:
             if other == said["ahead of →"] or not said[other]:
                 continue
-            both = [(best(said["ahead of →"], p), best(other, p)) for p in range(1, 101)]
-            shared = [(own, its) for own, its in both if own is not None and its is not None]
-            share = sum(own > its for own, its in shared) / len(shared)
-            assert float(said[other].split(" %")[0]) == pytest.approx(100 * share, abs=0.5)
+            tried = [round(number(row, "multiplications") / 1e6) for row in search]
+            both = [(read(said["ahead of →"], p), read(other, p)) for p in sorted(set(tried))]
+            shared = [own - its for own, its in both if own is not None and its is not None]
+            assert min(shared) - 5e-4 <= float(said[other]) / 100 <= max(shared) + 5e-4
     assert [said["trial"] for said in depths] == [
         "vanilla-002", "random_channels-004", "l1_filter-006",
     ]  # fmt: skip

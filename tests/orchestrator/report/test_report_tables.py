@@ -3,10 +3,18 @@
 import math
 from pathlib import Path
 
+import pytest
+
 from orchestrator.analysis.pareto import frontier
+from orchestrator.analysis.uncertainty import t_interval
 from orchestrator.report.summary.cautions import cautions, failures
-from orchestrator.report.tables.methods import comparison_table, effort_table, pairs_table
-from orchestrator.report.tables.trials import frontier_table
+from orchestrator.report.tables.methods import (
+    comparison_table,
+    effort_table,
+    pairs_by_seed_table,
+    pairs_table,
+)
+from orchestrator.report.tables.trials import frontier_table, repeated_table
 from tests.report_rows import (
     METHODS,
     SMALL,
@@ -15,28 +23,64 @@ from tests.report_rows import (
     trial,
 )
 
+AS_MANY_TRIES = [row for row in SMALL if row["val_accuracy"] != 0.60]
+
 
 def test_the_comparison_has_hand_worked_figures_and_marks_the_best(tmp_path: Path) -> None:
-    result = result_of(tmp_path, SMALL)
-    table = comparison_table(result)
+    table = comparison_table(result_of(tmp_path, AS_MANY_TRIES))
     l1 = 0.25 * 0.65 + 0.55 * 0.78  # the staircase from 0.2 to 0.45 and from there to 1
     assert table.header == (
         "method",
         "hypervolume",
-        "95 % interval",
-        "at ≤ 25 %",
-        "at ≤ 50 %",
-        "at ≤ 75 %",
+        "at 25 %",
+        "at 50 %",
         "completed",
     )
+    line = 0.75 + 0.13 * 0.05 / 0.25
     assert table.rows == [
-        ("dense", "0.000", "", "–", "–", "–", "1 of 1"),  # noqa: RUF001
-        ("vanilla", "0.550", "0.375 to 0.550", "0.800", "0.850", "0.850", "2 of 2"),
-        ("random_channels", "0.560", "0.380 to 0.560", "0.700", "0.860", "0.860", "2 of 2"),
-        ("l1_filter", f"{l1:.3f}", f"0.350 to {l1:.3f}", "0.750", "0.880", "0.880", "3 of 3"),
-        ("magnitude", "0.000", "", "–", "–", "–", "1 of 1"),  # noqa: RUF001
+        ("dense", "outside (multiplications)", "–", "–", "1 of 1"),  # noqa: RUF001
+        ("vanilla", "0.550", "0.800", "0.850", "2 of 2"),
+        ("random_channels", "0.560", "–", "0.860", "2 of 2"),  # noqa: RUF001
+        ("l1_filter", f"{l1:.3f}", f"{line:.3f}", "–", "2 of 2"),  # noqa: RUF001
+        ("magnitude", "outside (multiplications)", "–", "–", "1 of 1"),  # noqa: RUF001
     ]
     assert table.best_rows == {3}
+
+
+def test_methods_of_unlike_tries_that_share_no_cost_have_no_hypervolume_and_none_is_best(
+    tmp_path: Path,
+) -> None:
+    table = comparison_table(result_of(tmp_path, SMALL))
+    place = table.header.index("hypervolume")
+    assert [row[place] for row in table.rows[1:4]] == ["–", "–", "–"]  # noqa: RUF001
+    assert table.best_rows == set()
+
+
+@pytest.mark.parametrize("n_seeds", [2, 4, 5])
+def test_of_few_seeds_each_one_is_shown_beside_the_interval(tmp_path: Path, n_seeds: int) -> None:
+    rows = [
+        trial(method, accuracy + 0.01 * seed, 0.5, seed=seed)
+        for method, accuracy in (("vanilla", 0.7), ("l1_filter", 0.8))
+        for seed in range(n_seeds)
+    ]
+    result = result_of(tmp_path, rows)
+    table, pairs, repeated = (
+        [dict(zip(each.header, row, strict=True)) for row in each.rows]
+        for each in (comparison_table(result), pairs_table(result), repeated_table(result))
+    )
+    by_seed = pairs_by_seed_table(result)
+    assert pairs[1]["vanilla"] == "+10.0 (+10.0 to +10.0)" and pairs[0]["vanilla"] == "–"  # noqa: RUF001
+    low, high = t_interval([0.3 + 0.005 * seed for seed in range(n_seeds)])
+    assert table[0]["95 % interval"] == f"{low:.3f} to {high:.3f}"
+    if n_seeds < 5:
+        volumes = ", ".join(f"{0.3 + 0.005 * seed:.3f}" for seed in range(n_seeds))
+        accuracies = ", ".join(f"{0.7 + 0.01 * seed:.3f}" for seed in range(n_seeds))
+        assert table[0]["each seed"] == volumes and repeated[0]["each seed"] == accuracies
+        differences = ", ".join(["-10.0"] * n_seeds)
+        assert by_seed.rows == [("vanilla", "l1_filter", "-10.0", "-10.0 to -10.0", differences)]
+    else:
+        assert "each seed" not in table[0] and "each seed" not in repeated[0]
+        assert by_seed.rows == []
 
 
 def test_the_frontier_table_leaves_out_what_is_empty_or_the_same_for_all(tmp_path: Path) -> None:
@@ -85,20 +129,20 @@ def test_unequal_epochs_and_passes_beside_them_are_said(tmp_path: Path) -> None:
 
 
 def test_pairs_are_a_table_of_the_row_against_the_column(tmp_path: Path) -> None:
-    result = result_of(tmp_path, SMALL)
-    table = pairs_table(result)
+    table = pairs_table(result_of(tmp_path, SMALL))
     assert table.header[0] == "ahead of →" and table.header[-1] == "magnitude"
     cells = {
         (row[0], other): said
         for row in table.rows
         for other, said in zip(table.header[1:], row[1:], strict=True)
     }
-    # dense and l1_filter meet at 100 % alone, where dense is ahead
-    assert cells["dense", "l1_filter"].startswith("100 % (")
-    # l1_filter's 0.75 against 0.70 from 20 % on, and 0.88 against 0.86 at the end
-    assert cells["l1_filter", "random_channels"].startswith("100 % (")
-    assert cells["random_channels", "l1_filter"].startswith("0 %")
-    assert cells["dense", "magnitude"] == "100 %"  # one try against one
+    assert cells["dense", "l1_filter"] == "", "the one was tried at 100 % alone, the other not"
+    # At 20 %, the one cost that both tried: 0.75 against 0.70.
+    assert cells["l1_filter", "random_channels"] == "+5.0"
+    assert cells["random_channels", "l1_filter"] == "-5.0"
+    # At 25 %, where l1_filter's line from 0.75 to 0.88 has come a fifth of the way.
+    assert cells["vanilla", "l1_filter"] == f"{100 * (0.80 - 0.75 - 0.13 / 5):+.1f}"
+    assert cells["dense", "magnitude"] == "+0.5"
     assert cells["dense", "dense"] == "–"  # noqa: RUF001
 
 

@@ -1,7 +1,8 @@
 """Early stopping: who is ahead of whom, who goes on at a rung, and what a sweep makes of it."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ from numpy.typing import NDArray
 from small_sweeps import ONE_WORKER
 
 from baselines.channels.l1_filter import L1Filter
+from baselines.channels.thinet import ThiNet
 from baselines.channels.vanilla import Vanilla
 from benchmarks import early_stopping
 from orchestrator.commands.sweep import main as sweep_main
-from orchestrator.plan import studies
+from orchestrator.jobs.trial import run_trial
+from orchestrator.plan import Trial, studies
+from orchestrator.plan.jobs import AtRungs, TrialResult
 from orchestrator.run_folder.trial_files import read_reports
 from orchestrator.run_folder.trials_table import read_trials
+from orchestrator.run_folder.workplace import Workplace
 from orchestrator.search.proposer import Proposer
 from orchestrator.search.study_storage import open_journal
 from orchestrator.search.successive_halving import (
@@ -28,10 +33,12 @@ from orchestrator.search.successive_halving import (
     n_before,
     spread,
 )
-from orchestrator.sweep_file import EarlyStopping, load_sweep
+from orchestrator.sweep_file import EarlyStopping, Resources, load_sweep
 from rnp.static_prefix import StaticPrefix
 from testbed import method
-from testbed.cost import count_multiplications
+from testbed.cost import count_multiplications, count_parameters
+from testbed.data import DataOptions, load_splits
+from testbed.training import Training, ignore
 
 OBJECTIVES = {"val_accuracy": "maximize", "multiplications": "minimize"}
 
@@ -231,6 +238,62 @@ def test_a_run_is_looked_at_with_the_cost_and_accuracy_that_it_has_then() -> Non
     parameters = [values["parameters"] for _, values in reached]
     own = sum(parameter.numel() for parameter in pruned.parameters())
     assert parameters[0] == parameters[1] > parameters[2] == own, "the second round's are fewer"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        L1Filter(keep_ratio=0.5, rounds=2),
+        ThiNet(keep_multiplications=0.4),
+        ThiNet(keep_ratio=0.6, linear_layers=True),
+    ],
+)
+def test_a_method_that_knows_its_cost_is_judged_by_it_from_the_first_look_on(
+    options: L1Filter | ThiNet,
+) -> None:
+    reached: list[tuple[int, dict[str, float]]] = []
+    run, data = tiny.run(fine_tuning_epochs=4), tiny.splits()
+    dense = tiny.trained()
+    before = [parameter.clone() for parameter in dense.parameters()]
+    foreseen = options.foreseen(dense, data)
+    assert all(map(torch.equal, before, dense.parameters()))
+    run.judge = replace(look_at(reached, (1, 3)), foreseen=foreseen)
+
+    pruned = options.prune(dense, data, run)
+
+    cost = count_multiplications(pruned, torch.zeros(1, 2, 8, 8)).multiplications
+    assert [values["multiplications"] for _, values in reached] == [cost, cost]
+    assert [values["parameters"] for _, values in reached] == [count_parameters(pruned)] * 2
+
+
+def test_a_trial_comes_to_its_first_rung_with_the_cost_of_its_last_network(tmp_path: Path) -> None:
+    told: list[tuple[int, Mapping[str, float], TrialResult]] = []
+    data = DataOptions(name="digits", train_images=100, validation_share=0.2)
+    training = Training(epochs=1, batch_size=50)
+    trial = Trial(
+        trial_id="thinet",
+        study="thinet",
+        cell="all",
+        method="thinet",
+        options={"keep_ratio": 0.5},
+        data=data,
+        backbone="conv",
+        backbone_options={"depth": 4, "width": 0.125},
+        training=training,
+        fine_tuning=training.model_copy(update={"epochs": 4}),
+        seed=0,
+    )
+    rungs = AtRungs(
+        EarlyStopping(min_epochs=1, reduction=2), False, lambda *seen: told.append(seen)
+    )
+    workplace = Workplace(tmp_path, tmp_path / "dense", tmp_path, Resources())
+
+    row = run_trial(trial, load_splits(data, tmp_path, seed=0), workplace, ignore, rungs).row
+
+    assert row["status"] == "completed", row["error"]
+    assert [rung for rung, *_ in told] == [1, 2]
+    for _, values, stopped in told:
+        assert values["multiplications"] == stopped.row["multiplications"] == row["multiplications"]
 
 
 def test_training_from_scratch_is_looked_at_at_the_same_shares_of_its_budget() -> None:

@@ -28,7 +28,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python benc
 from benchmarks.networks import SHAPE, backbone
 from benchmarks.side_by_side import Goal, Result, Work, arguments, measure, show
 from rnp.execution import compiled
-from rnp.execution.layers import prepare_conv, prepare_linear
 from rnp.runtime_network import RuntimeNetwork
 from rnp.runtime_neural_pruning import RNP
 from testbed.data import Images, load_splits, normalise
@@ -36,6 +35,7 @@ from testbed.machine import Precision, set_threads, tune_malloc
 from testbed.method import Run
 from testbed.operations import counting_multiplications
 from testbed.prediction import autocast
+from testbed.prepared_layers import prepare_conv, prepare_linear
 from testbed.training import Training, train
 
 GROUPS = 4

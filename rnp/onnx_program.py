@@ -17,10 +17,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 from torch.nn.modules.utils import _pair
 
-from rnp.execution.layers import folded
-from rnp.execution.segments import folded_graph
+from rnp.execution.layers import PrefixConv2d
 from rnp.runtime_network import RuntimeNetwork
 from rnp.structure.channel_flow import module_of
+from testbed.inference_form import folded_graph
+from testbed.prepared_layers import folded
 
 OPSET, IR_VERSION = 18, 10
 ELEMENTWISE: dict[Any, str] = {
@@ -56,7 +57,7 @@ class _Program:
         self._network = network
         self._flow = network.flow
         self._modules: Mapping[str, nn.Module] = dict(network.named_modules())
-        self._graph = folded_graph(self._flow, self._modules)
+        self._graph = folded_graph(self._flow.graph, self._modules, PrefixConv2d)
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self._values: dict[fx.Node, str] = {}

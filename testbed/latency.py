@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from testbed.inference_form import inference_form
 from testbed.machine import device_name
 from testbed.prediction import evaluating, refuses_channels_last
 
@@ -37,6 +38,9 @@ def measure_latency(
 ) -> dict[tuple[str, int], Latency]:
     """Times the networks in turns, in evaluation mode with channels-last memory.
 
+    All are timed in the form in which they run best: batch norm folded into the convs, weights laid
+    out beforehand (`inference_form`). A network that decides per image does so itself.
+
     In each round all networks get the same images, in the next round the next ones, so a network
     that decides per image shows how it behaves on all. A network that cannot take channels-last
     images, as its forward has a `.view`, is timed with contiguous ones.
@@ -51,15 +55,16 @@ def measure_latency(
     parameters = (parameter for network in networks.values() for parameter in network.parameters())
     device = next(parameters, inputs).device
     pool = inputs.to(device, torch.float32)
+    forms = {name: inference_form(network, pool[:1]) for name, network in networks.items()}
     measured = {}
     for batch_size in batch_sizes:
-        for name, times in _times_ms(networks, pool, batch_size, seconds).items():
+        for name, times in _times_ms(forms, pool, batch_size, seconds).items():
             low, median, high = torch.quantile(times, times.new_tensor([0.25, 0.5, 0.75])).tolist()
             measured[name, batch_size] = Latency(
                 median, high - low, len(times), device_name(device), torch.get_num_threads()
             )
-    for network in networks.values():
-        network.to(memory_format=torch.contiguous_format)
+    for form in forms.values():
+        form.to(memory_format=torch.contiguous_format)
     return measured
 
 

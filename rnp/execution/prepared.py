@@ -14,16 +14,12 @@ from torch import Tensor, fx, nn
 
 from rnp.execution import compiled
 from rnp.execution.decision import DecisionNetwork
-from rnp.execution.layers import (
-    PrefixConv2d,
-    PrefixLinear,
-    prepare_conv,
-    prepare_linear,
-    prepare_per_channel,
-)
+from rnp.execution.layers import PrefixConv2d, PrefixLinear, prepare_per_channel
 from rnp.execution.masked_run import Traced
-from rnp.execution.segments import Segment, cut_into_segments, folded_graph
+from rnp.execution.segments import Segment, cut_into_segments
 from rnp.structure.channel_flow import ChannelFlow, module_of
+from testbed.inference_form import folded_graph
+from testbed.prepared_layers import prepare_conv, prepare_linear
 
 Call = tuple[fx.Node, Callable[..., Any], Sequence[fx.Node]]
 """An operation that is ready to run: what it gives, its function, what that takes."""
@@ -41,7 +37,7 @@ class PreparedNetwork:
         self._flow = flow
         self._decision = decision
         self._device_type = next(decision.parameters()).device.type
-        graph = folded_graph(flow, self._modules)
+        graph = folded_graph(flow.graph, self._modules, PrefixConv2d)
         self.images, *_, output = graph.nodes
         self._traced = Traced(network, graph=graph)
         (self.logits,) = output.all_input_nodes

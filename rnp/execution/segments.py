@@ -7,19 +7,13 @@ reads a pruned conv starts a segment too: it depends on one decision fewer than 
 its speed, unlike a conv's, is that of reading its weights, once for each batch.
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
-import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import fx, nn
 
-from rnp.execution.layers import PrefixConv2d
 from rnp.structure.channel_flow import ChannelFlow, module_of
 
-_IDLE_IN_EVALUATION = (nn.Identity, nn.modules.dropout._DropoutNd)
-_RELUS = frozenset({F.relu, torch.relu, "relu"})
 _ASKED_OF_TENSORS = frozenset({"shape", "device", "dtype"})
 
 
@@ -82,30 +76,6 @@ def cut_into_segments(
         own = set() if segment.decision is None else {segment.decision}
         segment.steps = tuple(sorted(steps | own))
     return segments
-
-
-def folded_graph(flow: ChannelFlow, modules: Mapping[str, nn.Module]) -> fx.Graph:
-    """A copy of the traced graph as it is to run in evaluation mode.
-
-    What is idle then is gone. A batch norm and a ReLU that alone read a conv are folded into it:
-    `node.meta` of the conv has the name of the `norm` and whether there is a `relu`.
-    """
-    graph = copy.deepcopy(flow.graph)
-    for node in list(graph.nodes):
-        source = node.all_input_nodes[0] if node.all_input_nodes else node
-        module = module_of(node, modules)
-        follows_conv = type(module_of(source, modules)) is PrefixConv2d and len(source.users) == 1
-        norms = type(module) is nn.BatchNorm2d and module.running_mean is not None
-        called = node.op in ("call_function", "call_method") and node.target in _RELUS
-        if follows_conv and norms and not {"norm", "relu"} & source.meta.keys():
-            source.meta["norm"] = node.target
-        elif follows_conv and (type(module) is nn.ReLU or called):
-            source.meta["relu"] = True
-        elif not isinstance(module, _IDLE_IN_EVALUATION):
-            continue
-        node.replace_all_uses_with(source)
-        graph.erase_node(node)
-    return graph
 
 
 def _add(node: fx.Node, segment: Segment) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rnp.execution.layers import prepare_conv
+from testbed.prepared_layers import prepare_conv
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")

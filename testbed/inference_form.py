@@ -1,0 +1,105 @@
+"""Inference form of a network: what it runs where its weights change no more.
+
+Batch norm and ReLU are folded into the convs before them, and weights are laid out once.
+"""
+
+import copy
+import logging
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
+from torch import Tensor, fx, nn
+
+from testbed.prediction import evaluating
+from testbed.prepared_layers import Prepared, prepare_conv, prepare_linear
+
+log = logging.getLogger(__name__)
+
+ROUNDING = 1e-3  # of the largest logit, by which folded weights may change a logit
+_IDLE = (nn.Identity, nn.modules.dropout._DropoutNd)
+_RELUS = frozenset({F.relu, torch.relu, "relu"})
+
+
+def inference_form(network: nn.Module, example: Tensor) -> nn.Module:
+    """A network that gives in evaluation mode what `network` does, in less time.
+
+    It is made of the weights as they are. A network that torch.fx cannot trace, as one that decides
+    per image, is given back itself: it has to prepare its own weights.
+
+    Args:
+        example: (n, C, H, W), a valid input, on the network's device.
+    """
+    with evaluating(network), torch.no_grad():
+        try:
+            form = _prepared(network).eval()
+            found, expected = form(example), network(example)
+            off = (found - expected).abs().max() > ROUNDING * expected.abs().max()
+        except Exception as error:  # whatever a user's forward says to a tracer
+            log.info("Runs as it is, since it cannot be traced and prepared: %s", error)
+            return network
+    return network if off else form
+
+
+def folded_graph(
+    graph: fx.Graph, modules: Mapping[str, nn.Module], conv: type[nn.Conv2d]
+) -> fx.Graph:
+    """A copy of a traced graph as it is to run in evaluation mode.
+
+    What is idle then is gone. A batch norm and a ReLU that alone read a conv are folded into it:
+    `node.meta` of the conv has the name of the `norm` and whether there is a `relu`.
+
+    Args:
+        modules: the network's, by name.
+        conv: the type of the convs that can take them.
+    """
+    graph = copy.deepcopy(graph)
+    for node in list(graph.nodes):
+        source = node.all_input_nodes[0] if node.all_input_nodes else node
+        module = _module_of(node, modules)
+        follows_conv = type(_module_of(source, modules)) is conv and len(source.users) == 1
+        norms = type(module) is nn.BatchNorm2d and module.running_mean is not None
+        called = node.op in ("call_function", "call_method") and node.target in _RELUS
+        if follows_conv and norms and not {"norm", "relu"} & source.meta.keys():
+            source.meta["norm"] = node.target
+        elif follows_conv and (type(module) is nn.ReLU or called):
+            source.meta["relu"] = True
+        elif not isinstance(module, _IDLE):
+            continue
+        node.replace_all_uses_with(source)
+        graph.erase_node(node)
+    return graph
+
+
+class _Ready(nn.Module):
+    def __init__(self, run: Prepared) -> None:
+        super().__init__()
+        self.forward = run
+
+
+def _prepared(network: nn.Module) -> fx.GraphModule:
+    modules = dict(network.named_modules())
+    for name, module in modules.items():
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise ValueError(f"{name or 'the network'} has hooks")
+    graph = folded_graph(fx.Tracer().trace(network), modules, nn.Conv2d)
+    form = fx.GraphModule(network, graph)
+    for number, node in enumerate(form.graph.nodes):
+        module = _module_of(node, modules)
+        if type(module) is nn.Conv2d:
+            norm = modules[node.meta["norm"]] if "norm" in node.meta else None
+            assert norm is None or isinstance(norm, nn.BatchNorm2d)
+            run = prepare_conv(module, module.weight.dtype, norm=norm, relu="relu" in node.meta)
+        elif type(module) is nn.Linear:
+            run = prepare_linear(module, module.weight.dtype)
+        else:
+            continue
+        node.target = f"ready_{number}"
+        form.add_module(node.target, _Ready(run))
+    form.delete_all_unused_submodules()
+    form.recompile()
+    return form
+
+
+def _module_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None:
+    return modules[str(node.target)] if node.op == "call_module" else None

@@ -58,8 +58,8 @@ class Setting:
     train_images: int
     scoring_images: int  # validation images that a method may look at
     judging_images: int
-    dense_epochs: int
-    fine_tuning_epochs: int
+    training: Training  # of the dense networks
+    fine_tuning: Training
     networks: tuple[str, ...]
     width: float = 1.0  # of the ResNet
 
@@ -78,8 +78,25 @@ class Setting:
         )
 
 
-FULL = Setting("cifar10", 5000, 1000, 4000, 10, 3, ("ResNet-20", "VGG-16, half width"))
-QUICK = Setting("digits", 400, 100, 200, 1, 1, ("ResNet-20",), width=0.5)
+FULL = Setting(
+    "cifar10",
+    train_images=5000,
+    scoring_images=1000,
+    judging_images=4000,
+    training=Training(epochs=10, batch_size=64, learning_rate=0.05),
+    fine_tuning=Training(epochs=3, batch_size=64, learning_rate=0.025),
+    networks=("ResNet-20", "VGG-16, half width"),
+)
+QUICK = Setting(
+    "digits",
+    train_images=400,
+    scoring_images=100,
+    judging_images=200,
+    training=Training(epochs=1),
+    fine_tuning=Training(epochs=1),
+    networks=("ResNet-20",),
+    width=0.5,
+)
 
 
 @dataclass(frozen=True)
@@ -171,10 +188,10 @@ def dense_network(
     if file.exists():
         return load_network(file, dense)
     begun = time.process_time()
-    train(dense, data, Training(epochs=setting.dense_epochs), seed=seed, device=CPU)
+    train(dense, data, setting.training, seed=seed, device=CPU)
     row = {"val_accuracy": evaluate(dense, judging, data, device=CPU), "share": 1.0}
     row |= {"multiplications": multiplications(dense, data), "parameters": count_parameters(dense)}
-    row |= {"epochs": setting.dense_epochs, "training_seconds": time.process_time() - begun}
+    row |= {"epochs": setting.training.epochs, "training_seconds": time.process_time() - begun}
     save_network(dense, file)
     keep({"network": network, "method": DENSE, "seed": seed, **row}, folder)
     return dense
@@ -192,8 +209,8 @@ def pruned_by(
     run = TimedRun(
         seed=seed,
         device=CPU,
-        training=Training(epochs=setting.dense_epochs),
-        fine_tuning=Training(epochs=setting.fine_tuning_epochs),
+        training=setting.training,
+        fine_tuning=setting.fine_tuning,
     )
     try:
         method = method_class(contender.method)(keep_multiplications=SHARE, **contender.options)
@@ -267,7 +284,7 @@ def as_markdown(rows: Sequence[Row], setting: Setting) -> str:
     """A table for each network: means over seeds, and deviations where there are several."""
     lines = [
         f"{setting.data}: {setting.train_images:,} training images, dense networks trained for "
-        f"{setting.dense_epochs} epochs, fine-tuning {setting.fine_tuning_epochs}; judged on "
+        f"{setting.training.epochs} epochs, fine-tuning {setting.fine_tuning.epochs}; judged on "
         f"{setting.judging_images:,} validation images that no method sees. {versions()}.",
     ]
     for network in dict.fromkeys(row["network"] for row in rows):
@@ -347,6 +364,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     setting = QUICK if options.quick else FULL
     folder = options.output or Path("runs") / ("peers_quick" if options.quick else "peers")
     folder.mkdir(parents=True, exist_ok=True)
+    same = folder / "setting.txt"
+    if same.exists() and same.read_text() != str(setting):
+        parser.error(f"{folder} holds rows of other settings than these. Give another --output.")
+    same.write_text(str(setting))
     jobs = [(network, seed) for seed in range(options.seeds) for network in setting.networks]
     work = partial(compare, setting=setting, root=options.data_root, folder=folder)
     context = multiprocessing.get_context("spawn")

@@ -50,7 +50,6 @@ SHARE = 0.5
 LARGEST_MISS = 0.02  # relative, and below
 CLASSES = 10
 TRAIN_IMAGES = 160  # of which ThiNet samples outputs
-SAMPLES = {"images": TRAIN_IMAGES}
 SECONDS = 1200
 GIBIBYTES = 16
 OPTIONS: dict[str, dict[str, Any]] = {  # their training heads would make the output no plain logits
@@ -60,7 +59,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # their training heads would make the ou
 METHODS: dict[str, PruningMethod] = {
     "l1_filter": L1Filter(keep_multiplications=SHARE),
     "random_channels": RandomChannels(keep_multiplications=SHARE),
-    "thinet": ThiNet(keep_multiplications=SHARE, **SAMPLES),
+    "thinet": ThiNet(keep_multiplications=SHARE, images=TRAIN_IMAGES),
 }
 # The smallest of their families that timm 1.0 has, but for those that are torchvision's too.
 TIMM = (

@@ -16,7 +16,7 @@ from orchestrator.report.tables.table import Table, each_seed, extent, interval,
 def comparison_table(result: SweepResult) -> Table:
     """Hypervolume, and the best accuracy at equal cost, for each cell and method.
 
-    The rows with a cell's highest hypervolume stand out.
+    The row with a cell's highest hypervolume stands out, unless a method is missing among these.
     """
     ordered = result.in_order(compare_methods(result.trials, result.objectives))
     records = [
@@ -34,7 +34,8 @@ def comparison_table(result: SweepResult) -> Table:
         }
         for _, row in ordered.iterrows()
     ]
-    known = ordered[ordered["hypervolume"] > 0]
+    missing = ordered["hypervolume"].isna() & (ordered["outside"] == "")
+    known = ordered[~ordered["cell"].isin(ordered["cell"][missing]) & (ordered["hypervolume"] > 0)]
     return Table.of(records, best_rows=known.groupby("cell")["hypervolume"].idxmax().tolist())
 
 

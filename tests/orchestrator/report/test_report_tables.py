@@ -147,6 +147,17 @@ def test_pairs_are_a_table_of_the_row_against_the_column(tmp_path: Path) -> None
     assert cells["dense", "dense"] == "–"  # noqa: RUF001
 
 
+def test_a_pair_that_some_seeds_alone_share_says_how_many(tmp_path: Path) -> None:
+    rows = [trial("vanilla", 0.7, 0.5, seed=seed) for seed in range(3)]
+    rows += [trial("l1_filter", 0.7 + 0.01 * seed, 0.5, seed=seed) for seed in range(2)]
+    rows.append(trial("thinet", 0.7, 0.5, seed=2))
+    result = result_of(tmp_path, rows, methods=("vanilla", "l1_filter", "thinet"))
+    header, (first, *_) = pairs_table(result)[:2]
+    said = dict(zip(header, first, strict=True))
+    assert said["l1_filter"] == "-0.5 (-6.9 to +5.9; 2 of 3 seeds)"
+    assert said["thinet"] == "+0.0 (1 of 3 seeds)"
+
+
 def test_completed_trials_without_a_number_are_listed_with_the_failures(tmp_path: Path) -> None:
     rows = [
         *SMALL,

@@ -13,7 +13,7 @@ import moocore
 import numpy as np
 import pandas as pd
 
-from orchestrator.analysis.curve import ROUNDING, SAME_COST, Curve, mean_difference
+from orchestrator.analysis.curve import ROUNDING, SAME_COST, Curve, costs_in_common, mean_difference
 from orchestrator.analysis.pareto import (
     BUDGETS,
     DENSE_COST,
@@ -35,22 +35,26 @@ def compare_methods(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.D
     and `val_accuracy_at_25`, `_50` and `_75`: validation accuracy at that percentage of the dense
     network's multiplications, missing where a seed's `Curve` has none there.
 
-    Where methods of a cell were given different numbers of tries, a hypervolume is of the trials at
-    costs that all of them tried, and missing where a seed has none.
+    Where methods of a cell were given different numbers of tries, a hypervolume is of their curves
+    at costs that they have in common (`_at_shared_costs`), and missing where a seed has none.
     """
     searched = trials[trials["phase"] == "search"]
     rows = []
     for cell in _by(searched, "cell"):
         groups = {str(own["method"].iloc[0]): own for own in _by(cell, "method")}
-        points = {
-            method: [shares(seed, objectives) for seed in _by(own, "seed")]
+        tries = {
+            method: {
+                str(seed): shares(rows, objectives)
+                for seed, rows in own.groupby("seed", dropna=False)
+            }
             for method, own in groups.items()
         }
-        counted = _at_shared_costs(points, objectives, chance(cell))
+        counted = _counted(tries, objectives, chance(cell))
         for method, own in groups.items():
             completed = int((own["status"] == "completed").sum())
-            tried = (own["cell"].iloc[0], method, len(points[method]), len(own), completed)
-            covered = _hypervolumes(points[method], counted[method], objectives, chance(own))
+            tried = (own["cell"].iloc[0], method, len(tries[method]), len(own), completed)
+            seeds = list(tries[method].values())
+            covered = _hypervolumes(seeds, counted[method], objectives, chance(own))
             curves = [Curve.of(shares(seed, TRADE)) for seed in _by(own, "seed")]
             reached = np.mean([curve.at(np.array(BUDGETS)) for curve in curves], axis=0)
             rows.append((*tried, *covered, *reached))
@@ -61,7 +65,7 @@ def compare_methods(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.D
 
 
 def _hypervolumes(
-    points: list[np.ndarray],
+    tries: list[np.ndarray],
     counted: list[np.ndarray],
     objectives: Mapping[str, str],
     chance: float,
@@ -69,11 +73,10 @@ def _hypervolumes(
     """Mean over seeds, its interval, each seed's, and by which objectives all lies outside.
 
     Args:
-        points: of each seed, as `shares` gives them.
-        counted: those of them that count.
+        tries: of each seed, as `shares` gives them.
+        counted: what the hypervolume is of.
     """
-    tried = np.concatenate(points)
-    finite = tried[np.isfinite(tried).all(axis=1)]
+    finite = _finite(np.concatenate(tries))
     beyond = beyond_reference(finite, objectives, chance)
     unknown = (math.nan, math.nan, math.nan, ())
     if len(finite) and beyond.any(axis=1).all():
@@ -86,32 +89,65 @@ def _hypervolumes(
     return float(np.mean(found)), *t_interval(found), found, ""
 
 
-def _at_shared_costs(
-    points: Mapping[str, list[np.ndarray]], objectives: Mapping[str, str], chance: float
+def _counted(
+    tries: Mapping[str, Mapping[str, np.ndarray]], objectives: Mapping[str, str], chance: float
 ) -> dict[str, list[np.ndarray]]:
-    """The tries of each method and seed that count: all, where methods were given equally many.
+    """What each method's hypervolumes are of, seed by seed: all of its tries, or what is shared.
 
-    Else those at costs that all methods tried: within `SAME_COST` of a try of theirs, in the first
-    of the costs. Methods without a try that is better than the reference point are not asked.
+    Methods without a try that is better than the reference point are not asked for costs.
     """
-    inside = {}
-    for method, seeds in points.items():
-        tried = np.concatenate(seeds)
-        finite = tried[np.isfinite(tried).all(axis=1)]
-        kept = finite[~beyond_reference(finite, objectives, chance).any(axis=1)]
-        if len(kept):
-            inside[method] = kept
-    given = {max(map(len, points[method])) for method in inside}
-    costs = [place for place, name in enumerate(objectives) if name in DENSE_COST]
-    if len(given) < 2 or not costs:
-        return dict(points)
-    first = costs[0]
+    inside = [
+        method
+        for method, seeds in tries.items()
+        if len(finite := _finite(np.concatenate(list(seeds.values()))))
+        and not beyond_reference(finite, objectives, chance).any(axis=1).all()
+    ]
+    given = {max(map(len, tries[method].values())) for method in inside}
+    if len(given) < 2 or "val_accuracy" not in objectives or not DENSE_COST.keys() & objectives:
+        return {method: list(seeds.values()) for method, seeds in tries.items()}
+    shared = {
+        seed: _at_shared_costs({m: tries[m][seed] for m in inside if seed in tries[m]}, objectives)
+        for seed in {seed for seeds in tries.values() for seed in seeds}
+    }
+    nothing = np.zeros((0, len(objectives)))
+    return {
+        method: [shared[seed].get(method, nothing) for seed in seeds]
+        for method, seeds in tries.items()
+    }
 
-    def shared(tries: np.ndarray) -> np.ndarray:
-        away = [abs(tries[:, [first]] - own[:, first]).min(axis=1) for own in inside.values()]
-        return tries[(np.array(away) <= SAME_COST + ROUNDING).all(axis=0)]
 
-    return {method: [shared(seed) for seed in seeds] for method, seeds in points.items()}
+def _at_shared_costs(
+    tries: Mapping[str, np.ndarray], objectives: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+    """Points of one seed's methods at costs that all have in common, by the first cost.
+
+    They are read from the methods' curves; where there are other objectives, they are the tries at
+    these costs. Who has a cost in common with the fewest others is left out until there is one.
+    """
+    names = list(objectives)
+    first = next(place for place, name in enumerate(names) if name in DENSE_COST)
+    trade = [names.index("val_accuracy"), first]
+    curves = {method: Curve.of(own[:, trade]) for method, own in tries.items()}
+    while len(curves) > 1:
+        costs = costs_in_common(*curves.values())
+        if len(costs) and len(names) == 2:
+            points = {m: np.empty((len(costs), 2)) for m in curves}
+            for method, own in points.items():
+                own[:, trade] = np.column_stack([curves[method].at(costs), costs])
+            return points
+        if len(costs):
+            away = {m: abs(tries[m][:, [first]] - costs).min(axis=1) for m in curves}
+            return {m: tries[m][away[m] <= SAME_COST + ROUNDING] for m in curves}
+        partners = {
+            one: sum(len(costs_in_common(curves[one], other)) > 0 for other in curves.values())
+            for one in curves
+        }
+        del curves[min(reversed(partners), key=lambda method: partners[method])]
+    return {}
+
+
+def _finite(points: np.ndarray) -> np.ndarray:
+    return points[np.isfinite(points).all(axis=1)]
 
 
 def compare_pairs(trials: pd.DataFrame) -> pd.DataFrame:

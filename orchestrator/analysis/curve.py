@@ -46,22 +46,22 @@ class Curve(NamedTuple):
         return np.where(known, np.interp(costs, self.costs, self.accuracies), np.nan)
 
 
-def costs_in_common(one: Curve, other: Curve) -> np.ndarray:
-    """The costs at which two curves are compared: those of the one that was tried at fewer of them.
+def costs_in_common(*curves: Curve) -> np.ndarray:
+    """The costs at which curves are compared: those of the one that was tried at fewest of them.
 
-    Where that is equal, those of the one tried at fewer in all; else of both.
+    Where that is equal, those of the one tried at fewest in all; else of all that are equal in it.
 
     A line between two points lies below a curve that bends, the more so the further apart they are.
     So the curve with more points is read at the costs of the other, not the other way round.
     """
-    found = [
-        (len(costs), len(own.tried), tuple(costs))
-        for own, its in ((one, other), (other, one))
-        if len(costs := own.tried[np.isfinite(its.at(own.tried))])
-    ]
+    found = []
+    for own in curves:
+        known = np.all([np.isfinite(each.at(own.tried)) for each in curves], axis=0)
+        if known.any():
+            found.append((int(known.sum()), len(own.tried), own.tried[known]))
     fewest = min((each[:2] for each in found), default=None)
-    costs = {cost for *counts, own in found if tuple(counts) == fewest for cost in own}
-    return np.array(sorted(costs))
+    alike = [costs for *counts, costs in found if tuple(counts) == fewest]
+    return np.unique(np.concatenate(alike)) if alike else np.zeros(0)
 
 
 def mean_difference(one: Curve, other: Curve) -> float:

@@ -9,7 +9,15 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from orchestrator.analysis.at_budget import HALF, AtHalf, at_half, best_of_each, in_some_seeds
+from orchestrator.analysis.at_budget import (
+    FAR_CHEAPER,
+    HALF,
+    AtHalf,
+    at_half,
+    best_of_each,
+    in_some_seeds,
+)
+from orchestrator.analysis.curve import ROUNDING
 from orchestrator.analysis.pareto import best_within
 from orchestrator.analysis.seed_means import by_seed
 from orchestrator.analysis.sweep_result import SweepResult
@@ -66,6 +74,8 @@ def _confirmed_answer(result: SweepResult) -> tuple[str, str]:
         f"test accuracy {reached}{against}, confirmed with {seeds}."
     )
     cost, share = millions(first["multiplications"]), percent(first["share"])
+    far = _far_cheaper(first["share"], {each["method"]: each["share"] for each in others})
+    others = [each for each in others if each["method"] not in far]
     more = _beside_the_others(
         [first["method"]],
         first["test_accuracy"],
@@ -73,7 +83,18 @@ def _confirmed_answer(result: SweepResult) -> tuple[str, str]:
         [point["method"] for point in others if not _told_apart(result, first, point)],
         f"{seeds} and {first['test_images']:,} test images",
     )
+    more += _not_compared(far)
     return headline, " ".join([f"It needs {cost} multiplications, {share} of dense.", *more])
+
+
+def _far_cheaper(share: float, others: Mapping[str, float]) -> dict[str, float]:
+    """Those of the others' shares of the dense cost that are too far below to be compared."""
+    return {method: own for method, own in others.items() if share - own > FAR_CHEAPER + ROUNDING}
+
+
+def _not_compared(far: Mapping[str, float]) -> list[str]:
+    said = listed(f"{method} ({percent(share)})" for method, share in far.items()) if far else ""
+    return [f"Tried at far lower cost only, and not compared here: {said}."] if said else []
 
 
 def _told_apart(result: SweepResult, one: pd.Series, other: pd.Series) -> bool:
@@ -120,7 +141,8 @@ def _searched_answer(result: SweepResult) -> tuple[str, str]:
         if math.isfinite(first.mean("test_accuracy")):
             tested = f"; on test images these come to {first.written('test_accuracy')}"
         more.append(f"Of each seed the most accurate trial so cheap counts{tested}.")
-    others = best[0][len(names) :]
+    far = _far_cheaper(first.share, {each.method: each.share for each in best[0]})
+    others = [each for each in best[0][len(names) :] if each.method not in far]
     close = [each for each in others if not _told_apart_in_search(first, each)]
     images = extent(pd.concat([each.trials["validation_images"] for each in (first, *close)]))
     more += _beside_the_others(
@@ -130,6 +152,7 @@ def _searched_answer(result: SweepResult) -> tuple[str, str]:
         [each.method for each in close],
         f"{f'{n} seeds and ' if n > 1 else ''}{images} validation images",
     )
+    more += _not_compared(far)
     if some := in_some_seeds(result.searched, first.cell):
         more.append(f"So cheap in some seeds alone, and not compared here: {listed(some)}.")
     return headline, " ".join(more)

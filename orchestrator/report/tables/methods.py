@@ -10,13 +10,13 @@ from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.analysis.uncertainty import FEW_SEEDS
 from orchestrator.formatting import MISSING, accuracy, duration, percent
 from orchestrator.report.charts.vega_lite import objective_in_words
-from orchestrator.report.tables.table import Table, each_seed, extent, interval, number
+from orchestrator.report.tables.table import Table, each_seed, extent, interval, number, out_of
 
 
 def comparison_table(result: SweepResult) -> Table:
     """Hypervolume, and the best accuracy at equal cost, for each cell and method.
 
-    The rows with a cell's highest hypervolume stand out.
+    The row with a cell's highest hypervolume stands out, unless a method is missing among these.
     """
     ordered = result.in_order(compare_methods(result.trials, result.objectives))
     records = [
@@ -34,7 +34,8 @@ def comparison_table(result: SweepResult) -> Table:
         }
         for _, row in ordered.iterrows()
     ]
-    known = ordered[ordered["hypervolume"] > 0]
+    missing = ordered["hypervolume"].isna() & (ordered["outside"] == "")
+    known = ordered[~ordered["cell"].isin(ordered["cell"][missing]) & (ordered["hypervolume"] > 0)]
     return Table.of(records, best_rows=known.groupby("cell")["hypervolume"].idxmax().tolist())
 
 
@@ -44,8 +45,11 @@ def pairs_table(result: SweepResult) -> Table:
     methods = [name for name in result.methods if name in set(pairs["method"])]
     said = {(method, method): MISSING for method in methods}
     for _, row in pairs.iterrows():
-        ends = _points(row["difference_low"], row["difference_high"], link=" to ")
-        text = _points(row["difference"]) + (f" ({ends})" if ends else "")
+        notes = [_points(row["difference_low"], row["difference_high"], link=" to ")]
+        if row["seeds"] < result.n_seeds:
+            notes.append(f"{out_of(row['seeds'], result.n_seeds)} seeds")
+        noted = "; ".join(filter(None, notes))
+        text = _points(row["difference"]) + (f" ({noted})" if noted else "")
         said[row["method"], row["other"]] = text
     records = [
         {"ahead of →": one, **{other: said.get((one, other), "") for other in methods}}
@@ -115,4 +119,4 @@ def _hypervolume(value: float, outside: str) -> str:
 def _points(*differences: float, link: str = ", ") -> str:
     """+1.2, -0.3: differences of accuracies in points; empty where one is not known."""
     known = all(map(math.isfinite, differences))
-    return link.join(f"{100 * each:+.1f}" for each in differences) if known else ""
+    return link.join(f"{round(100 * each, 1) + 0:+.1f}" for each in differences) if known else ""

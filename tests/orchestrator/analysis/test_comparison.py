@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.analysis.comparison import attainment, compare_methods, compare_pairs
 from orchestrator.analysis.uncertainty import t_interval
-from tests.trial_points import OBJECTIVES, trials
+from tests.trial_points import OBJECTIVES, staircase_area, trials
 
 BUDGETS = ["val_accuracy_at_25", "val_accuracy_at_50", "val_accuracy_at_75"]
 
@@ -86,8 +86,24 @@ def test_one_curve_under_two_names_is_equal_however_many_points_each_has(
 def test_points_between_those_of_the_other_method_are_read_from_its_line() -> None:
     frame = on_curve(lambda share: 0.4 + 0.5 * share, {"a": [20, 40, 60], "b": [30, 50]})
     assert compare_pairs(frame)["difference"].to_numpy() == pytest.approx([0, 0], abs=1e-9)
-    volumes = compare_methods(frame, OBJECTIVES)["hypervolume"]
-    assert volumes.isna().all(), "they were not given as many tries, and share no cost"
+    a, b = compare_methods(frame, OBJECTIVES)["hypervolume"]
+    assert a == pytest.approx(b) and b > 0
+
+
+def test_a_method_that_shares_no_cost_keeps_none_of_the_others_from_being_compared() -> None:
+    frame = on_curve(bent, {"a": [20, 40, 60], "b": [20, 60], "c": [97]})
+    table = compare_methods(frame, OBJECTIVES).set_index("method")
+    assert table["hypervolume"].isna()["c"] and table["outside"]["c"] == ""
+    by_seed = [staircase_area(np.array([(bent(c) - d, c) for c in (0.2, 0.6)])) for d in (0, 0.01)]
+    assert table.loc["a", "hypervolume_by_seed"] == pytest.approx(by_seed)
+    assert table.loc["b", "hypervolume_by_seed"] == pytest.approx(by_seed)
+
+
+def test_with_a_third_objective_the_trials_at_shared_costs_count() -> None:
+    objectives = {**OBJECTIVES, "latency_ms": "minimize"}
+    points = [(0.8, 40, 4), (0.7, 20, 2), (0.75, 41, 3)]
+    table = compare_methods(trials(points, method=["a", "a", "b"]), objectives)
+    assert table["hypervolume"].to_numpy() == pytest.approx([0.7 * 0.6 * 0.6, 0.65 * 0.59 * 0.7])
 
 
 def test_of_methods_with_as_many_tries_every_trial_counts() -> None:

@@ -27,6 +27,18 @@ def test_the_answer_says_what_cannot_be_told_apart(tmp_path: Path) -> None:
     assert "control" not in more
 
 
+def test_a_method_that_was_tried_far_below_the_best_ones_cost_is_not_compared_with_it(
+    tmp_path: Path,
+) -> None:
+    rows = [row for row in SMALL if row["val_accuracy"] != 0.86]  # random_channels at a half
+    headline, more = answer(result_of(tmp_path, [{**r, "validation_images": 400} for r in rows]))
+    assert headline.startswith("l1_filter is the most accurate")
+    assert more.endswith(
+        "Too close to it for 400 validation images to tell apart: vanilla. "
+        "Tried at far lower cost only, and not compared here: random_channels (20 %)."
+    )
+
+
 def test_the_answer_says_when_the_control_is_not_beaten(tmp_path: Path) -> None:
     rows = [*SMALL, trial("random_channels", 0.88, 0.4)]
     headline, more = answer(result_of(tmp_path, rows))

@@ -47,12 +47,13 @@ def test_the_comparison_has_hand_worked_figures_and_marks_the_best(tmp_path: Pat
     assert table.best_rows == {3}
 
 
-def test_methods_of_unlike_tries_that_share_no_cost_have_no_hypervolume_and_none_is_best(
+def test_where_a_method_shares_no_cost_with_the_others_none_stands_out_as_best(
     tmp_path: Path,
 ) -> None:
     table = comparison_table(result_of(tmp_path, SMALL))
     place = table.header.index("hypervolume")
-    assert [row[place] for row in table.rows[1:4]] == ["–", "–", "–"]  # noqa: RUF001
+    # Of vanilla and random_channels at 50 %, where l1_filter was not tried.
+    assert [row[place] for row in table.rows[1:4]] == ["0.375", "0.380", "–"]  # noqa: RUF001
     assert table.best_rows == set()
 
 
@@ -144,6 +145,17 @@ def test_pairs_are_a_table_of_the_row_against_the_column(tmp_path: Path) -> None
     assert cells["vanilla", "l1_filter"] == f"{100 * (0.80 - 0.75 - 0.13 / 5):+.1f}"
     assert cells["dense", "magnitude"] == "+0.5"
     assert cells["dense", "dense"] == "–"  # noqa: RUF001
+
+
+def test_a_pair_that_some_seeds_alone_share_says_how_many(tmp_path: Path) -> None:
+    rows = [trial("vanilla", 0.7, 0.5, seed=seed) for seed in range(3)]
+    rows += [trial("l1_filter", 0.7 + 0.01 * seed, 0.5, seed=seed) for seed in range(2)]
+    rows.append(trial("thinet", 0.7, 0.5, seed=2))
+    result = result_of(tmp_path, rows, methods=("vanilla", "l1_filter", "thinet"))
+    header, (first, *_) = pairs_table(result)[:2]
+    said = dict(zip(header, first, strict=True))
+    assert said["l1_filter"] == "-0.5 (-6.9 to +5.9; 2 of 3 seeds)"
+    assert said["thinet"] == "+0.0 (1 of 3 seeds)"
 
 
 def test_completed_trials_without_a_number_are_listed_with_the_failures(tmp_path: Path) -> None:

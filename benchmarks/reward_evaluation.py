@@ -4,9 +4,8 @@
 
 Ten masks that keep half of a layer's channels, as policy-gradient pruning samples them. Ours keeps
 what lies below the next layer and cuts that layer to each mask; its work includes tracing the
-network and computing what is kept. The other evaluates each mask through the whole network, in
-which what makes the other channels is zero. Both give the same accuracies. The 96 M network,
-untrained, float32.
+network and computing what is kept. The other runs the whole network for each mask, with zeros for
+the other channels. Both give the same accuracies. The 96 M network, untrained, float32.
 """
 
 import sys

@@ -7,6 +7,7 @@ looked at. What goes on from it ends bit for bit where it would have ended witho
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 from torch import nn
@@ -28,13 +29,15 @@ class Checkpoint:
         self._run = run
         self._path: Path | None = run.folder and run.folder / "checkpoint.safetensors"
         self._of = _digest(method, model, data, run) if run.folder else ""
+        self.notes: list[Any] = []
+        """What the method wants to know again of its steps: kept with the network, as JSON."""
 
     def save(self, step: int, network: nn.Module) -> None:
         """Keeps `network` as it stands after `step`, in place of what was kept before."""
         if self._path is not None:
             epochs, reported = str(self._run.epochs_spent), json.dumps(self._run.reported)
             texts = {"of": self._of, "step": str(step), "epochs": epochs, "reported": reported}
-            texts["sizes"] = json.dumps(untold_sizes(network))
+            texts |= {"sizes": json.dumps(untold_sizes(network)), "notes": json.dumps(self.notes)}
             write_tensors(self._path, network.state_dict(), texts)
 
     def load(self, network: nn.Module) -> int:
@@ -58,9 +61,10 @@ class Checkpoint:
             return -1
         if texts["of"] != self._of:
             return -1
-        if "reported" not in texts or tensors.keys() != network.state_dict().keys():
+        if "notes" not in texts or tensors.keys() != network.state_dict().keys():
             return -1  # an older version's
-        load_resized(network, tensors, json.loads(texts.get("sizes", "{}")))
+        load_resized(network, tensors, json.loads(texts["sizes"]))
+        self.notes = json.loads(texts["notes"])
         self._run.resume_after(int(texts["epochs"]), json.loads(texts["reported"]))
         return int(texts["step"])
 

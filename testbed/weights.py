@@ -5,10 +5,10 @@ A file is safetensors, or what `torch.save` wrote of a state dict; no other obje
 
 import hashlib
 import logging
-import pickle
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch.serialization
@@ -76,7 +76,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             raise ValueError(f"weights: {str(path)!r} cannot be read: {error}") from error
     try:
         found = torch.serialization.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise ValueError(
             f"weights: {str(path)!r} holds more than weights, which may run code when it is read, "
             "or is damaged. Write the weights alone: torch.save(network.state_dict(), path), or "

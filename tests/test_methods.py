@@ -353,14 +353,20 @@ def test_vanilla_starts_from_weights_that_only_the_seed_decides(
     assert not torch.isclose(networks[0].conv2.weight, networks[1].conv2.weight).any()
 
 
-def test_vanilla_names_a_module_whose_parameters_it_cannot_draw() -> None:
+def test_vanilla_shuffles_parameters_of_modules_that_cannot_draw_them() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.scale = nn.Parameter(torch.ones(1))
+            self.scale = nn.Parameter(torch.arange(24.0).reshape(2, 12))
 
-    with pytest.raises(ValueError, match=r"for 1: expected a method `reset_parameters\(\)`"):
-        draw_anew(nn.Sequential(nn.ReLU(), Scaled()), seed=0)
+    networks = [nn.Sequential(nn.MultiheadAttention(4, 2), Scaled()) for _ in range(3)]
+    for network, seed in zip(networks, (0, 0, 1), strict=True):
+        draw_anew(network, seed)
+    drawn = [network[1].scale for network in networks]
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], torch.arange(24.0).reshape(2, 12))
+    assert sorted(drawn[0].flatten().tolist()) == list(range(24))
+    assert torch.equal(networks[0][0].in_proj_weight, networks[1][0].in_proj_weight)
 
 
 def test_an_unknown_method_is_answered_with_the_nearest_one() -> None:

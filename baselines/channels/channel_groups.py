@@ -17,10 +17,10 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from baselines.channels.dependency.records import Labels, Trace
 from baselines.channels.dependency.remaining import remaining
 from baselines.channels.dependency.removal import Lost, masked, shared_copy, without
 from baselines.channels.dependency.trace import plain_run, trace
-from baselines.channels.dependency.tracer import Labels, Trace
 from testbed.names import unknown
 
 Scope = Annotated[

@@ -290,7 +290,8 @@ def _without_padding(
         inputs = weight.unflatten(0, (groups, -1)).transpose(0, 1)
         sizes = [(size - 1) * s + 1 for size, s in zip(x.shape[2:], stride, strict=True)]
         spread = maps.new_zeros(*x.shape[:2], *sizes)
-        spread[(..., *(slice(None, None, s) for s in stride))] = maps
+        places: list[Any] = [slice(None, None, step) for step in stride]
+        spread[(..., *places)] = maps
         maps, stride = spread, [1] * spatial
         before = [
             d * (k - 1) - p for d, k, p in zip(dilation, weight.shape[2:], padding, strict=True)

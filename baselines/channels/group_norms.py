@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from baselines.channels.channel_groups import NONE, ChannelGroup, Written
+from baselines.channels.dependency.records import Labels
 from baselines.channels.dependency.trace import network_tensors
-from baselines.channels.dependency.tracer import Labels
 
 
 def written_weight(network: nn.Module, written: Written) -> Tensor:

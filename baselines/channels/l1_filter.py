@@ -52,14 +52,17 @@ class L1Filter(KeepAmount):
         channels = sum(group.channels for group in amount.groups.values())
         checkpoint = Checkpoint(self, model, data, run)
         completed = max(0, checkpoint.load(network))
+        groups = amount.groups
+        for removed in checkpoint.notes:
+            groups = groups.after(removed)
         for number, n_epochs in enumerate(epochs[completed:], completed + 1):
             to_keep = {
                 name: amount.kept_after(name, number / self.rounds) for name in amount.groups
             }
-            groups = self.groups(network, example) if number > 1 else amount.groups
-            network = remove_channels(
-                network, example, groups, self._lowest(network, groups, to_keep)
-            )
+            removed = self._lowest(network, groups, to_keep)
+            network = remove_channels(network, example, groups, removed)
+            groups = groups.after(removed)
+            checkpoint.notes.append(removed)
             run.fine_tune(network, data, n_epochs)
             run.report({"round": number, "channels_kept": sum(to_keep.values()) / channels})
             checkpoint.save(number, network)
@@ -70,7 +73,7 @@ class L1Filter(KeepAmount):
     ) -> dict[str, list[int]]:
         """Group -> the channels that go, so that those with the largest sums of weights stay."""
         removed = {}
-        for name, group in groups.items():  # a group of one channel left is none any more
+        for name, group in groups.items():
             # Ranked on the CPU, where ties fall the same way whichever device is trained on.
             norms = l1_norms(network, group, readers=self.rank_by == "writers_and_readers")
             kept = set(torch.topk(norms, to_keep[name]).indices.tolist())

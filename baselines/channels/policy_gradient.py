@@ -117,8 +117,8 @@ class PolicyGradient(BaseModel):
         dense_accuracy = _better_than_chance(network, images, data, run)
         checkpoint = Checkpoint(self, model, data, run)
         completed = checkpoint.load(network)
-        if 0 <= completed < len(layers) - 1:
-            groups = self._groups(network, example)
+        for name, removed in checkpoint.notes:
+            groups = groups.after({name: removed})
         for number, name in enumerate(layers):
             if number <= completed:
                 continue
@@ -128,6 +128,7 @@ class PolicyGradient(BaseModel):
             removed = (~kept).nonzero().flatten().tolist()
             network = remove_channels(network, example, groups, {name: removed})
             groups = groups.after({name: removed})
+            checkpoint.notes.append([name, removed])
             due = run.fine_tuning.epochs * (number + 1) // len(layers)
             run.fine_tune(network, judged, due - run.epochs_spent)
             run.report(

@@ -108,6 +108,9 @@ class ThiNet(KeepAmount):
         self._check_samples(network, amount, len(data.train))
         checkpoint = Checkpoint(self, model, data, run)
         completed = checkpoint.load(network)
+        groups = amount.groups
+        for name, removed in checkpoint.notes:
+            groups = groups.after({name: removed})
         sampler = Sampler(
             data,
             run.device,
@@ -116,18 +119,17 @@ class ThiNet(KeepAmount):
             self.images,
             self.positions,
         )
-        groups = amount.groups if completed < 0 else None
         for step, (number, name) in enumerate(product(range(1, self.rounds + 1), channels)):
             if step <= completed:
                 continue
             to_keep = amount.kept_after(name, number / self.rounds)
             surplus = amount.kept_after(name, (number - 1) / self.rounds) - to_keep
             if surplus:
-                groups = groups or self.groups(network, example)
                 seed = 1000 * run.seed + step
-                gone = {name: self._choice(network, groups[name], surplus, sampler, seed)}
-                network = remove_channels(network, example[:1], groups, gone)
-                groups = groups.after(gone)
+                removed = self._choice(network, groups[name], surplus, sampler, seed)
+                network = remove_channels(network, example[:1], groups, {name: removed})
+                groups = groups.after({name: removed})
+                checkpoint.notes.append([name, removed])
             run.fine_tune(network, data, epochs[step])
             run.report({"round": number, f"channels_kept.{name}": to_keep / channels[name]})
             checkpoint.save(step, network)

@@ -6,7 +6,8 @@ trained from scratch. It tells what the trained weights that other methods inher
 
 Where we differ from the report: it gets the epochs that the others get in total, the dense
 network's and the fine-tuning's, in one schedule, or the comparison would not be fair. New weights
-come from each module's `reset_parameters`, as in our backbones, not from the code that built it.
+come from each module's `reset_parameters`, as in our backbones, not from the code that built it
+(`draw_anew` says what becomes of modules without one).
 
 Its output is a smaller network: it runs fewer multiplications.
 """
@@ -27,11 +28,7 @@ class Vanilla(KeepAmount):
     """One of both options; a keep ratio of 0.5 where neither is given."""
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
-        """A thin network of `model`'s kind, trained from scratch (see `PruningMethod`).
-
-        Raises:
-            ValueError: if a module owns parameters and cannot draw them again; names it.
-        """
+        """A thin network of `model`'s kind, trained from scratch (see `PruningMethod`)."""
         # On the CPU, so that the seed draws the same weights whichever device is trained on.
         cpu = torch.device("cpu")
         network = copy.deepcopy(model).to(cpu)
@@ -50,23 +47,18 @@ def draw_anew(network: nn.Module, seed: int) -> None:
     """Draws all parameters of a network on the CPU from `seed`, and resets its batch norms.
 
     A module's own `reset_parameters` comes after its children's, so that it has the last word.
-
-    Raises:
-        ValueError: if a module owns parameters but has no `reset_parameters`.
+    Parameters of a module without one are shuffled, each within itself: they keep their scale and
+    lose what was learnt.
     """
-    fixed = [
-        name or type(network).__name__
-        for name, module in network.named_modules()
-        if not hasattr(module, "reset_parameters") and any(True for _ in module.parameters(False))
-    ]
-    if fixed:
-        raise ValueError(
-            f"Cannot draw new weights for {', '.join(fixed)}: expected a method "
-            "`reset_parameters()` on every module that owns parameters. Add one."
-        )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(seed)
         modules: list[Any] = list(network.modules())
         for module in reversed(modules):
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
+            elif isinstance(module, nn.MultiheadAttention):
+                module._reset_parameters()
+            else:
+                for parameter in module.parameters(recurse=False):
+                    order = torch.randperm(parameter.numel())
+                    parameter.copy_(parameter.flatten()[order].view_as(parameter))

@@ -49,7 +49,6 @@ COLUMNS: dict[str, str] = {
     "nonzero_multiplications": FLOAT,
     "parameters": INTEGER,
     "sparsity": FLOAT,
-    "kept_whole": STRING,  # conv and linear layers that lost no outputs beside others, as JSON
     "latency_ms": FLOAT,  # batch 1, the median
     "latency_ms_batch128": FLOAT,
     "dense_latency_ms": FLOAT,
@@ -64,6 +63,7 @@ COLUMNS: dict[str, str] = {
     "study": STRING,  # the Optuna study that proposed it
     "dense_val_accuracy": FLOAT,  # of the dense network it started from, on the same images
     "dense_parameters": INTEGER,
+    "kept_whole": STRING,  # conv and linear layers that lost no outputs beside others, as JSON
     "classes": INTEGER,  # 1 / classes is chance, the hypervolume's reference
     "validation_images": INTEGER,  # how fine a difference in val_accuracy can be
     "reward_images": INTEGER,  # validation images that a method learnt from, beside those

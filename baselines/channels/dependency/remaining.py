@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.channels.dependency.tracer import Labels, Product, Trace
+from baselines.channels.dependency.records import Labels, Product, Trace
 
 
 def remaining(found: Trace, lost: NDArray[np.bool_]) -> Trace:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from baselines.channels.dependency.records import Trace
 from baselines.channels.dependency.trace import network_tensors, plain_run
-from baselines.channels.dependency.tracer import Trace
 from testbed.attention import allow_fewer_heads
 from testbed.layer_sizes import resize
 

@@ -9,7 +9,8 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
 
 from baselines.channels.dependency.operations import rule_for
-from baselines.channels.dependency.tracer import Trace, Tracer
+from baselines.channels.dependency.records import Trace
+from baselines.channels.dependency.tracer import Tracer
 from testbed.prediction import evaluating
 
 

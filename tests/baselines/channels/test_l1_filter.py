@@ -1,6 +1,8 @@
 """L1 filter pruning: the filters it keeps, and its rounds."""
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import tiny
@@ -9,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from baselines import L1Filter
+from baselines import L1Filter, ThiNet
 from baselines.channels.rounds import epochs_per_round
 from testbed.cost import count_multiplications
 
@@ -102,3 +104,36 @@ def test_one_of_both_amounts_is_taken() -> None:
         L1Filter(keep_ratio=0.5, keep_multiplications=0.5)
     for method in (L1Filter(), L1Filter(keep_multiplications=0.5)):
         assert L1Filter.model_validate(method.model_dump()) == method
+
+
+class Stopped(Exception):  # noqa: N818 (no error)
+    """As if the process had been killed."""
+
+
+@pytest.mark.parametrize("method", [L1Filter(keep_ratio=0.25, rounds=2), ThiNet(rounds=2)])
+def test_rounds_on_grouped_convs_resume_where_they_were_stopped(
+    method: L1Filter | ThiNet, tmp_path: Path
+) -> None:
+    """Eight groups of four, then four of four, which by themselves are thinned in another way."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 32, 3), nn.Conv2d(32, 32, 3, groups=8), nn.Conv2d(32, 8, 1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
+    )  # fmt: skip
+    data = tiny.splits()
+    whole = method.prune(model, data, tiny.run(2))
+
+    def stop(values: Mapping[str, float]) -> None:
+        if values.get("round") == 2:
+            raise Stopped
+
+    begun = tiny.run(2)
+    begun.folder, begun._listener = tmp_path, stop
+    with pytest.raises(Stopped):
+        method.prune(model, data, begun)
+    resumed_run = tiny.run(2)
+    resumed_run.folder = tmp_path
+    resumed = method.prune(model, data, resumed_run)
+    for first, second in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(first, second)
+    assert whole[1].groups < 8

@@ -24,7 +24,7 @@ from orchestrator.run_folder.reader import past_trial
 from orchestrator.run_folder.trials_table import read_trials
 from orchestrator.sweep_file import load_sweep
 from orchestrator.tracking.tracker import Tracker
-from testbed.data import load_splits
+from testbed.data import Images, load_splits
 from tests.report_rows import CONFIRMED, SMALL, result_of
 from tests.test_readme import blocks
 from tests.trial_points import OBJECTIVES
@@ -219,7 +219,7 @@ def test_a_network_that_flattens_by_view_is_written(tmp_path: Path) -> None:
 
     data = tiny.splits()
     pixels = data.validation.pixels.contiguous(memory_format=torch.channels_last)
-    images = dataclasses.replace(data.validation, pixels=pixels)
+    images = Images(pixels, data.validation.labels)
     write_programs(Viewed().eval(), dataclasses.replace(data, validation=images), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.pt2"}
 

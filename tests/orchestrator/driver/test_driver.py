@@ -250,7 +250,7 @@ def test_all_that_methods_cannot_do_with_a_network_is_bad_input(
         said = capsys.readouterr().err
         assert "l1_filter-s0: keep_multiplications 0.001 cannot be reached" in said
         assert "static_prefix-keep_multiplications0.01-s0: keep_multiplications 0.01 cannot" in said
-        assert "policy_gradient-s0: unknown prunable conv 'conv9'" in said
+        assert "policy_gradient-s0: unknown prunable layer 'conv9'" in said
         assert "keep_multiplications0.9" not in said
         assert not (tmp_path / "runs" / "beyond").exists()
 

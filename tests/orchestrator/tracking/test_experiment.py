@@ -88,6 +88,10 @@ def test_a_trial_is_one_flat_run_with_everything_about_it(output: Path) -> None:
         "seed": "0",
         "l1_filter.keep_ratio": "0.5",
         "l1_filter.rounds": "1",
+        "l1_filter.scope": "inside_blocks",
+        "l1_filter.keep": "[]",
+        "l1_filter.round_to": "1",
+        "l1_filter.rank_by": "writers",
     }
     assert run.data.params["data.name"] == "digits"
     assert run.data.params["backbone.depth"] == "4"

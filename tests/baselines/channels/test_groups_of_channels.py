@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
+import torch_pruning
 from small_networks import Net, backbone, conv, images, pooled
 from torch import Tensor, nn
 
@@ -252,3 +253,25 @@ def test_what_is_concatenated_is_read_by_all_that_come_after() -> None:
         model, images(size=8), groups, {f"conv{n}": [n % 2] for n in range(24)}
     )
     assert smaller.get_submodule("fc").in_features == 3 + 24
+
+
+@pytest.mark.parametrize("name", ["conv", "vgg16", "resnet18", "resnet56"])
+def test_the_groups_are_those_of_torch_pruning(name: str) -> None:
+    model = backbone(name).eval()
+    if name == "resnet56":  # its padded shortcuts mean nothing to torch-pruning: blocks alone
+        groups = channel_groups(model, images())
+    else:
+        groups = channel_groups(model, images(), scope="all")
+    graph = torch_pruning.DependencyGraph().build_dependency(model, images(), verbose=False)
+    names = {module: layer for layer, module in model.named_modules()}
+    for group in groups.values():
+        first = model.get_submodule(group.name)
+        theirs = graph.get_pruning_group(first, torch_pruning.prune_conv_out_channels, [0])
+        written, read = set(), set()
+        for dependency, _ in theirs:
+            layer = dependency.target.module
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                outputs = graph.is_out_channel_pruning_fn(dependency.handler)
+                (written if outputs else read).add(names[layer])
+        assert {writer.layer for writer in group.writers} == written
+        assert set(group.readers) == read

@@ -5,8 +5,8 @@ validation images drops when that layer alone is thinned and batch norms are cal
 finds the lowest bound on these drops that meets the budget. Channels are ranked by its own norms.
 The network is fine-tuned once.
 
-Its flops count the same convs and linear layers as we do, and biases or norms besides where there
-are any: the bound is lowered until our counter agrees. What it measured is kept meanwhile.
+It counts the multiplications on its own: where ours come to more, it is asked for less, and what it
+measured of the layers is kept.
 
 Its output is a smaller network: it runs fewer multiplications.
 """
@@ -76,7 +76,7 @@ class FastNAS(BaseModel):
         for kind, name in (("nn.Conv2d", "channel"), ("nn.BatchNorm2d", "feature")):
             config[kind]["*"][f"{name}_divisor"] = divisor
         with (
-            torch.autocast(run.device.type, best_precision(run.device), cache_enabled=False),
+            _autocast(run.device),
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
         ):
@@ -101,3 +101,10 @@ class FastNAS(BaseModel):
         n = min(len(order), CALIBRATION_BATCHES * self.calibration_batch)
         for rows in order[:n].tensor_split(CALIBRATION_BATCHES):
             yield data.normalised(data.train.select(rows))[:].to(run.device)
+
+
+def _autocast(device: torch.device) -> torch.autocast:
+    """Without its cache of weights, which the traces that count the flops would hold as constants
+    with gradients, and fail."""
+    enabled = best_precision(device) is torch.bfloat16
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)

@@ -7,6 +7,7 @@ Nothing of it is registered: any function that gives an `nn.Module` is a backbon
 sub-folder of images per class a data set.
 """
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -110,7 +111,9 @@ def main() -> None:
     model = network(data.input_shape, data.n_classes)
     training = Training(epochs=15, batch_size=32, learning_rate=0.05)
     train(model, data, training, seed=0, device=torch.device("cpu"))
-    save_file(model.state_dict(), WEIGHTS)
+    unfinished = WEIGHTS.with_name(f".{os.getpid()}.safetensors")
+    save_file(model.state_dict(), unfinished)
+    unfinished.rename(WEIGHTS)  # whole, whoever else is about to write it
 
 
 if __name__ == "__main__":

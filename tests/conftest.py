@@ -51,3 +51,11 @@ def two_workers() -> Iterator[None]:
         ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         yield
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def recipe() -> None:
+    """The images and weights of `sweeps/own_network.yaml` are there."""
+    from sweeps import own_network
+
+    own_network.main()

@@ -10,7 +10,6 @@ from PIL import Image
 from orchestrator.commands.sweep import main as sweep_main
 from orchestrator.commands.trial import main as trial_main
 from orchestrator.run_folder.trials_table import read_trials
-from sweeps import own_network
 from sweeps.own_network import IMAGES, WEIGHTS, draw, network, shapes
 from testbed.backbones import build_backbone
 from testbed.data import DataOptions, load_splits
@@ -20,9 +19,7 @@ PROJECT = Path(__file__).parents[1]
 FILE = PROJECT / "sweeps" / "own_network.yaml"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _made() -> None:
-    own_network.main()
+pytestmark = pytest.mark.usefixtures("recipe")
 
 
 def test_the_data_set_is_the_same_each_time_and_not_told_by_brightness() -> None:

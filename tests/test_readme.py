@@ -118,7 +118,7 @@ def test_the_example_method_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert network.get_parameter("conv1.weight").shape[0] == 1
 
 
-@pytest.mark.usefixtures("two_workers")
+@pytest.mark.usefixtures("two_workers", "recipe")
 def test_the_searcher_and_the_scheduler_serve_a_sweep_of_the_users_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

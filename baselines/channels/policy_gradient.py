@@ -27,10 +27,8 @@ Its output is a smaller network: it runs fewer multiplications.
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
@@ -42,10 +40,10 @@ from baselines.channels.reward_evaluation import evaluation_of_masks
 from testbed.checkpoint import Checkpoint
 from testbed.cost import count_parameters
 from testbed.data import Images, Splits
+from testbed.held_back import divided
 from testbed.method import Run
 from testbed.names import unknown
 from testbed.prediction import evaluate
-from testbed.stratified import draw
 
 HIDDEN = 64  # units that read a filter
 LEARNING_RATE = 0.02
@@ -53,7 +51,6 @@ SHARPNESS = 4.0  # of the first weights: filters that are alike are told apart a
 FIRST_KEEP_PROBABILITY = 0.9
 EXPLORED = 0.25  # filters of a mask, in the mean, that are drawn against a decided agent
 MOST_EXPLORATION = 0.1  # the probability of that for one filter, at most
-REWARD_STREAM = 2  # keeps the draw of the reward images apart from others
 
 
 class PolicyGradient(BaseModel):
@@ -90,12 +87,12 @@ class PolicyGradient(BaseModel):
 
     def held_back(self, data: Splits) -> Splits:
         """`data` with only the validation images that give no rewards (see `HoldsBack`)."""
-        return divided(data, self.reward_share)[1]
+        return divided(data, self.reward_share, "reward_share")[1]
 
     def check_network(self, dense: nn.Module, data: Splits) -> None:
         """See `ChecksNetwork`."""
         self._layers(self._groups(dense, example_images(data, torch.device("cpu"))))
-        divided(data, self.reward_share)
+        divided(data, self.reward_share, "reward_share")
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned after each layer (see `PruningMethod`).
@@ -113,7 +110,7 @@ class PolicyGradient(BaseModel):
         example = example_images(data, run.device)
         groups = self._groups(network, example)
         layers = self._layers(groups)
-        images, judged = divided(data, self.reward_share)
+        images, judged = divided(data, self.reward_share, "reward_share")
         dense_accuracy = _better_than_chance(network, images, data, run)
         checkpoint = Checkpoint(self, model, data, run)
         completed = checkpoint.load(network)
@@ -337,28 +334,6 @@ def at_least_one(actions: Tensor, weight: Tensor) -> Tensor:
     masks = actions.clone()
     masks[:, largest] |= ~actions.any(dim=1)
     return masks
-
-
-def divided(data: Splits, share: float) -> tuple[Images, Splits]:
-    """The validation images that give rewards, and the data with the others as validation images.
-
-    Which is which depends on the labels and the share alone; each class is divided by the share.
-
-    Raises:
-        ValueError: if a part would be empty.
-    """
-    images = data.validation
-    n_rewarding = round(share * len(images))
-    if not 0 < n_rewarding < len(images):
-        raise ValueError(
-            f"reward_share {share:g} takes {n_rewarding} of {len(images)} validation images; "
-            "expected one at least, and one left to judge by. Take a larger data.validation_share."
-        )
-    random = np.random.default_rng(REWARD_STREAM)
-    rewarding = torch.from_numpy(draw(images.labels.cpu().numpy(), n_rewarding, random))
-    parts = (part.nonzero().flatten().to(images.labels.device) for part in (rewarding, ~rewarding))
-    chosen, others = (images.select(places) for places in parts)
-    return chosen, replace(data, validation=others)
 
 
 def _better_than_chance(network: nn.Module, images: Images, data: Splits, run: Run) -> float:

@@ -23,7 +23,6 @@ from baselines.channels.policy_gradient import (
     Remembered,
     advantages,
     at_least_one,
-    divided,
     reinforce_loss,
     rewards,
 )
@@ -34,6 +33,7 @@ from orchestrator.sweep_file import Resources
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications
 from testbed.data import DataOptions, Images, load_splits, normalise
+from testbed.held_back import divided
 from testbed.method import judged_on
 from testbed.network_file import load_network
 from testbed.prediction import evaluate
@@ -326,7 +326,7 @@ def pixels_of(images: Images) -> set[bytes]:
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
 def test_held_back_images_are_the_validation_images_that_give_no_rewards(share: float) -> None:
     data = tiny.splits(n_validation=60)
-    rewarding, held_back = divided(data, share)
+    rewarding, held_back = divided(data, share, "reward_share")
     assert len(rewarding) == round(share * 60)
     assert not pixels_of(rewarding) & pixels_of(held_back.validation)
     assert pixels_of(rewarding) | pixels_of(held_back.validation) == pixels_of(data.validation)
@@ -343,7 +343,7 @@ def test_only_reward_images_decide_and_only_held_back_ones_are_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data, method = tiny.splits(), PolicyGradient(steps=5)
-    rewarding, held_back = divided(data, method.reward_share)
+    rewarding, held_back = divided(data, method.reward_share, "reward_share")
     spoilt = torch.randint_like(held_back.validation.pixels, 256)
     seen: list[set[bytes]] = []
     real = baselines.channels.policy_gradient.evaluation_of_masks

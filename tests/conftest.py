@@ -47,7 +47,8 @@ def two_workers() -> Iterator[None]:
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for workers to find ray_jobs
+        tests = Path(__file__).parent  # where workers find ray_jobs; its folders hide no room
+        patch.setenv("PYTHONPATH", f"{tests.parent}{os.pathsep}{tests}")
         ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         yield
         ray.shutdown()

@@ -167,7 +167,7 @@ def channel_groups(
     """
     network = shared_copy(model)
     _check_keep(network, keep)
-    groups = _groups(trace(network, example))
+    groups = _groups(trace(network, example[:1]))  # multiplications count for one image
     reasons = {}
     for name, group in groups.items():
         if any(_fits(writer.layer, pattern) for writer in group.writers for pattern in keep):

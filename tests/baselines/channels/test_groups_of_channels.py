@@ -196,7 +196,7 @@ def test_a_network_without_channels_to_remove_says_what_holds_each() -> None:
 
 
 def test_a_network_that_fails_on_the_images_says_so() -> None:
-    with pytest.raises(ValueError, match=r"images of shape \(2, 3, 32, 32\) raises RuntimeError"):
+    with pytest.raises(ValueError, match=r"images of shape \(1, 3, 32, 32\) raises RuntimeError"):
         channel_groups(nn.Sequential(conv(4, 8), conv(8, 8)), images())
 
 

@@ -1,6 +1,7 @@
 """How many channels go: by a keep ratio, or for a share of the multiplications."""
 
 import pytest
+import torch
 from small_networks import Net, backbone, conv, images, pooled
 from torch import nn
 from torch.nn.utils import prune
@@ -114,3 +115,20 @@ def test_both_amounts_are_refused_and_one_is_the_default() -> None:
     with pytest.raises(ValueError, match="not both"):
         L1Filter(keep_ratio=0.5, keep_multiplications=0.5)
     assert RandomChannels().keep_ratio == 0.5
+
+
+def test_work_done_once_a_batch_counts_as_one_images() -> None:
+    model = Net(
+        lambda net, x: net.fc(pooled(net.b(net.a(x)))) + net.c(net.table).mean(dim=0),
+        a=conv(3, 32),
+        b=conv(32, 32),
+        c=nn.Linear(64, 2),
+        fc=nn.Linear(32, 2),
+    )
+    model.table = nn.Parameter(torch.randn(10_000, 64))
+    groups = channel_groups(model, images(size=8))
+    amount = amount_for(0.7, groups)
+    removed = {name: range(n) for name, n in amount.removed.items()}
+    smaller = remove_channels(model, images(size=8), groups, removed)
+    counts = [multiplications_by_layer(m, images(size=8)[:1]).total() for m in (smaller, model)]
+    assert 0.98 * 0.7 <= counts[0] / counts[1] <= 0.7

@@ -20,6 +20,8 @@ from orchestrator.sweep_file.yaml_reader import Key
 
 IMAGES = "images/{}.csv"
 OUT_OF = "run_folder"  # the column that says which folder a row is of, where there are several
+Row = Mapping[Any, Any] | pd.Series
+"""A row of trials.csv, by column."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class SweepResult:
             ignore_index=True,
         )
 
-    def settings(self, row: pd.Series) -> str:
+    def settings(self, row: Row) -> str:
         """The options by which a trial differs from others of its method: keep_ratio 0.52."""
         return ", ".join(
             f"{name.removeprefix(row['method'] + '.')} {_short(row[name])}"

@@ -30,7 +30,7 @@ def drawn_trials(result: SweepResult) -> list[dict[str, Any]]:
     """
     completed = eligible(result.searched, {"val_accuracy": "maximize"})
     frame = completed[["trial_id", "method", "cell", "val_accuracy", "dense_val_accuracy"]].copy()
-    frame["settings"] = [result.settings(row) for _, row in completed.iterrows()]
+    frame["settings"] = [result.settings(row) for row in completed.to_dict("records")]
     frame["tested"] = completed["test_accuracy"].map(accuracy)
     frame["command"] = [result.command(row) for _, row in completed.iterrows()]
     errors = [

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from orchestrator.analysis.pareto import as_share
-from orchestrator.analysis.sweep_result import SweepResult
+from orchestrator.analysis.sweep_result import Row, SweepResult
 from orchestrator.analysis.uncertainty import FEW_SEEDS, t_interval
 from orchestrator.formatting import (
     MISSING,
@@ -19,7 +19,7 @@ from orchestrator.formatting import (
 )
 
 WORDS = ("cell", "method", "settings", "setting", "trial")  # columns that hold words
-FIGURES: dict[str, Callable[[pd.Series], str]] = {  # a column's title -> what a row has there
+FIGURES: dict[str, Callable[[Row], str]] = {  # a column's title -> what a row has there
     "seeds": lambda row: out_of(row["n"], row["tried"]),
     "n": lambda row: str(row["n"]),
     "validation": lambda row: _mean(row, "val"),
@@ -79,16 +79,16 @@ def trials_table(
     """
     if "share" not in trials:
         trials = trials.assign(share=as_share(trials, "multiplications"))
+    own = result.by_id.loc[trials["trial_id"]].to_dict("records")
     return Table.of(
         [
-            which_trial(result, result.by_id.loc[row["trial_id"]], seed=seed)
-            | {title: FIGURES[title](row) for title in titles}
-            for _, row in trials.iterrows()
+            which_trial(result, trial, seed=seed) | {title: FIGURES[title](row) for title in titles}
+            for trial, row in zip(own, trials.to_dict("records"), strict=True)
         ]
     )
 
 
-def which_trial(result: SweepResult, trial: pd.Series, *, seed: bool = True) -> dict[str, str]:
+def which_trial(result: SweepResult, trial: Row, *, seed: bool = True) -> dict[str, str]:
     """The first columns of a trial's row; a cell or a seed that all share is left empty."""
     several = seed and result.n_seeds > 1
     return {
@@ -128,7 +128,7 @@ def each_seed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.3f}" for value in values) if few else ""
 
 
-def _mean(row: pd.Series, images: str) -> str:
+def _mean(row: Row, images: str) -> str:
     """0.797 ± 0.003, and of how many seeds where not all of them met the test images."""
     said = mean_and_deviation(row[f"{images}_accuracy"], row.get(f"{images}_deviation", math.nan))
     some = images == "test" and 0 < row.get("tested", 0) < row["n"]

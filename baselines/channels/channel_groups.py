@@ -258,13 +258,22 @@ def smaller_network(
 
 
 def difference(got: Any, expected: Any) -> str | None:
-    """How outputs differ that should be alike but for rounding; None where they do not."""
+    """How outputs differ that should be alike but for rounding; None where they do not.
+
+    Raises:
+        ValueError: if those expected are not finite, so that nothing can be compared.
+    """
     pairs = zip(tree_leaves(got), tree_leaves(expected), strict=True)
     for some, other in pairs:
         if not isinstance(some, Tensor):
             continue
         if some.shape != other.shape:
             return f"gives outputs of shape {tuple(some.shape)} instead of {tuple(other.shape)}"
+        if not other.isfinite().all():
+            raise ValueError(
+                "The network's outputs are not finite, so no channel can be told from another. "
+                "Its training has diverged: lower the learning rate, or give other weights."
+            )
         off = (some - other).abs().max().item()
         if not off <= TOLERANCE * other.abs().max().item():
             return f"gives outputs up to {off:.2g} off those with the channels at zero"

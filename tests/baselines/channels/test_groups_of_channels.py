@@ -200,6 +200,14 @@ def test_a_network_that_fails_on_the_images_says_so() -> None:
         channel_groups(nn.Sequential(conv(4, 8), conv(8, 8)), images())
 
 
+def test_a_network_whose_training_diverged_says_so() -> None:
+    network = backbone("conv")
+    with torch.no_grad():
+        next(network.parameters()).fill_(torch.inf)
+    with pytest.raises(ValueError, match=r"outputs are not finite.*diverged"):
+        channel_groups(network, images())
+
+
 def test_a_network_that_looks_at_values_is_traced_with_real_ones() -> None:
     model = Net(
         lambda net, x: net.fc(pooled(net.a(x) if float(x.sum()) > -1e9 else x)),

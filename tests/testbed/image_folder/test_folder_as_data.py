@@ -17,8 +17,6 @@ from testbed.data import (
     normalise,
 )
 
-README = Path(__file__).parents[3] / "README.md"
-
 
 def options(path: Path, **others: Any) -> DataOptions:
     return DataOptions(name=str(path), **others)
@@ -114,8 +112,3 @@ def test_classes_are_chosen_in_every_part(tmp_path: Path) -> None:
     for images in (splits.train, splits.validation, load_test_images(chosen, tmp_path)):
         assert len(images) == 8
         assert torch.equal(images.pixels[:, 1, 0, 0], torch.tensor([2, 0])[images.labels])
-
-
-def test_the_readme_has_every_option() -> None:
-    for name in DataOptions.model_fields:
-        assert f"\n| `{name}` | " in README.read_text(), name

@@ -46,7 +46,7 @@ def options_table(model: type[BaseModel]) -> str:
     rows = ["| option | takes | default | what it does |", "|---|---|---|---|"]
     for name, option in schema.get("properties", {}).items():
         default = "required" if name in required else _written(option.get("default"))
-        meaning = " ".join(option.get("description", "").split())
+        meaning = " ".join(_meaning(option).split())
         cells = (f"`{name}`", _takes(option, schema), default, meaning)
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows) if len(rows) > 2 else "It has no options."
@@ -64,6 +64,12 @@ def command_help(module: str) -> str:
     command = [sys.executable, "-m", module, "--help"]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     return f"```text\n{found.stdout}```"
+
+
+def _meaning(option: dict[str, Any]) -> str:
+    """Its description, which may stand at the one kind of value that it takes beside None."""
+    parts = [option, *option.get("anyOf", [])]
+    return next((part["description"] for part in parts if "description" in part), "")
 
 
 def _takes(option: dict[str, Any], schema: dict[str, Any]) -> str:

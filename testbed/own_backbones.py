@@ -16,8 +16,14 @@ from torch import nn
 from testbed.resnet import PaddingShortcut, projection_shortcut, resnet
 
 InputShape = tuple[int, int, int]  # channels, height, width
-Width = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # factor on every conv's channels
-Dropout = Annotated[float, Field(ge=0, lt=1)]  # share of activations dropped while training
+Width = Annotated[
+    float, Field(gt=0, allow_inf_nan=False, description="Factor on every conv's channels.")
+]
+Dropout = Annotated[
+    float, Field(ge=0, lt=1, description="Share of activations dropped in training, after convs.")
+]
+BatchNorm = Annotated[bool, Field(description="Whether each conv is followed by batch norm.")]
+Hidden = Annotated[PositiveInt, Field(description="Outputs of the first linear layer.")]
 
 
 class ConvOptions(BaseModel):
@@ -25,15 +31,20 @@ class ConvOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    channels: tuple[PositiveInt, ...] | None = Field(None, min_length=1)  # instead of depth
+    channels: tuple[PositiveInt, ...] | None = Field(
+        default=None, min_length=1, description="Output channels of each conv, in place of depth."
+    )
     depth: Literal[4, 6, 8] | None = Field(
-        default_factory=lambda given: None if given.get("channels") else 4
+        default_factory=lambda given: None if given.get("channels") else 4,
+        description="Convs, with the channels of the reports; 4 where channels are not given.",
     )
     width: Width = 1.0
-    dropout: Dropout = 0.0  # after each conv
-    batch_norm: bool = True
-    pool_after: tuple[PositiveInt, ...] | None = None  # 2x2 max-pool after these; None: the last
-    hidden: PositiveInt = 512
+    dropout: Dropout = 0.0
+    batch_norm: BatchNorm = True
+    pool_after: tuple[PositiveInt, ...] | None = Field(
+        default=None, description="Convs that a 2x2 max-pool follows, from 1; the last if None."
+    )
+    hidden: Hidden = 512
 
     @model_validator(mode="after")
     def _check(self) -> "ConvOptions":
@@ -67,9 +78,9 @@ class Lfw3NetOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     width: Width = 1.0
-    dropout: Dropout = 0.0  # after each conv
-    batch_norm: bool = True
-    hidden: PositiveInt = 128
+    dropout: Dropout = 0.0
+    batch_norm: BatchNorm = True
+    hidden: Hidden = 128
 
 
 class MCifarNetOptions(BaseModel):

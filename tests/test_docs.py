@@ -56,6 +56,12 @@ def test_a_table_of_options_says_what_each_takes_and_what_it_is_unless_given() -
     ]
 
 
+@pytest.mark.parametrize("name", ["methods", "sweep_file"])
+def test_every_option_says_what_it_does(name: str) -> None:
+    rows = re.findall(r"^\| `.*$", generated.on_page_markdown(page(f"reference/{name}")), re.M)
+    assert [row for row in rows if row.endswith("|  |")] == []
+
+
 def test_the_reference_has_every_method_and_every_option_of_the_training() -> None:
     methods = generated.on_page_markdown(page("reference/methods"))
     assert re.findall(r"^## `(\w+)`$", methods, re.MULTILINE) == list(METHODS)

@@ -98,12 +98,14 @@ class Search(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     sampler: Literal["tpe", "nsga2", "random", "grid"] = "tpe"
+    """Of Optuna; grid divides each range evenly."""
     trials: int | None = Field(default=None, ge=1)
     """Of every study that has a range; 10 where no hours are given either, else as many as these
     allow."""
     hours: float | None = Field(default=None, gt=0)
     """In which trials start, those of all studies together."""
     seed: Seed = 0
+    """Of the sampler."""
 
     @model_validator(mode="before")
     @classmethod
@@ -156,6 +158,7 @@ class Resources(BaseModel):
     threads: int | None = Field(default=None, ge=1)
     """That torch computes with; as many as cores if None."""
     gpus: Annotated[float, Field(ge=0), AfterValidator(_whole_or_part)] = 0
+    """Whole ones, or a part of one that trials share."""
     memory_gb: float = Field(default=0, ge=0)
     """Billions of bytes that Ray sets aside, and does not enforce."""
 

@@ -73,7 +73,7 @@ def run_checked(
 
 
 def _run_checked(args: argparse.Namespace, run: RunSweep) -> int:
-    sweep = load_sweep(args.sweep_file, args.overrides, args.data_root)
+    sweep = load_sweep(args.sweep_file, args.overrides, args.data_root, args.presets)
     if args.only is not None:
         sweep = sweep.with_method(args.only)
     folder = args.output / sweep.name
@@ -150,6 +150,14 @@ def common_parser(prog: str, description: str) -> argparse.ArgumentParser:
         default=[],
         help="change the sweep file, as in backbone.depth=4 or 'backbone.depth={grid: [4, 6]}'; "
         "may be given again",
+    )
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        dest="presets",
+        action="append",
+        default=[],
+        help="change the sweep file as presets/NAME.yaml beside it says; may be given again",
     )
     parser.add_argument(
         "--output",

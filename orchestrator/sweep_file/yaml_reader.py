@@ -120,10 +120,15 @@ def read_document(path: Path) -> Document:
     return document
 
 
-def read_override(document: Document, override: str, number: int) -> None:
-    """Puts the value of `--set key.path=value` in, with the mappings around it."""
+def read_override(document: Document, override: str, number: int, option: str = "--set") -> None:
+    """Puts the value of `key.path=value` in, with the mappings around it.
+
+    Args:
+        number: its place among all of them.
+        option: of the command line that gave it, for the messages.
+    """
     path, equals, text = override.partition("=")
-    place = Place(10**9 + number, f"--set {override if len(override) < 100 else path[:100]}")
+    place = Place(10**9 + number, f"{option} {override if len(override) < 100 else path[:100]}")
     key = _split(path.strip())
     if not equals or not all(key):
         message = "expected key.path=value, as in backbone.depth=4."

@@ -160,7 +160,7 @@ class _Asked:
                 self.opened.tell(frozen.number, state=TrialState.FAIL)
         for trial_id, row in rows.items():
             if trial_id not in self._proposed:
-                self._add(trial_id, row, searched_values(self.study, row))
+                self._add(trial_id, row, self._signed(searched_values(self.study, row)))
             elif self._proposed[trial_id].state is TrialState.RUNNING:
                 self.tell(trial_id, row)
         self.stopped.extend(sorted(self._proposed.keys() - rows.keys()))
@@ -196,7 +196,12 @@ class _Asked:
     def trial(self, trial_id: str) -> Trial:
         """A trial that was proposed."""
         number = int(trial_id.rpartition("-")[2])
-        return self.study.trial(number, self._proposed[trial_id].params)
+        return self.study.trial(number, self._signed(self._proposed[trial_id].params))
+
+    def _signed(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Optuna's parameters as options, or options as its parameters: see `_distribution`."""
+        ranges = self.study.ranges
+        return {n: -value if _is_mirrored(ranges[n]) else value for n, value in params.items()}
 
     @cached_property
     def opened(self) -> optuna.Study:
@@ -257,11 +262,18 @@ class _Asked:
         return TrialState.COMPLETE, [float(row[name]) for name in self.objectives], {}
 
 
+def _is_mirrored(r: Range) -> bool:
+    return r.kind == "log_uniform" and r.drawn[1] < 0
+
+
 def _distribution(r: Range) -> BaseDistribution:
-    """The range in Optuna's words."""
+    """The range in Optuna's words, which has logarithms of positive values only.
+
+    A `log_uniform` range below 0, as of RNP's penalty p, is that of the values without their sign.
+    """
     if r.kind == "choice":
         return CategoricalDistribution(r.drawn)
-    low, high = r.drawn
+    low, high = r.drawn if not _is_mirrored(r) else (-r.drawn[1], -r.drawn[0])
     if r.kind == "int":
         return IntDistribution(low, high)
     return FloatDistribution(low, high, log=r.kind == "log_uniform")

@@ -82,7 +82,9 @@ class ByNumber(RandomSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         number = trial.number if self.number is None else self.number
-        return self._options(number)[param_name]
+        value = self._options(number)[param_name]
+        # Optuna searches a range below 0 by ratios without the sign (see `proposer`).
+        return abs(value) if getattr(param_distribution, "log", False) else value
 
 
 def _random_options(ranges: Mapping[str, Range], seed: int, number: int) -> dict[str, Any]:

@@ -192,8 +192,8 @@ def _ends(kind: str, values: list[Any]) -> tuple[float, float]:
     low, high = values if kind == "int" else map(float, values)
     if low >= high:
         raise ValueError(f"{kind} goes from low to high, got {low} to {high}")
-    if kind == "log_uniform" and low <= 0:
-        raise ValueError(f"log_uniform needs ends above 0, got {low} to {high}")
+    if kind == "log_uniform" and low <= 0 <= high:
+        raise ValueError(f"log_uniform needs both ends above 0, or both below, got {low} to {high}")
     return low, high
 
 

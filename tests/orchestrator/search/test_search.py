@@ -125,6 +125,31 @@ def test_every_kind_of_range_reaches_the_place_it_was_written_in() -> None:
         assert 2 <= below <= 18, "half of a log_uniform range's draws lie below its middle"
 
 
+@pytest.mark.parametrize("sampler", ["random", "grid", "tpe", "nsga2"])
+def test_a_log_uniform_range_below_zero_is_searched_by_ratios(sampler: str) -> None:
+    searched = study(n_trials=20, p=Range("log_uniform", (-1.0, -1e-4)))
+    storage = InMemoryStorage()
+    proposing = proposer(searched, sampler=sampler, storage=storage)
+    trials, rows = [], {}
+    while (trial := proposing.ask()) is not None:
+        trials.append(trial)
+        p = trial.options["p"]
+        rows[trial.trial_id] = {
+            "status": "completed", "val_accuracy": p, "multiplications": -p,
+            "l1_filter.p": p, "study": searched.name,
+        }  # fmt: skip
+        proposing.tell(trial.trial_id, rows[trial.trial_id])
+    assert all(-1 <= trial.options["p"] <= -1e-4 for trial in trials)
+    assert 2 <= sum(trial.options["p"] < -1e-2 for trial in trials) <= 18
+
+    search = Search(sampler=sampler)
+    resumed = Proposer([searched], OBJECTIVES, search, storage, rows)
+    from_rows = Proposer([searched], OBJECTIVES, search, InMemoryStorage(), rows)
+    for again in (resumed, from_rows):
+        assert again.ask() is None, "the rows are the study's own"
+        assert again.trial(trials[3].trial_id).options == trials[3].options
+
+
 def test_a_grid_is_even_and_the_smallest_that_has_the_tries() -> None:
     number = Range("uniform", (0.0, 1.0))
 

@@ -114,7 +114,7 @@ serch: {}
         ),
         (
             "backbone: {name: conv, width: {log_uniform: [0, 1]}}",
-            "backbone.width: log_uniform needs ends above 0, got 0.0 to 1.0.",
+            "backbone.width: log_uniform needs both ends above 0, or both below, got 0.0 to 1.0.",
         ),
         (
             "backbone: {name: conv, hidden: {int: [8, 9.5]}}",

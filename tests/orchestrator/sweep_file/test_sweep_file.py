@@ -8,7 +8,7 @@ from sweep_files import MINIMAL, SWEEP
 
 from orchestrator.methods import METHODS
 from orchestrator.sweep_file import Resources, Search, Sweep, load_sweep
-from orchestrator.sweep_file.grids_and_ranges import Grid
+from orchestrator.sweep_file.grids_and_ranges import Grid, Range
 
 SWEEPS = Path(__file__).parents[3] / "sweeps"
 
@@ -19,9 +19,18 @@ def test_the_shown_sweep_is_read_as_it_is_written() -> None:
     assert sweep.backbone["depth"] == Grid((4, 6, 8))
     assert sweep.backbone["dropout"] == Grid((0.0, 0.1))
     assert sweep.backbone["pool_after"] == Grid((None, [2, 4]))
-    assert sweep.methods["vanilla"]["keep_multiplications"] == 0.4
-    assert sweep.seeds == (0, 1, 2)
+    assert sweep.methods["vanilla"]["keep_multiplications"] == Range("uniform", (0.1, 0.9))
+    assert sweep.methods["rnp"]["p"] == Range("log_uniform", (-1.0, -0.01))
+    assert sweep.early_stopping is not None and sweep.confirm is not None
     assert sweep.varied == ["backbone.depth", "backbone.dropout", "backbone.pool_after"]
+
+
+def test_the_small_preset_searches_what_the_whole_sweep_does() -> None:
+    whole = load_sweep(SWEEPS / "cifar_depth.yaml")
+    small = load_sweep(SWEEPS / "cifar_depth.yaml", presets=["small"])
+    assert small.name == "cifar_depth_small"
+    assert small.methods == whole.methods
+    assert small.data["train_images"] == 6000
 
 
 def test_defaults_are_filled_in(load: Callable[..., Sweep]) -> None:

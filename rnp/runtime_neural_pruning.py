@@ -97,7 +97,8 @@ class RNP(Adaptation, QLearning):
     def relearn(self, network: RuntimeNetwork, data: Splits, run: Run) -> RuntimeNetwork:
         """Another point of the curve: the same backbone, decisions learnt anew with these options.
 
-        It costs no training of the backbone, so one adapted backbone serves a whole frontier.
+        It costs no training of the backbone, whose batch-norm statistics alone are estimated anew:
+        one adapted backbone serves a whole frontier.
 
         Args:
             network: what `prune` returned, for any `p`; left unchanged.

@@ -5,7 +5,8 @@ After slimmable networks: Yu, Yang, Xu, Yang, Huang 2019, "Slimmable neural netw
 
 Takes the backbone that RNP itself starts from (`adapted`), keeps the same prefix of each prunable
 conv's channels for all images, the best one that the budget allows, and fine-tunes the smaller
-network for all epochs that are left.
+network for all epochs that are left. Prefixes are chosen with the batch-norm statistics of each,
+and the smaller network starts with those of its own.
 
 Where we differ: the widths are those that RNP chooses among, k a layer. They are chosen by the mean
 cross-entropy of validation images, since a few hundred images leave many choices equally accurate,

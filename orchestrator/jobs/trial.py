@@ -86,11 +86,6 @@ def run_trial(
             raise
         # Whatever else a method, a user's network or the machine raises belongs to this trial.
         return result({"status": "failed", "error": error_text(error)})
-    if missed := measured.row["budget_missed"]:
-        warnings.append(
-            f"keep_multiplications is missed: it has {abs(missed):.1%} "
-            f"{'more' if missed > 0 else 'fewer'} multiplications than were asked for."
-        )
     passes = {name: sum(values.get(name, 0.0) for values in reports) for name in PASSES}
     before = {BEFORE: _first_reported(BEFORE, reports)}
     completed = {"status": "completed", **measured.row, **passes, **before}

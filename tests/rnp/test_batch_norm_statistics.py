@@ -272,6 +272,28 @@ def test_prefixes_that_do_not_fit_the_network_are_refused() -> None:
         network.load_state_dict(state)
 
 
+def test_a_program_of_any_batch_has_the_statistics_of_each_image_s_prefixes() -> None:
+    network = RuntimeNetwork(lived_in(backbone("chain")), K).eval()
+    for norm in network.flow.norms:
+        network.get_buffer(f"{norm}.prefix_mean").normal_()
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.network.masked(images)
+
+    with torch.no_grad():
+        network.decision.decoder.weight.normal_(std=8)
+        images = torch.randn(9, 2, 8, 8)
+        assert len(torch.stack(network.masked_run(images).actions, dim=1).unique(dim=0)) > 2
+        any_batch = ({0: torch.export.Dim.DYNAMIC},)
+        program = torch.export.export(Masked(), (images[:2],), dynamic_shapes=any_batch)
+        torch.testing.assert_close(program.module()(images), network(images), rtol=1e-3, atol=1e-4)
+
+
 def test_the_full_width_teaches_as_in_evaluation_while_it_trains() -> None:
     network = RuntimeNetwork(lived_in(backbone("chain")), K).train()
     images = torch.randn(8, 2, 8, 8)

@@ -1,22 +1,25 @@
 """Makes a backbone work on prefixes of its channels, before anything decides which.
 
 Every image of a training batch runs with prefixes drawn at random, so that one set of weights
-serves all of them (slimmable networks: Yu et al. 2019, arXiv 1812.08928). RNP and its control,
-`static_prefix`, start from the same adapted backbone.
+serves all of them (slimmable networks: Yu et al. 2019, arXiv 1812.08928). Batch-norm statistics are
+then estimated for each prefix. RNP and its control, `static_prefix`, start from the same adapted
+backbone.
 """
 
 import copy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from rnp.batch_norm_statistics import estimate_statistics
 from rnp.runtime_network import RuntimeNetwork
-from rnp.structure.channel_flow import channel_flow
+from rnp.structure.channel_flow import ChannelFlow, channel_flow
 from rnp.structure.channel_order import order_channels
 from testbed.data import Splits
 from testbed.method import OwnTeacher, Run
+from testbed.prediction import evaluating
 
 Prefixes = Literal["sandwich", "widths"]
 
@@ -41,14 +44,25 @@ class Adaptation(BaseModel):
     of the image's own, rather wide than narrow, which its convs depart from at random; for a dozen
     convs, as of independent draws one is nearly always too narrow for anything to be learnt."""
     distillation: float = Field(default=0.0, ge=0, le=1)
-    """Share of the loss that compares with the outputs of the full width, as the dense network was
-    trained; the labels' is the rest. In all of the fine-tuning."""
+    """Share of the loss that compares with the outputs of the full width; the labels' is the rest.
+    In the adaptation in place, with the full width as it trains meanwhile (Yu and Huang 2019). In
+    later fine-tuning, which rarely trains the full width, with it as it was before."""
 
-    def teacher(self, dense: nn.Module) -> OwnTeacher | None:
-        """What the fine-tuning distils from."""
-        if self.distillation == 0:
-            return None
-        return OwnTeacher(copy.deepcopy(dense), self.distillation)  # as it goes to the device
+    def teacher(self, network: RuntimeNetwork) -> OwnTeacher | None:
+        """What the fine-tuning distils from: the full width of `network`, whatever it becomes."""
+        return OwnTeacher(FullWidth(network), self.distillation) if self.distillation else None
+
+    def random_statistics(self, network: RuntimeNetwork, data: Splits, run: Run) -> int:
+        """Estimates batch norms for prefixes as the adaptation drew them; says on how many images.
+
+        All prefixes are then met, as where decisions are learnt or chosen.
+        """
+        generator = torch.Generator().manual_seed(run.seed)
+
+        def actions(n: int) -> Tensor:
+            return random_prefixes(n, network.flow, self.prefixes, generator)
+
+        return estimate_statistics(network, data, run, actions)
 
 
 def adapted(
@@ -69,7 +83,6 @@ def adapted(
     Raises:
         ValueError: if no conv of `model` can be pruned at run time.
     """
-    teacher = options.teacher(model)
     model = copy.deepcopy(model).to(run.device)
     if options.order_channels:
         order_channels(model, channel_flow(model, options.k))
@@ -78,7 +91,9 @@ def adapted(
         network = RuntimeNetwork(model, options.k, encoding, hidden).to(run.device)
     epochs = round(options.adaptation * run.fine_tuning.epochs)
     prefixes = RandomPrefixes(network, options.prefixes)
+    teacher = options.teacher(network)
     run.fine_tune(prefixes, data, epochs, teacher, judged=False)  # at full width they cost all
+    options.random_statistics(network, data, run)
     return network
 
 
@@ -92,18 +107,57 @@ class RandomPrefixes(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes) of images (n, C, H, W)."""
-        n, device, largest = len(images), images.device, self.network.flow.groups - 1
-        full = torch.full((n, len(self.network.flow.convs)), largest, device=device)
         if not self.training:
-            return self.network.masked(images, full)
-        if self.prefixes == "sandwich":
-            actions = torch.randint_like(full, largest + 1)
-        else:
-            # The root makes wide networks the likelier ones: what narrow ones learn disturbs most.
-            width = largest * torch.rand(n, 1, device=device).sqrt()
-            departed = width + DEPARTURE * largest * torch.randn(full.shape, device=device)
-            actions = departed.round().clamp(0, largest).to(full.dtype)
-        drawn = torch.rand(n, 1, device=device)
-        if self.prefixes == "sandwich":
-            actions = torch.where(drawn < AT_AN_END, 0, actions)
-        return self.network.masked(images, torch.where(drawn >= 1 - AT_AN_END, full, actions))
+            return full_width(self.network, images)
+        actions = random_prefixes(
+            len(images), self.network.flow, self.prefixes, device=images.device
+        )
+        return self.network.masked(images, actions)
+
+
+class FullWidth(nn.Module):
+    """A network at full width, to distil from: in evaluation mode, though it is trained itself."""
+
+    def __init__(self, network: RuntimeNetwork) -> None:
+        super().__init__()
+        self._network = (network,)  # no part of this module, or it would be given its mode
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, classes) of images (n, C, H, W), without gradients."""
+        (network,) = self._network
+        with torch.no_grad(), evaluating(network):
+            return full_width(network, images)
+
+
+def full_width(network: RuntimeNetwork, images: Tensor) -> Tensor:
+    """Logits (n, classes) with all channels."""
+    shape = len(images), len(network.flow.convs)
+    return network.masked(images, torch.full(shape, network.flow.groups - 1, device=images.device))
+
+
+def random_prefixes(
+    n: int,
+    flow: ChannelFlow,
+    prefixes: Prefixes,
+    generator: torch.Generator | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Actions of n images, (n, decisions) int64 (see `Adaptation.prefixes`).
+
+    Args:
+        generator: on the device; None for its own.
+        device: None for the CPU.
+    """
+    given: dict[str, Any] = {"generator": generator, "device": device}
+    shape, largest = (n, len(flow.convs)), flow.groups - 1
+    if prefixes == "sandwich":
+        actions = torch.randint(largest + 1, shape, **given)
+    else:
+        # The root makes wide networks the likelier ones: what narrow ones learn disturbs most.
+        width = largest * torch.rand(n, 1, **given).sqrt()
+        departed = width + DEPARTURE * largest * torch.randn(shape, **given)
+        actions = departed.round().clamp(0, largest).long()
+    drawn = torch.rand(n, 1, **given)
+    if prefixes == "sandwich":
+        actions = torch.where(drawn < AT_AN_END, 0, actions)
+    return torch.where(drawn >= 1 - AT_AN_END, largest, actions)

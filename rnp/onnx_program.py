@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 from torch.nn.modules.utils import _pair
 
-from rnp.execution.layers import PrefixConv2d
+from rnp.execution.layers import PrefixBatchNorm2d, PrefixConv2d
 from rnp.runtime_network import RuntimeNetwork
 from rnp.structure.channel_flow import module_of
 from testbed.inference_form import folded_graph
@@ -57,7 +57,7 @@ class _Program:
         self._network = network
         self._flow = network.flow
         self._modules: Mapping[str, nn.Module] = dict(network.named_modules())
-        self._graph = folded_graph(self._flow.graph, self._modules, PrefixConv2d)
+        self._graph = folded_graph(self._flow.graph, self._modules, PrefixConv2d, PrefixBatchNorm2d)
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self._values: dict[fx.Node, str] = {}
@@ -96,8 +96,9 @@ class _Program:
         if step is not None:
             self._decide(step, images, read)
         weight, bias = conv.weight, conv.bias
-        if "norm" in node.meta:
-            norm: Any = self._modules[node.meta["norm"]]
+        norm: Any = self._modules[node.meta["norm"]] if "norm" in node.meta else None
+        mixed = isinstance(norm, PrefixBatchNorm2d)  # then its scale is known once images come
+        if norm is not None and not mixed:
             weight, bias = folded(weight, bias, norm)
         if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             raise _unknown(f"{name}, a conv whose padding is not of plain zeros")
@@ -112,6 +113,8 @@ class _Program:
             dilations=list(conv.dilation),
             group=conv.groups,
         )
+        if mixed:
+            computed = self._norm(node.meta["norm"], computed, norm)
         return self._add("Relu", computed) if "relu" in node.meta else computed
 
     def _decide(self, step: int, images: str, read: int | None) -> None:
@@ -172,7 +175,7 @@ class _Program:
                 each = self._flow.convs[read].readers[str(node.target)]  # of one channel
                 inputs = self._add("Mul", self._counts[read], self._ints([each]))
             return self._linear(values[0], module.weight, module.bias, inputs)
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d | PrefixBatchNorm2d):
             return self._norm(str(node.target), values[0], module)
         if isinstance(module, nn.MaxPool2d):
             return self._add(
@@ -200,19 +203,25 @@ class _Program:
         """How many channels a decision lets be computed, if it depends on one."""
         return None if step is None else self._counts[step]
 
-    def _norm(self, name: str, value: str, norm: nn.BatchNorm2d) -> str:
+    def _norm(self, name: str, value: str, norm: nn.BatchNorm2d | PrefixBatchNorm2d) -> str:
         """A batch norm that could not be folded into a conv."""
-        count = self._count(self._flow.step_of_outputs.get(name))
-        one = torch.ones(norm.num_features)
-        scale, shift = folded(one.reshape(-1, 1, 1, 1), None, norm)
-        sides = [part.reshape(-1, 1, 1) for part in (scale, shift)]
-        scaled = self._add("Mul", value, self._cut(sides[0], count))
-        return self._add("Add", scaled, self._cut(sides[1], count))
+        count, step = self._count(self._flow.step_of_outputs.get(name)), self._flow.norms.get(name)
+        one = torch.ones(norm.num_features, 1, 1, 1)
+        norms: Any = [norm]
+        if isinstance(norm, PrefixBatchNorm2d):
+            norms = [norm.at(action) for action in range(self._flow.groups)]
+        sides = []
+        for parts in zip(*(folded(one, None, each) for each in norms), strict=True):
+            side = self._floats(torch.stack(parts).reshape(len(norms), -1, 1, 1))
+            if step is not None:
+                side = self._add("Gather", side, self._actions[step])
+            sides.append(self._cut(side, None, count))
+        return self._add("Add", self._add("Mul", value, sides[0]), sides[1])
 
-    def _cut(self, tensor: Tensor, *counts: str | None) -> str:
-        """A constant, cut along its axes to as many as these; None for all."""
+    def _cut(self, tensor: Tensor | str, *counts: str | None) -> str:
+        """A value or a constant, cut along its axes to as many as these; None for all."""
         cut = {axis: count for axis, count in enumerate(counts) if count is not None}
-        whole = self._floats(tensor)
+        whole = tensor if isinstance(tensor, str) else self._floats(tensor)
         if not cut:
             return whole
         ends, *more = cut.values()

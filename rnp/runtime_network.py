@@ -5,7 +5,7 @@ gradients reach the backbone; in evaluation mode it skips them (see `skipping`).
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self, cast
 
 import torch
@@ -17,11 +17,17 @@ from rnp.execution.masked_run import MaskedRun
 from rnp.execution.prepared import PreparedNetwork
 from rnp.execution.skipping import logits_skipping
 from rnp.structure.channel_flow import channel_flow
+from rnp.structure.channel_groups import prefix_sizes_of_older_files
 from testbed.prediction import evaluating
 
 
 class RuntimeNetwork(nn.Module):
     """A backbone whose layers keep their names, beside them `decision`, the decision network."""
+
+    decision_prefixes: Tensor
+    """(decisions, actions) int64: the channels that each action computes. A network file's decide,
+    whatever rule made them."""
+    later_buffers = ("decision_prefixes",)
 
     def __init__(
         self, backbone: nn.Module, groups: int = 4, encoding: int = 64, hidden: int = 128
@@ -39,7 +45,7 @@ class RuntimeNetwork(nn.Module):
         super().__init__()
         own = (*backbone._modules, *backbone._parameters, *backbone._buffers)
         for name in own:
-            if name in ("decision", "flow") or hasattr(RuntimeNetwork, name):
+            if name in ("decision", "decision_prefixes", "flow") or hasattr(RuntimeNetwork, name):
                 raise ValueError(
                     f"{type(backbone).__name__} has a part called {name!r}, which is the name of "
                     "something else here. Rename it."
@@ -55,9 +61,17 @@ class RuntimeNetwork(nn.Module):
                 self.register_buffer(name, getattr(backbone, name), persistent=False)
         convs = (cast(nn.Conv2d, self.get_submodule(conv.name)) for conv in self.flow.convs)
         inputs = [conv.in_channels for conv in convs]
-        allow_prefixes(self)
+        allow_prefixes(self, self.flow.norms, groups)
         self.decision = DecisionNetwork(inputs, groups, encoding, hidden)
+        prefixes = torch.tensor([conv.prefixes for conv in self.flow.convs])
+        self.register_buffer("decision_prefixes", prefixes)
+        self.register_load_state_dict_post_hook(_take_prefixes)
         self._prepared: PreparedNetwork | None = None
+
+    def of_older_file(self, key: str, found: Mapping[str, Tensor]) -> Tensor:
+        """The prefixes of a network file that does not hold them (see `load_network`)."""
+        convs, groups = self.flow.convs, self.flow.groups
+        return torch.tensor([prefix_sizes_of_older_files(conv.channels, groups) for conv in convs])
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes) of images (n, C, H, W), each computed as its decisions say.
@@ -132,3 +146,9 @@ class RuntimeNetwork(nn.Module):
                 f"Expected actions (images, decisions), here {expected}, got "
                 f"{tuple(actions.shape)}."
             )
+
+
+def _take_prefixes(network: RuntimeNetwork, _: object) -> None:
+    """Makes a network whose weights were loaded run with the prefixes that came with them."""
+    network.flow = network.flow.with_prefixes(network.decision_prefixes.tolist())
+    network._prepared = None

@@ -7,7 +7,9 @@ for each group; backbone and decision network are trained in turn (the paper's a
 Where we differ: the paper leaves sizes, rates and schedules open; they are options, each with its
 default's reason. Channels are ordered by importance before they are grouped, and pooled features
 are standardised, as both made the policies better. The backbone first learns to work on random
-prefixes, within the same fine-tuning epochs that every method gets. The linear layer after the last
+prefixes, within the same fine-tuning epochs that every method gets. Batch norms have statistics for
+each prefix, estimated anew for random prefixes before decisions are learnt, and for the network's
+own once it is fine-tuned. The linear layer after the last
 conv takes only the prefix too. On residual networks the first conv of each block is pruned. Passes
 of images through the backbone for Q-learning are not epochs, but reported beside them
 (`q_learning_epochs`).
@@ -22,6 +24,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from rnp.adaptation import Adaptation, adapted
+from rnp.batch_norm_statistics import estimate_statistics
 from rnp.execution.decision import DecisionNetwork
 from rnp.learning.options import QLearning
 from rnp.learning.qlearning import Learned, learn_decisions, meet_budget
@@ -77,12 +80,16 @@ class RNP(Adaptation, QLearning):
             completed = 0
             checkpoint.save(completed, network)
         for number in range(completed + 1, self.rounds + 1):
-            learned = learn_decisions(network, data, self, run, number)  # the backbone is fixed
+            # The backbone is fixed.
+            seen = self.random_statistics(network, data, run) if number > 1 else 0
+            learned = learn_decisions(network, data, self, run, number)
             # The decision network is fixed.
-            run.fine_tune(network, data, epochs[number - 1], self.teacher(model))
+            teacher = self.teacher(copy.deepcopy(network))
+            run.fine_tune(network, data, epochs[number - 1], teacher)
+            seen += estimate_statistics(network, data, run)
             if number == self.rounds and self.keep_multiplications is not None:
                 learned = meet_budget(network, data, self, learned, run)
-            self._report(network, data, run, number, learned)
+            self._report(network, data, run, number, learned, seen)
             checkpoint.save(number, network)
         network.eval()
         return self.relearn(network, data, run) if self.learn_last else network
@@ -90,7 +97,8 @@ class RNP(Adaptation, QLearning):
     def relearn(self, network: RuntimeNetwork, data: Splits, run: Run) -> RuntimeNetwork:
         """Another point of the curve: the same backbone, decisions learnt anew with these options.
 
-        It costs no training of the backbone, so one adapted backbone serves a whole frontier.
+        It costs no training of the backbone, whose batch-norm statistics alone are estimated anew:
+        one adapted backbone serves a whole frontier.
 
         Args:
             network: what `prune` returned, for any `p`; left unchanged.
@@ -111,8 +119,12 @@ class RNP(Adaptation, QLearning):
             )
         self._before_learning(network.decision)
         network.to(run.device)
+        seen = self.random_statistics(network, data, run)
         learned = learn_decisions(network, data, self, run, self.rounds + 1)
-        self._report(network, data, run, self.rounds + 1, learned)
+        seen += estimate_statistics(network, data, run)
+        if self.keep_multiplications is not None:
+            learned = meet_budget(network, data, self, learned, run)
+        self._report(network, data, run, self.rounds + 1, learned, seen)
         return network
 
     def skeleton(self, dense: nn.Module) -> RuntimeNetwork:
@@ -124,8 +136,15 @@ class RNP(Adaptation, QLearning):
             decision.favour_all()  # from where the penalty begins
 
     def _report(
-        self, network: RuntimeNetwork, data: Splits, run: Run, number: int, learned: Learned
+        self,
+        network: RuntimeNetwork,
+        data: Splits,
+        run: Run,
+        number: int,
+        learned: Learned,
+        seen: int,
     ) -> None:
+        """`seen`: images that went through the backbone for its statistics."""
         images = normalise(
             data.validation[:IMAGES_COUNTED].pixels.to(run.device), data.mean, data.std
         )
@@ -145,7 +164,7 @@ class RNP(Adaptation, QLearning):
                 "alpha": learned.alpha,
                 "p": learned.p,
                 "penalty_in_cross_entropy": learned.penalty_in_cross_entropy,
-                "q_learning_epochs": learned.backbone_images / len(data.train),
+                "q_learning_epochs": (learned.backbone_images + seen) / len(data.train),
                 **{
                     f"mean_action.{conv.name}": mean + 1  # the paper counts actions from 1
                     for conv, mean in zip(network.flow.convs, means, strict=True)

@@ -5,7 +5,8 @@ After slimmable networks: Yu, Yang, Xu, Yang, Huang 2019, "Slimmable neural netw
 
 Takes the backbone that RNP itself starts from (`adapted`), keeps the same prefix of each prunable
 conv's channels for all images, the best one that the budget allows, and fine-tunes the smaller
-network for all epochs that are left.
+network for all epochs that are left. Prefixes are chosen with the batch-norm statistics of each,
+and the smaller network starts with those of its own.
 
 Where we differ: the widths are those that RNP chooses among, k a layer. They are chosen by the mean
 cross-entropy of validation images, since a few hundred images leave many choices equally accurate,
@@ -31,6 +32,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rnp.adaptation import Adaptation, adapted
+from rnp.batch_norm_statistics import estimate_statistics
 from rnp.execution.masked_run import MaskedRun
 from rnp.prefix_cost import Actions, PrefixCost
 from rnp.runtime_network import RuntimeNetwork
@@ -89,16 +91,27 @@ class StaticPrefix(Adaptation):
                 for conv, action in zip(cost.flow.convs, actions, strict=True)
             }
         )
-        adapted_to = network.state_dict()  # which also holds the decision network, of no use here
-        tensors = {name: adapted_to[name] for name in model.state_dict()}
-        pruned = cut(model, tensors, cost.flow, actions).to(run.device)
-        run.fine_tune(pruned, judged, own_teacher=self.teacher(model))
+        teacher = self.teacher(copy.deepcopy(network))
+        chosen = torch.tensor(actions)
+        estimate_statistics(network, judged, run, lambda n: chosen.expand(n, -1))
+        pruned = cut(model, fixed_to(actions, network, model), cost.flow, actions).to(run.device)
+        run.fine_tune(pruned, judged, own_teacher=teacher)
         return pruned
 
     def _reachable(self, model: nn.Module, data: Splits) -> tuple[PrefixCost, float]:
         """What prefixes of `model` cost, and the budget; refuses one below the smallest."""
         cost = PrefixCost.of_model(model, channel_flow(copy.deepcopy(model), self.k), data)
         return cost, cost.budget(self.keep_multiplications)
+
+
+def fixed_to(actions: Actions, network: RuntimeNetwork, model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of `network` that `model` has too, with the statistics for these prefixes."""
+    tensors = network.state_dict()
+    for norm, step in network.flow.norms.items():
+        for statistic in ("mean", "var"):
+            of_prefixes = tensors[f"{norm}.prefix_{statistic}"]
+            tensors[f"{norm}.running_{statistic}"] = of_prefixes[actions[step]]
+    return {name: tensors[name] for name in model.state_dict()}
 
 
 def cut(

@@ -42,7 +42,10 @@ def inference_form(network: nn.Module, example: Tensor) -> nn.Module:
 
 
 def folded_graph(
-    graph: fx.Graph, modules: Mapping[str, nn.Module], conv: type[nn.Conv2d]
+    graph: fx.Graph,
+    modules: Mapping[str, nn.Module],
+    conv: type[nn.Conv2d],
+    norm: type[nn.Module] = nn.BatchNorm2d,
 ) -> fx.Graph:
     """A copy of a traced graph as it is to run in evaluation mode.
 
@@ -52,13 +55,15 @@ def folded_graph(
     Args:
         modules: the network's, by name.
         conv: the type of the convs that can take them.
+        norm: of the batch norms that can be folded, beside `nn.BatchNorm2d`.
     """
     graph = copy.deepcopy(graph)
     for node in list(graph.nodes):
         source = node.all_input_nodes[0] if node.all_input_nodes else node
         module = _module_of(node, modules)
         follows_conv = type(_module_of(source, modules)) is conv and len(source.users) == 1
-        norms = type(module) is nn.BatchNorm2d and module.running_mean is not None
+        kind = type(module)
+        norms = kind in (norm, nn.BatchNorm2d) and getattr(module, "running_mean", None) is not None
         called = node.op in ("call_function", "call_method") and node.target in _RELUS
         if follows_conv and norms and not {"norm", "relu"} & source.meta.keys():
             source.meta["norm"] = node.target

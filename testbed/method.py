@@ -144,7 +144,8 @@ class Run:
         """Train a network that starts from random weights for as long as the others get in total.
 
         Those are the dense network's epochs and the fine-tuning's, in one schedule, with the dense
-        network's settings.
+        network's settings. Where `fine_tuning` asks for distillation, which the others get then,
+        all of it distils as that says.
 
         Raises:
             ValueError: if epochs have been spent already, or there are none at all.
@@ -161,7 +162,11 @@ class Run:
                 "fine_tuning.epochs are both 0. Set one of them, or leave this method out."
             )
         budget = self.fine_tuning.epochs
-        self._spend(model, data, self.training, total, budget, self.teacher_from_scratch)
+        settings, teacher = self.training, self.teacher_from_scratch
+        if distillation := self.fine_tuning.distillation:
+            settings = settings.model_copy(update={"distillation": distillation})
+            teacher = self.teacher
+        self._spend(model, data, settings, total, budget, teacher)
 
     def _keep_and_report(self, values: Mapping[str, float]) -> None:
         self.reported.append(dict(values))

@@ -27,14 +27,15 @@ def load_network(path: Path, dense: nn.Module) -> nn.Module:
     """A copy of `dense` with the weights in the file, its layers as small as those.
 
     Every layer that can lose channels is resized. Buffers that a module names in `later_buffers`
-    may be missing, as older files have none; they stay as in `dense`.
+    may be missing, as older files have none: its `of_older_file` says what they are (told the name,
+    and the module's own tensors in the file), or else they stay as in `dense`.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is damaged or does not fit `dense`; names the layer.
     """
     found, texts = read_tensors(path)
-    tensors = {**_later(dense), **found}
+    tensors = {**_later(dense, found), **found}
     _check_names(path, tensors, dense.state_dict())
     return resized(dense, tensors, json.loads(texts.get("sizes", "{}")))
 
@@ -103,13 +104,18 @@ def _fit(module: nn.Module, shapes: Mapping[str, torch.Size]) -> bool:
     return len(lengths) < 2 or not type(module).__module__.startswith("torch.nn.modules")
 
 
-def _later(network: nn.Module) -> dict[str, Tensor]:
-    """The buffers that older files lack, as they are in `network`."""
-    return {
-        f"{name}.{key}".lstrip("."): module.get_buffer(key)
-        for name, module in network.named_modules()
-        for key in getattr(module, "later_buffers", ())
-    }
+def _later(network: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The buffers of `network` that older files lack, and this one does."""
+    later = {}
+    for name, module in network.named_modules():
+        prefix = f"{name}." if name else ""
+        for key in getattr(module, "later_buffers", ()):
+            if prefix + key in found:
+                continue
+            own = {k.removeprefix(prefix): t for k, t in found.items() if k.startswith(prefix)}
+            older = getattr(module, "of_older_file", None)
+            later[prefix + key] = older(key, own) if older else module.get_buffer(key)
+    return later
 
 
 def _check_names(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

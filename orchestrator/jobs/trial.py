@@ -29,6 +29,7 @@ from testbed.training import Report, evaluate
 # Passes of images that no method's budget of epochs counts, by what reports call them.
 PASSES = ("q_learning_epochs", "reward_epochs")
 BEFORE = "val_accuracy_before_finetuning"
+BUDGET_MET = 0.01  # relative, to either side
 
 
 def run_trial(
@@ -142,10 +143,23 @@ def _prune_and_measure(
             "validation_images": len(labels),
             "reward_images": len(splits.validation) - len(labels),
             "epochs_spent": run.epochs_spent,
+            "budget_missed": budget_missed(method, measured.figures),
         },
         per_class=per_class,
         images=_images(measured, judged),
     )
+
+
+def budget_missed(method: Any, figures: Mapping[str, Any]) -> float | None:
+    """By how much the multiplications miss what a method's `keep_multiplications` asks for.
+
+    Relative, above 0 where they are more. None where that is not asked for, or met.
+    """
+    asked = getattr(method, "keep_multiplications", None)
+    if asked is None:
+        return None
+    off = figures["multiplications"] / (asked * figures["dense_multiplications"]) - 1
+    return off if abs(off) > BUDGET_MET else None
 
 
 def _dense_accuracy(

@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, fx, nn
 
+from rnp.execution.layers import PrefixBatchNorm
 from rnp.structure.channel_flow import ChannelFlow, in_mode
 
 IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
@@ -113,7 +114,10 @@ class MaskedRun(Traced):
         read = self.flow.step_read_by.get(target)
         if read is not None:
             args = (self._masked(args[0], read), *args[1:])
-        result = self.submodules[target](*args, **kwargs)
+        module = self.submodules[target]
+        if isinstance(module, PrefixBatchNorm):
+            kwargs = {**kwargs, "actions": self.actions[self.flow.norms[target]]}
+        result = module(*args, **kwargs)
         if target in self.flow.step_of:
             self._observed.append(args[0].float().mean(dim=(2, 3)))
         return result

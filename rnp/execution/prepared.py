@@ -14,7 +14,13 @@ from torch import Tensor, fx, nn
 
 from rnp.execution import compiled
 from rnp.execution.decision import DecisionNetwork
-from rnp.execution.layers import PrefixConv2d, PrefixLinear, prepare_per_channel
+from rnp.execution.layers import (
+    PrefixBatchNorm,
+    PrefixBatchNorm2d,
+    PrefixConv2d,
+    PrefixLinear,
+    prepare_per_channel,
+)
 from rnp.execution.masked_run import Traced
 from rnp.execution.segments import Segment, cut_into_segments
 from rnp.structure.channel_flow import ChannelFlow, module_of
@@ -37,7 +43,7 @@ class PreparedNetwork:
         self._flow = flow
         self._decision = decision
         self._device_type = next(decision.parameters()).device.type
-        graph = folded_graph(flow.graph, self._modules, PrefixConv2d)
+        graph = folded_graph(flow.graph, self._modules, PrefixConv2d, PrefixBatchNorm2d)
         self.images, *_, output = graph.nodes
         self._traced = Traced(network, graph=graph)
         (self.logits,) = output.all_input_nodes
@@ -83,12 +89,9 @@ class PreparedNetwork:
         """
         key = (segment.nodes[0], actions, dtype)
         if key not in self._calls:
-            prefixes = {
-                step: self._flow.convs[step].prefixes[action]
-                for step, action in zip(segment.steps, actions, strict=True)
-            }
+            taken = dict(zip(segment.steps, actions, strict=True))
             self._calls[key] = [
-                (node, self._prepare(node, prefixes, dtype), node.all_input_nodes)
+                (node, self._prepare(node, taken, dtype), node.all_input_nodes)
                 for node in segment.nodes
             ]
         return self._calls[key]
@@ -118,22 +121,26 @@ class PreparedNetwork:
         return torch.cat(padded)[torch.tensor(images, device=padded[0].device).argsort()]
 
     def _prepare(
-        self, node: fx.Node, prefixes: Mapping[int, int], dtype: torch.dtype | None
+        self, node: fx.Node, actions: Mapping[int, int], dtype: torch.dtype | None
     ) -> Callable[..., Any]:
-        """The node, with what is folded into it, as a function of the values that it takes."""
+        """The node, with what is folded into it, as a function of the values that it takes.
+
+        Args:
+            actions: those taken, by their decisions.
+        """
+        prefixes = {step: self._flow.convs[step].prefixes[taken] for step, taken in actions.items()}
         module = module_of(node, self._modules)
         name = "" if module is None else str(node.target)
         read, step = self._flow.step_read_by.get(name), self._flow.step_of_outputs.get(name)
         inputs = None if read is None else prefixes[read]
         outputs = None if step is None else prefixes[step]
         if type(module) is PrefixConv2d:
-            norm: Any = self._modules[node.meta["norm"]] if "norm" in node.meta else None
             prepared = prepare_conv(
                 module,
                 dtype or module.weight.dtype,
                 inputs=inputs,
                 outputs=outputs,
-                norm=norm,
+                norm=self._norm(node.meta["norm"], actions) if "norm" in node.meta else None,
                 relu="relu" in node.meta,
             )
             return partial(module, prepared=prepared)
@@ -142,6 +149,8 @@ class PreparedNetwork:
                 inputs = prefixes[read] * self._flow.convs[read].readers[name]
             prepared = prepare_linear(module, dtype or module.weight.dtype, inputs)
             return partial(module, prepared=prepared)
+        if name in self._flow.norms:
+            return prepare_per_channel(self._norm(name, actions), outputs)
         if outputs is not None:
             return prepare_per_channel(module, outputs)
         plain = node.args == (*node.all_input_nodes,) and not node.kwargs
@@ -155,6 +164,13 @@ class PreparedNetwork:
             return self._traced.run_node(node)
 
         return as_traced
+
+    def _norm(self, name: str, actions: Mapping[int, int]) -> Any:
+        """A batch norm, with the statistics of the prefix that it meets."""
+        norm = self._modules[name]
+        if isinstance(norm, PrefixBatchNorm):
+            return norm.at(actions[self._flow.norms[name]])
+        return norm
 
 
 def _version(part: nn.Module | Tensor) -> int:

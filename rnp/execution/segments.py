@@ -32,7 +32,7 @@ class Segment:
     last_uses: list[fx.Node] = field(default_factory=list)
     """Those of `takes` that no later segment takes."""
     steps: tuple[int, ...] = ()
-    """The decisions on which it depends how many channels there are."""
+    """The decisions on which its channels, and the statistics of its batch norms, depend."""
 
     @property
     def observed(self) -> fx.Node:
@@ -74,7 +74,9 @@ def cut_into_segments(
         taken.update(segment.takes)
         steps = {step_of[value] for value in segment.takes if value in step_of}
         own = set() if segment.decision is None else {segment.decision}
-        segment.steps = tuple(sorted(steps | own))
+        norms = {node.meta.get("norm", node.target) for node in segment.nodes}
+        statistics = {step for norm, step in flow.norms.items() if norm in norms}
+        segment.steps = tuple(sorted(steps | own | statistics))
     return segments
 
 

@@ -11,14 +11,15 @@ the second one writes is added to something else.
 
 import operator
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from rnp.structure.channel_groups import prefix_sizes
 from testbed.prediction import evaluating
@@ -71,6 +72,9 @@ class ChannelFlow:
     graph: fx.Graph
     convs: tuple[PrunedConv, ...]
     groups: int
+    norms: Mapping[str, int]
+    """Each batch norm that meets a mixture of widths -> the decision about its input's prefix: the
+    last one whose readers' outputs come to it with no batch norm between."""
 
     @cached_property
     def step_of(self) -> dict[str, int]:
@@ -93,6 +97,21 @@ class ChannelFlow:
         """The operations in the order they run."""
         return tuple(self.graph.nodes)
 
+    def with_prefixes(self, prefixes: Sequence[Sequence[int]]) -> "ChannelFlow":
+        """The same flow, where each conv's actions compute these numbers of channels.
+
+        Raises:
+            ValueError: if they do not rise to all channels of the conv; names it.
+        """
+        for conv, sizes in zip(self.convs, prefixes, strict=True):
+            if list(sizes) != sorted(sizes) or sizes[0] < 1 or sizes[-1] != conv.channels:
+                raise ValueError(
+                    f"Expected prefixes of {conv.name!r} that rise from 1 channel or more to all "
+                    f"{conv.channels}, got {list(sizes)}. The network file is of another network."
+                )
+        convs = zip(self.convs, prefixes, strict=True)
+        return replace(self, convs=tuple(replace(c, prefixes=tuple(p)) for c, p in convs))
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "ChannelFlow":
         return self  # nothing in it changes
 
@@ -105,14 +124,16 @@ class ChannelFlow:
             (node.op, node.target, fx.map_arg((node.args, node.kwargs), named), node.name)
             for node in self.nodes
         ]
-        return _restored, (nodes, self.convs, self.groups)
+        return _restored, (nodes, self.convs, self.groups, self.norms)
 
 
 class _Name(str):
     """Stands for the node of this name."""
 
 
-def _restored(nodes: list[Any], convs: tuple[PrunedConv, ...], groups: int) -> ChannelFlow:
+def _restored(
+    nodes: list[Any], convs: tuple[PrunedConv, ...], groups: int, norms: Mapping[str, int]
+) -> ChannelFlow:
     graph = fx.Graph()
     known: dict[str, fx.Node] = {}
 
@@ -122,7 +143,7 @@ def _restored(nodes: list[Any], convs: tuple[PrunedConv, ...], groups: int) -> C
     for op, target, arguments, name in nodes:
         args, kwargs = cast(Any, fx.node.map_aggregate(arguments, node_of))
         known[name] = graph.create_node(op, target, args, kwargs, name)
-    return ChannelFlow(graph, convs, groups)
+    return ChannelFlow(graph, convs, groups, norms)
 
 
 def channel_flow(model: nn.Module, groups: int) -> ChannelFlow:
@@ -167,7 +188,8 @@ def _channel_flow(model: nn.Module, groups: int) -> ChannelFlow:
     calls = [node for node in graph.nodes if node.op == "call_module"]
     convs = [node for node in calls if isinstance(modules[node.target], nn.Conv2d)]
     refusals = {n.target: "it is the first conv, which sees the image itself" for n in convs[:1]}
-    follower = _Follower(tuple(graph.nodes), modules, Counter(node.target for node in calls))
+    times_run = Counter(str(node.target) for node in calls)
+    follower = _Follower(tuple(graph.nodes), modules, times_run)
     found: list[PrunedConv] = []
     for node in convs[1:]:
         try:
@@ -181,7 +203,32 @@ def _channel_flow(model: nn.Module, groups: int) -> ChannelFlow:
         )
     for node in graph.find_nodes(op="call_method", target="view"):
         node.target = "reshape"  # a view may ask for a layout that the values of a prefix lack
-    return ChannelFlow(graph, tuple(found), groups)
+    return ChannelFlow(graph, tuple(found), groups, _mixed_norms(graph, modules, times_run, found))
+
+
+def _mixed_norms(
+    graph: fx.Graph,
+    modules: Mapping[str, nn.Module],
+    times_run: Mapping[str, int],
+    convs: Sequence[PrunedConv],
+) -> dict[str, int]:
+    """See `ChannelFlow.norms`. A norm that runs twice is left as it is, as it has no one input."""
+    read_by = {reader: step for step, conv in enumerate(convs) for reader in conv.readers}
+    norms: dict[str, int] = {}
+    mixed: dict[fx.Node, int] = {}  # a node -> the last decision that its values' spread is of
+    for node in graph.nodes:
+        module = module_of(node, modules)
+        steps = [mixed[used] for used in node.all_input_nodes if used in mixed]
+        if module is not None and node.target in read_by:
+            mixed[node] = read_by[str(node.target)]
+        elif isinstance(module, _BatchNorm):
+            plain = type(module) in (nn.BatchNorm1d, nn.BatchNorm2d)
+            once = times_run[str(node.target)] == 1
+            if steps and plain and once and module.running_mean is not None:
+                norms[str(node.target)] = max(steps)
+        elif steps:
+            mixed[node] = max(steps)
+    return norms
 
 
 class _RefusedError(Exception):

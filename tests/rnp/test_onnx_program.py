@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
 
+from rnp.execution.layers import PrefixBatchNorm  # noqa: E402
 from rnp.execution.masked_run import MaskedRun  # noqa: E402
 from rnp.onnx_program import skipping_program  # noqa: E402 - needs the extra
 from rnp.runtime_network import RuntimeNetwork  # noqa: E402
@@ -56,6 +57,10 @@ def network(kind: str) -> RuntimeNetwork:
             nn.init.normal_(module.running_mean, 0, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 2)
     found = RuntimeNetwork(backbone, groups=2, encoding=8, hidden=8).eval()
+    for module in found.modules():
+        if isinstance(module, PrefixBatchNorm):  # other statistics for each prefix
+            nn.init.normal_(module.prefix_mean, 0, 0.2)
+            nn.init.uniform_(module.prefix_var, 0.5, 2)
     with torch.no_grad():
         nn.init.normal_(found.decision.offsets)
         for parameter in found.decision.parameters():

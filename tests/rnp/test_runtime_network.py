@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import rnp.runtime_network
 from rnp.execution import compiled
 from rnp.execution.decision import DecisionNetwork
+from rnp.execution.layers import PrefixBatchNorm
 from rnp.execution.masked_run import MaskedRun
 from rnp.execution.prepared import PreparedNetwork
 from rnp.execution.skipping import CHUNK
@@ -90,8 +91,17 @@ def runtime(name: str, groups: int = 4) -> tuple[RuntimeNetwork, tuple[int, int,
         shape, options = SHAPES[name]
         backbone = build_backbone(name, shape, 3, **options)
     network = RuntimeNetwork(shaken(backbone), groups, encoding=6, hidden=5).eval()
+    tell_prefixes_apart(network)
     decide_differently(network, shape)
     return network, shape
+
+
+def tell_prefixes_apart(network: nn.Module) -> None:
+    """Gives batch norms other statistics for each prefix, as estimated ones are; not for all."""
+    for module in network.modules():
+        if isinstance(module, PrefixBatchNorm):
+            nn.init.normal_(module.prefix_mean[:-1], 0, 0.3)
+            nn.init.uniform_(module.prefix_var[:-1], 0.5, 2)
 
 
 def decide_differently(network: RuntimeNetwork, shape: tuple[int, int, int]) -> None:
@@ -262,8 +272,8 @@ def dense_of(name: str) -> tuple[nn.Module, RuntimeNetwork]:
         dense = tiny.network("conv" if name == "chain" else name)
     else:
         dense = build_backbone(name, shape, 3, **SHAPES[name][1])
-    own = {k: v for k, v in network.state_dict().items() if not k.startswith("decision.")}
-    dense.load_state_dict(own)
+    own = network.state_dict()
+    dense.load_state_dict({name: own[name] for name in dense.state_dict()})
     return dense.eval(), network
 
 
@@ -366,8 +376,10 @@ def test_it_costs_less_than_the_dense_network_at_the_smallest_prefixes(name: str
 def test_its_weights_have_the_backbones_names_and_the_decision_networks() -> None:
     dense, network = dense_of("resnet20")
     network(torch.randn(2, 3, 16, 16))
-    names = [name for name in network.state_dict() if not name.startswith("decision.")]
-    assert names == list(dense.state_dict())
+    added = set(network.state_dict()) - set(dense.state_dict())
+    own = {name for name in added if not name.startswith("decision.")} - {"decision_prefixes"}
+    norms = [conv.name.replace("conv1", "norm2") for conv in network.flow.convs]
+    assert own == {f"{norm}.prefix_{each}" for norm in norms for each in ("mean", "var")}
     found = [name for name in weights_by_layer(network) if not name.startswith("decision.")]
     assert found == list(weights_by_layer(dense))
 
@@ -389,7 +401,7 @@ def changes() -> dict[str, Any]:
         network.get_parameter("conv3.weight").mul_(1.5)
 
     def statistics(network: RuntimeNetwork) -> None:
-        network.get_buffer("norm2.running_mean").add_(0.5)
+        network.get_buffer("norm3.prefix_mean").add_(0.5)
 
     def decision(network: RuntimeNetwork) -> None:
         network.decision.decoder.weight.neg_()
@@ -404,7 +416,8 @@ def changes() -> dict[str, Any]:
         network.load_state_dict({**network.state_dict(), **state}, strict=False)
 
     def load_and_assign(network: RuntimeNetwork) -> None:
-        state = {k: v * 1.25 for k, v in network.state_dict().items()}
+        state = network.state_dict()
+        state = {k: v * 1.25 if v.is_floating_point() else v for k, v in state.items()}
         network.load_state_dict(state, assign=True)
 
     def fine_tune(network: RuntimeNetwork) -> None:

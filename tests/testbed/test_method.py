@@ -108,6 +108,21 @@ def test_the_runs_teacher_is_learnt_from_where_fine_tuning_asks_for_it() -> None
     assert not torch.equal(weights(models[0]), weights(models[1]))
 
 
+def test_training_from_scratch_is_distilled_as_the_others_fine_tuning_is() -> None:
+    data, teacher = tiny.splits(), tiny.network("residual")
+    distillation = Distillation(teacher={}, weight=0.7)
+    taught, by_training, plain = tiny.run(1), tiny.run(1), tiny.run(1)
+    taught.teacher = teacher
+    taught.fine_tuning = taught.fine_tuning.model_copy(update={"distillation": distillation})
+    by_training.teacher_from_scratch = teacher
+    by_training.training = by_training.training.model_copy(update={"distillation": distillation})
+    models = [tiny.network(), tiny.network(), tiny.network()]
+    for run, model in zip((taught, by_training, plain), models, strict=True):
+        run.train_from_scratch(model, data)
+    assert torch.equal(weights(models[0]), weights(models[1]))
+    assert not torch.equal(weights(models[0]), weights(models[2]))
+
+
 def test_a_methods_own_teacher_comes_before_the_runs() -> None:
     data = tiny.splits()
     own, given = tiny.network("residual"), tiny.network()

@@ -131,6 +131,15 @@ def deciding(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs" / "deciding"
 
 
+def test_a_row_says_by_how_much_its_budget_was_missed(deciding: Path) -> None:
+    rows = read_trials(deciding / "trials.csv").set_index("method")
+    prefix = rows.loc["static_prefix"]
+    off = prefix["multiplications"] / (0.5 * prefix["dense_multiplications"]) - 1
+    assert abs(off) > 0.01, "its few groups meet no such share"
+    assert prefix["budget_missed"] == pytest.approx(off)
+    assert pd.isna(rows.loc["rnp", "budget_missed"])
+
+
 def test_single_images_are_kept_of_networks_that_decide_per_image(deciding: Path) -> None:
     rows = read_trials(deciding / "trials.csv").set_index("method")
     assert list(rows["status"]) == ["completed"] * 2

@@ -212,6 +212,19 @@ def test_the_teacher_of_the_fine_tuning_is_trained_too() -> None:
     assert [dense_network(trial), fine_tuning_teacher(trial)] == dense_networks(taught)
 
 
+def test_one_sweep_has_every_method_with_distillation_and_without() -> None:
+    both = "fine_tuning.distillation={grid: [null, {teacher: {}}]}"
+    methods = "methods={dense: {}, vanilla: {}, rnp: {}}"
+    compared = make_plan(sweep(*ONE_CELL, methods, both))
+    taught: dict[str, list[bool]] = {}
+    for trial in compared.plain_trials():
+        teacher = fine_tuning_teacher(trial)
+        assert teacher in (None, dense_network(trial)), "all have the same one"
+        taught.setdefault(trial.method, []).append(teacher is not None)
+    assert taught == {name: [False, True] for name in ("dense", "vanilla", "rnp")}
+    assert len(compared.dense_networks) == 1
+
+
 def test_dense_networks_of_searched_options_are_known_only_with_their_trial() -> None:
     searched = sweep(*ONE_CELL, "backbone.width={uniform: [0.5, 1]}")
     assert dense_networks(searched) == []

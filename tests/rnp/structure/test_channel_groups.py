@@ -4,7 +4,11 @@ from itertools import product
 
 import pytest
 
-from rnp.structure.channel_groups import group_sizes, prefix_sizes
+from rnp.structure.channel_groups import (
+    group_sizes,
+    prefix_sizes,
+    prefix_sizes_of_older_files,
+)
 
 CASES = list(product([1, 2, 3, 4, 5, 12, 20, 31, 50, 64, 65, 100, 128, 200, 512], [2, 3, 4, 8, 16]))
 
@@ -27,12 +31,11 @@ def test_larger_groups_come_first_and_the_first_is_never_empty(channels: int, gr
 
 
 @pytest.mark.parametrize(("channels", "groups"), CASES)
-def test_groups_are_as_even_as_their_multiple_allows(channels: int, groups: int) -> None:
+def test_no_group_is_larger_than_another_by_more_than_one_channel(
+    channels: int, groups: int
+) -> None:
     sizes = group_sizes(channels, groups)
-    unit = 16 if channels >= 16 * groups else 1
-    assert all(size % unit == 0 for size in sizes[:-1])
-    assert sizes[0] - sizes[-2] <= unit
-    assert sizes[0] - sizes[-1] < 2 * unit
+    assert sizes[0] - sizes[-1] <= 1
 
 
 @pytest.mark.parametrize(
@@ -40,8 +43,8 @@ def test_groups_are_as_even_as_their_multiple_allows(channels: int, groups: int)
     [
         (64, (16, 16, 16, 16)),
         (128, (32, 32, 32, 32)),
-        (80, (32, 16, 16, 16)),
-        (100, (32, 32, 32, 4)),
+        (80, (20, 20, 20, 20)),
+        (100, (25, 25, 25, 25)),
         (63, (16, 16, 16, 15)),
         (50, (13, 13, 12, 12)),
         (3, (1, 1, 1, 0)),
@@ -54,6 +57,23 @@ def test_four_groups_by_hand(channels: int, sizes: tuple[int, ...]) -> None:
 def test_an_action_computes_the_groups_up_to_its_own() -> None:
     assert prefix_sizes(50, 4) == (13, 26, 38, 50)
     assert prefix_sizes(3, 4) == (1, 2, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("channels", "prefixes"),
+    [
+        (64, (16, 32, 48, 64)),
+        (80, (32, 48, 64, 80)),
+        (100, (32, 64, 96, 100)),
+        (63, (16, 32, 48, 63)),
+        (50, (13, 26, 38, 50)),
+        (3, (1, 2, 3, 3)),
+    ],
+)
+def test_older_files_had_groups_of_multiples_of_16(
+    channels: int, prefixes: tuple[int, ...]
+) -> None:
+    assert prefix_sizes_of_older_files(channels, 4) == prefixes
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(0, 4), (8, 1), (8, 0)])

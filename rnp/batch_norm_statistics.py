@@ -1,0 +1,68 @@
+"""Batch-norm statistics, estimated anew for the widths that are to run.
+
+While weights are trained, running statistics follow them late, and are those of the mixture of
+widths that the training met. So they are estimated again once training is over, for each prefix
+(see `PrefixBatchNorm`), before anything is learnt or chosen by the losses that they give.
+
+Source: Yu and Huang 2019, "Universally slimmable networks", arXiv 1903.05134, section 3.3.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from rnp.execution.layers import PrefixBatchNorm
+from rnp.runtime_network import RuntimeNetwork
+from testbed.data import Splits, normalise
+from testbed.method import Run
+from testbed.prediction import autocast, evaluating, memory_format_for
+
+IMAGES, BATCH_SIZE = 2048, 256  # of the training images at most; a batch norm sees a batch at once
+
+
+@torch.no_grad()
+def estimate_statistics(
+    network: RuntimeNetwork,
+    data: Splits,
+    run: Run,
+    actions: Callable[[int], Tensor] | None = None,
+) -> int:
+    """Sets the running statistics of all batch norms to their means over some training images.
+
+    The images are augmented as in training, and drawn by the run's seed. A prefix that hardly any
+    of them meets keeps the statistics that it has. A network without batch norm stays as it is.
+
+    Args:
+        network: on the run's device; its modules stay in their modes, as each was.
+        actions: makes the actions, (n, decisions), of n images; None for the network's own.
+
+    Returns:
+        How many images went through the network.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    norms = [norm for norm in norms if norm.running_mean is not None]
+    if not norms:
+        return 0
+    device, layout = run.device, memory_format_for(network, data, run.device)
+    generator = torch.Generator().manual_seed(run.seed)
+    images = torch.randperm(len(data.train), generator=generator)[:IMAGES]
+    momenta = [norm.momentum for norm in norms]
+    with evaluating(network), autocast(run.fine_tuning.precision, device):
+        for norm in norms:
+            norm.train()
+            norm.momentum = None  # the mean over batches
+            if isinstance(norm, PrefixBatchNorm):
+                norm.forget()
+            else:
+                norm.reset_running_stats()
+        for batch in images.tensor_split(math.ceil(len(images) / BATCH_SIZE)):
+            pixels = data.augmented(data.train.select(batch).to(device), generator)
+            inputs = normalise(pixels, data.mean, data.std, memory_format=layout)
+            taken = None if actions is None else actions(len(inputs)).to(device)
+            network.masked(inputs, taken)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+    return len(images)

@@ -57,6 +57,16 @@ class Networks:
         return load_network(path, self.dense)
 
 
+def planned(epochs: int) -> list[tuple[float, int]]:
+    """Shares and epochs of all networks, in the order in which they are trained."""
+    looks_twice = [budget / (1 + SECOND_LOOKS) for budget in BUDGETS]
+    trained = epochs * (sum(STAGES) + 1)
+    longer = [(share, round(trained / share)) for share in LONGER]
+    usual = [(share, epochs) for share in (*STAGES, 1.0, *BUDGETS, *looks_twice)]
+    first = [*usual[:6], longer[0]]
+    return [*first, *(each for each in (*usual, *longer) if each not in first)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"))
@@ -70,12 +80,8 @@ def main() -> None:
     folder = options.output / f"seed{options.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     networks = Networks(data, folder, options.seed)
-    shares = [*STAGES, 1.0, *BUDGETS, *(b / (1 + SECOND_LOOKS) for b in BUDGETS[:3])]
-    for share in dict.fromkeys(shares):
-        networks.get(share, options.epochs)
-    trained = options.epochs * (sum(STAGES) + 1)
-    for share in LONGER:
-        networks.get(share, round(trained / share))
+    for share, epochs in planned(options.epochs):
+        networks.get(share, epochs)
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ class _Search:
         """Those that spend what is left, and no more, if the later looks do their part."""
         costs, n = self._costs[number + 1 :], len(confidences)
         most = min(n, int(left / costs[0] + 1e-9))
-        least = most if len(costs) == 1 else min(most, -int(-left / sum(costs) // 1))
+        least = most if len(costs) == 1 else min(most, int(left / sum(costs)))
         numbers = torch.linspace(least, most, min(self._tried, most - least + 1)).round().long()
         ordered = confidences.sort().values
         return [_between(ordered, count) for count in numbers.unique().tolist()]

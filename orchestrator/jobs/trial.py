@@ -87,8 +87,28 @@ def run_trial(
         return result({"status": "failed", "error": error_text(error)})
     passes = {name: sum(values.get(name, 0.0) for values in reports) for name in PASSES}
     before = {BEFORE: _first_reported(BEFORE, reports)}
-    completed = {"status": "completed", **measured.row, **passes, **before}
+    trained = _trained(reports, trial, splits, measured.row["dense_multiplications"])
+    completed = {"status": "completed", **measured.row, **passes, **trained, **before}
     return result(completed, measured.per_class, measured.images)
+
+
+def _trained(
+    reports: Sequence[Mapping[str, float]],
+    trial: Trial,
+    splits: Splits,
+    dense_multiplications: float,
+) -> dict[str, float]:
+    """What was trained in sum; the dense network's share of it where the method fine-tunes.
+
+    One that was trained elsewhere has none.
+    """
+    fine_tunes = _first_reported(BEFORE, reports) is not None
+    epochs = dense_network(trial).training.epochs if fine_tunes else 0
+    multiplications = epochs * len(splits.train) * dense_multiplications
+    for values in reports:
+        epochs += int(values.get("training_epochs", 0))
+        multiplications += values.get("training_multiplications", 0.0)
+    return {"training_epochs": epochs, "training_multiplications": multiplications}
 
 
 def _first_reported(name: str, reports: Sequence[Mapping[str, float]]) -> float | None:

@@ -63,12 +63,12 @@ class CascadeNetwork(nn.Module):
         current = answers = self.look(0, images).log_softmax(dim=1)
         places: Tensor | None = None  # of those waiting; None: all
         for number, threshold in enumerate(self.thresholds.tolist(), start=1):
-            unsure = self.confidences(current, waiting) < threshold
+            confidences = self.confidences(current, waiting)
             if len(waiting) == 1:
-                if not unsure.item():
+                if confidences.item() >= threshold:
                     break
             else:
-                rows = unsure.nonzero().flatten()
+                rows = (confidences < threshold).nonzero().flatten()
                 if len(rows) == 0:
                     break
                 if len(rows) < len(waiting):
@@ -81,7 +81,7 @@ class CascadeNetwork(nn.Module):
     def masked(self, images: Tensor) -> Tensor:
         """As `forward` in evaluation mode, with every look at all images."""
         answers = self.look(0, images).log_softmax(dim=1)
-        unsure = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        unsure = torch.ones_like(answers[:, 0], dtype=torch.bool)  # len() would fix an export's n
         for number, threshold in enumerate(self.thresholds, start=1):
             unsure = unsure & (self.confidences(answers, images) < threshold)
             further = self.averaged(number, answers, self.look(number, images))
@@ -128,7 +128,7 @@ def confidence_of(answers: Tensor, confidence: Confidence) -> Tensor:
     """Confidence (n,) of log-probabilities (n, classes)."""
     if confidence == "max_softmax":
         return answers.amax(dim=1).exp()
-    first, second = answers.exp().topk(2, dim=1).values.unbind(dim=1)
+    first, second = answers.topk(2, dim=1).values.exp().unbind(dim=1)
     return first - second
 
 

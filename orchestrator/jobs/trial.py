@@ -15,6 +15,7 @@ from orchestrator.methods import method_class
 from orchestrator.plan import Trial, dense_network, fine_tuning_teacher
 from orchestrator.plan.jobs import AtRungs, TrialResult
 from orchestrator.run_folder.atomic_files import FULL_DISK
+from orchestrator.run_folder.logits import write_logits
 from orchestrator.run_folder.trial_files import write_extremes, write_reports
 from orchestrator.run_folder.trial_row import known_columns
 from orchestrator.run_folder.trials_table import COLUMNS
@@ -150,6 +151,7 @@ def _prune_and_measure(
             measured.cost.per_image.tolist(),
         )
     labels = judged.validation.labels
+    write_logits(workplace.logits(trial.trial_id), measured.logits, labels)
     per_class = multiplications_per_class(measured.cost, labels, splits.class_names)
     return TrialResult(
         row={

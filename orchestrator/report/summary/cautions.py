@@ -29,6 +29,8 @@ def cautions(result: SweepResult) -> Iterator[str]:
     for name, why in CONTROLS.items():
         if name not in result.sweep["methods"]:
             yield f"{name} is not in this sweep: {why}."
+    if "cascade" in result.sweep["methods"] and "cascade_random" not in result.sweep["methods"]:
+        yield "cascade_random is not in this sweep: what cascade gains by knowing whom to look at."
     failed = int((result.trials["status"] == "failed").sum())
     if failed:
         yield f"{failed} of {len(result.trials)} trials failed and are on no frontier."

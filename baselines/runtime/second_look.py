@@ -5,7 +5,8 @@ classification with deep convolutional neural networks", NIPS 25, where every im
 those get it whose margin between the two most probable classes is small.
 
 A thin network of the dense one's kind is trained from scratch as `vanilla` trains it, narrow enough
-that the second looks fit into the budget.
+that the second looks fit into the budget. A trial that may be stopped early is judged by the first
+look alone.
 
 Where we differ: the two looks' log-probabilities are averaged with a weight. The threshold and the
 weight are chosen for the budget, on a part of the validation images (`choice_share`); every

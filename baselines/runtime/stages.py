@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from baselines.channels.channel_groups import Keep, Scope
 from baselines.channels.keep_ratio import KeepMultiplications
 from baselines.channels.vanilla import Vanilla
-from baselines.dense import Dense
 from baselines.runtime.cascade_network import CascadeNetwork, Confidence
 from baselines.runtime.thresholds import Decisions, chosen_decisions
 from testbed.checkpoint import Checkpoint
@@ -116,7 +115,8 @@ class Stages(BaseModel):
                 network.networks[number] = self._thin(share).prune(model, judged, own)
                 checkpoint.save(number, network)
         if completed < len(self.stages):
-            network.networks[-1] = Dense().prune(model, judged, run)
+            network.networks[-1] = copy.deepcopy(model).to(run.device)
+            run.fine_tune(network.networks[-1], judged, judged=False)  # alone it costs all
             checkpoint.save(len(self.stages), network)
         looks = looks_of(network, images, data, run)
         costs = costs_of_looks(network, data)

@@ -15,7 +15,7 @@ from testbed.augmentation import Augmentation
 from testbed.cost import count_multiplications
 from testbed.data import Images, Splits
 from testbed.held_back import divided
-from testbed.method import PruningMethod
+from testbed.method import Judge, PruningMethod
 
 STAGES = (0.34, 0.58)
 
@@ -38,6 +38,14 @@ def test_stages_are_vanillas_networks_and_the_fine_tuned_dense_one() -> None:
         assert same(vanilla.prune(tiny.trained(), tiny.splits(), tiny.run(1)), stage)
     dense = Dense().prune(tiny.trained(), tiny.splits(), tiny.run(1))
     assert same(dense, network.networks[-1])
+
+
+def test_a_cascade_is_not_judged_by_a_stage_on_its_way() -> None:
+    looked: list[int] = []
+    run = tiny.run(2)
+    run.judge = Judge(rungs=(1, 2), look=lambda rung, values: looked.append(rung))
+    Cascade(stages=STAGES).prune(tiny.trained(), tiny.splits(), run)
+    assert looked == []
 
 
 @pytest.mark.parametrize("keep", [0.4, 0.6, 0.9])

@@ -6,14 +6,20 @@ from baselines.channels.random_channels import RandomChannels
 from baselines.channels.thinet import ThiNet
 from baselines.channels.vanilla import Vanilla
 from baselines.dense import Dense
+from baselines.runtime.cascade import Cascade
+from baselines.runtime.cascade_random import CascadeRandom
+from baselines.runtime.second_look import SecondLook
 from baselines.weights.magnitude import Magnitude
 
 __all__ = [
+    "Cascade",
+    "CascadeRandom",
     "Dense",
     "L1Filter",
     "Magnitude",
     "PolicyGradient",
     "RandomChannels",
+    "SecondLook",
     "ThiNet",
     "Vanilla",
 ]

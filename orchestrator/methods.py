@@ -14,6 +14,9 @@ METHODS = {
     "thinet": "baselines.channels.thinet:ThiNet",
     "magnitude": "baselines.weights.magnitude:Magnitude",
     "policy_gradient": "baselines.channels.policy_gradient:PolicyGradient",
+    "cascade": "baselines.runtime.cascade:Cascade",
+    "cascade_random": "baselines.runtime.cascade_random:CascadeRandom",
+    "second_look": "baselines.runtime.second_look:SecondLook",
     "static_prefix": "rnp.static_prefix:StaticPrefix",
     "rnp": "rnp.runtime_neural_pruning:RNP",
 }

@@ -6,6 +6,7 @@ Batch norm and ReLU are folded into the convs before them, and weights are laid 
 import copy
 import logging
 from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
@@ -21,15 +22,26 @@ _IDLE = (nn.Identity, nn.modules.dropout._DropoutNd)
 _RELUS = frozenset({F.relu, torch.relu, "relu"})
 
 
+@runtime_checkable
+class HasForm(Protocol):
+    """A network that decides per image, made of others that do not."""
+
+    def inference_form(self, example: Tensor) -> nn.Module:
+        """See the function of that name."""
+        ...
+
+
 def inference_form(network: nn.Module, example: Tensor) -> nn.Module:
     """A network that gives in evaluation mode what `network` does, in less time.
 
-    It is made of the weights as they are. A network that torch.fx cannot trace, as one that decides
-    per image, is given back itself: it has to prepare its own weights.
+    It is made of the weights as they are. A network that says itself what its form is (`HasForm`)
+    is asked; any other that torch.fx cannot trace is given back itself.
 
     Args:
         example: (n, C, H, W), a valid input, on the network's device.
     """
+    if isinstance(network, HasForm):
+        return network.inference_form(example)
     with evaluating(network), torch.no_grad():
         try:
             form = _prepared(network).eval()

@@ -30,6 +30,8 @@ class Measurement:
     """Accuracies (fractions), costs and latencies, under the names of trials.csv."""
     cost: Cost
     """Multiplications of each validation image, whole and per layer."""
+    logits: torch.Tensor
+    """(n_validation, classes) float32, of the validation images."""
     correct: torch.Tensor
     """(n_validation,) bool: which validation images the network classifies right."""
 
@@ -49,11 +51,13 @@ def measure(
     inputs = data.normalised(data.validation.to(device))
     cost = count_multiplications(network, inputs)
     dense_cost = count_multiplications(dense, inputs)
-    correct = _correct(network, data.validation, data, device, precision)
+    logits = predict(network, data.validation, data, device=device, precision=precision)
+    correct = _correct(logits, data.validation)
+    of_training = predict(network, data.train, data, device=device, precision=precision)
     per_image = cost.per_image.double()
     p5, p50, p95 = torch.quantile(per_image, torch.tensor([0.05, 0.5, 0.95]).double()).tolist()
     figures: dict[str, float | int | str] = {
-        "train_accuracy": _accuracy(_correct(network, data.train, data, device, precision)),
+        "train_accuracy": _accuracy(_correct(of_training, data.train)),
         "val_accuracy": _accuracy(correct),
         "multiplications": cost.multiplications,
         "multiplications_p5": p5,
@@ -66,7 +70,7 @@ def measure(
         "sparsity": sparsity(network),
         "kept_whole": json.dumps(layers_kept_whole(network, dense)),
     }
-    return Measurement(figures | _latencies(network, dense, inputs), cost, correct)
+    return Measurement(figures | _latencies(network, dense, inputs), cost, logits, correct)
 
 
 def network_costs(
@@ -129,8 +133,5 @@ def _accuracy(correct: torch.Tensor) -> float:
     return correct.double().mean().item()
 
 
-def _correct(
-    network: nn.Module, images: Images, data: Splits, device: torch.device, precision: Precision
-) -> torch.Tensor:
-    logits = predict(network, images, data, device=device, precision=precision)
-    return logits.argmax(dim=1).cpu() == images.labels.cpu()
+def _correct(logits: torch.Tensor, images: Images) -> torch.Tensor:
+    return logits.argmax(dim=1) == images.labels.cpu()

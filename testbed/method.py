@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -13,6 +13,7 @@ from testbed.data import Splits
 from testbed.measurement import network_costs
 from testbed.network_file import load_network
 from testbed.training import Distillation, Report, Training, evaluate, ignore, train
+from testbed.training_cost import forward_multiplications
 
 BEFORE = "val_accuracy_before_finetuning"
 
@@ -82,6 +83,29 @@ class Run:
     def val_accuracy_before_finetuning(self) -> float | None:
         """Of what the first `fine_tune` was given; None before that."""
         return next((values[BEFORE] for values in self.reported if BEFORE in values), None)
+
+    @property
+    def epochs_reported(self) -> int:
+        """The number of the last epoch that was reported, 0 before the first."""
+        return int(max((values.get("epoch", 0) for values in self.reported), default=0))
+
+    def beside(self, name: str) -> "Run":
+        """A run with a budget of its own, for a network that a method makes beside others.
+
+        What it reports goes through this run, the epochs with numbers that go on from it. Nobody
+        judges it on its way.
+
+        Args:
+            name: of a folder in this run's, for its checkpoints.
+        """
+        last = self.epochs_reported
+
+        def report(values: Mapping[str, float]) -> None:
+            number = {"epoch": last + values["epoch"]} if "epoch" in values else {}
+            self.report({**values, **number})
+
+        folder = self.folder and self.folder / name
+        return replace(self, report=report, folder=folder, judge=None)
 
     def resume_after(self, epochs_spent: int, reported: Sequence[Mapping[str, float]]) -> None:
         """Takes as done what was done before the process was stopped, and reports it once more.
@@ -182,9 +206,18 @@ class Run:
         teacher: nn.Module | None,
         judged: bool = True,
     ) -> None:
-        """Train for `epochs`, which costs `budget` of the epochs for fine-tuning."""
-        spent = self.epochs_spent
+        """Train for `epochs`, which costs `budget` of the epochs for fine-tuning.
+
+        Reports first what the training takes in all: `training_epochs`, and
+        `training_multiplications`, those of the forward passes.
+        """
+        spent, last = self.epochs_spent, self.epochs_reported
         self.epochs_spent += budget
+        if epochs:
+            learnt_from = None if settings.distillation is None else teacher
+            each = forward_multiplications(model, data.input_shape, self.device, learnt_from)
+            passes = epochs * len(data.train)
+            self.report({"training_epochs": epochs, "training_multiplications": passes * each})
         rungs = self._rungs_at(spent, epochs, budget) if judged else {}
         costs: dict[str, float] = {}
         decides = False
@@ -194,7 +227,7 @@ class Run:
             )
 
         def report_with_running_number(values: Mapping[str, float]) -> None:
-            self.report({**values, "epoch": spent + values["epoch"]})
+            self.report({**values, "epoch": last + values["epoch"]})
             for rung in rungs.get(int(values["epoch"]), ()):
                 assert self.judge is not None
                 # Else those of the network as it was given: a method that lets pruned weights grow

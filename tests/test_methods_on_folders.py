@@ -19,6 +19,9 @@ MOST_AT_ONCE = 256  # images
 QUICK: dict[str, dict[str, Any]] = {
     "rnp": {"steps": 20},
     "policy_gradient": {"steps": 3, "drop_bound": 60.0},
+    "cascade": {"stages": (0.34, 0.58)},
+    "cascade_random": {"stages": (0.34, 0.58)},
+    "second_look": {"keep_multiplications": 0.44},
 }
 CPU = torch.device("cpu")
 LEARNING = Training(epochs=3, batch_size=64, learning_rate=0.05, precision="float32")

@@ -15,16 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from baselines.runtime.cascade_network import CascadeNetwork
 from orchestrator.formatting import milliseconds
 from rnp.runtime_network import RuntimeNetwork
 from testbed.data import Splits
 
 CHECKED_ON = 64  # validation images
 TOLERANCE = 1e-3  # of a logit, relative to the largest
-TIMED_RUNS = 100
+TIMED_RUNS, TIMED_BATCHES = 100, 10
 OWN = "its own decisions"
 ANY_BATCH = {"images": {0: torch.export.Dim("batch", min=1)}}
-PROGRAM, ONNX = "model.pt2", "model.onnx"
+PROGRAM, ONNX, BATCH_ONNX = "model.pt2", "model.onnx", "model_batch.onnx"
+CHEAPEST, DEAREST = "the cheapest", "the dearest"
 
 Run = Callable[[np.ndarray], np.ndarray]
 """Images to logits, both as arrays."""
@@ -45,7 +47,7 @@ class FromPixels(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         normalised = (images - self.mean) / self.std
-        if isinstance(self.network, RuntimeNetwork):
+        if isinstance(self.network, RuntimeNetwork | CascadeNetwork):
             return self.network.masked(normalised)
         logits: Tensor = self.network(normalised)
         return logits
@@ -65,6 +67,9 @@ def write_programs(network: nn.Module, splits: Splits, target: Path) -> list[str
     with torch.inference_mode():
         expected = whole(images).numpy()
     _check(PROGRAM, _torch_program(whole, images, target / PROGRAM), images, expected)
+    if isinstance(network, CascadeNetwork):
+        masked = f"{PROGRAM}: any batch; every stage looks at every image, so it skips nothing."
+        return [*_cascade_programs(network, splits, images, expected, target), masked]
     if not isinstance(network, RuntimeNetwork):
         took = _plain_onnx(whole, images, expected, target / ONNX)
         return [f"{ONNX}: any batch; one image in {took}.", f"{PROGRAM}: any batch."]
@@ -103,6 +108,46 @@ def _skipping_programs(network: RuntimeNetwork, splits: Splits) -> dict[str, byt
         ).SerializeToString()
         for name, each in networks.items()
     }
+
+
+def _cascade_programs(
+    network: CascadeNetwork, splits: Splits, images: Tensor, expected: np.ndarray, target: Path
+) -> list[str]:
+    """Writes checked ONNX programs of a cascade that skip; returns how long they take."""
+    from baselines.runtime.onnx_programs import batch_program, single_program
+
+    if network.confidence == "drawn":
+        return [f"{ONNX}: not written, as a cascade at random draws by the bits of an image."]
+    ends = {OWN: None, CHEAPEST: -torch.inf, DEAREST: torch.inf}
+    notes = []
+    for name, write, size in ((ONNX, single_program, 1), (BATCH_ONNX, batch_program, len(images))):
+        with _as_refusal(name, "torch's ONNX exporter"):
+            programs = {
+                end: write(
+                    _ending(network, threshold), splits.input_shape, splits.mean, splits.std
+                ).SerializeToString()
+                for end, threshold in ends.items()
+            }
+        runs = {end: onnx_session(program) for end, program in programs.items()}
+        (target / name).write_bytes(programs[OWN])
+        batches = images.split(size)
+        found = np.concatenate([runs[OWN](batch.numpy()) for batch in batches])
+        _check(name, lambda _, found=found: found, images, expected)  # type: ignore[misc]
+        took_ms = _latencies_ms(runs, images, size)
+        said = ", ".join(f"{end} {milliseconds(ms)}" for end, ms in took_ms.items())
+        what = "single images" if size == 1 else "any batch"
+        one = "One image" if size == 1 else f"{size} images"
+        notes.append(f"{name}: {what}; it skips. {one} with {said} (ONNX Runtime, one thread).")
+    return notes
+
+
+def _ending(network: CascadeNetwork, threshold: float | None) -> CascadeNetwork:
+    """The cascade with one threshold for every look; None leaves its own."""
+    if threshold is None:
+        return network
+    fixed = copy.deepcopy(network)
+    fixed.thresholds.fill_(threshold)
+    return fixed
 
 
 def _torch_program(whole: FromPixels, images: Tensor, path: Path) -> Run:
@@ -189,15 +234,15 @@ def _always(network: RuntimeNetwork, action: int) -> RuntimeNetwork:
     return fixed
 
 
-def _latencies_ms(runs: dict[str, Run], images: Tensor) -> dict[str, float]:
-    """The median time of a single image, of all programs in turn."""
-    singles = [image[None] for image in images.numpy()]
+def _latencies_ms(runs: dict[str, Run], images: Tensor, size: int = 1) -> dict[str, float]:
+    """The median time of a batch, of all programs in turn."""
+    batches = [batch.numpy() for batch in images.split(size)]
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
-        run(singles[0])
-    for number in range(TIMED_RUNS):
+        run(batches[0])
+    for number in range(TIMED_RUNS if size == 1 else TIMED_BATCHES):
         for name, run in runs.items():
             start = time.perf_counter()
-            run(singles[number % len(singles)])
+            run(batches[number % len(batches)])
             times[name].append(1000 * (time.perf_counter() - start))
     return {name: float(np.median(taken)) for name, taken in times.items()}

@@ -15,6 +15,7 @@ from orchestrator.methods import method_class
 from orchestrator.plan import Trial, dense_network, fine_tuning_teacher
 from orchestrator.plan.jobs import AtRungs, TrialResult
 from orchestrator.run_folder.atomic_files import FULL_DISK
+from orchestrator.run_folder.logits import write_logits
 from orchestrator.run_folder.trial_files import write_extremes, write_reports
 from orchestrator.run_folder.trial_row import known_columns
 from orchestrator.run_folder.trials_table import COLUMNS
@@ -88,8 +89,28 @@ def run_trial(
         return result({"status": "failed", "error": error_text(error)})
     passes = {name: sum(values.get(name, 0.0) for values in reports) for name in PASSES}
     before = {BEFORE: _first_reported(BEFORE, reports)}
-    completed = {"status": "completed", **measured.row, **passes, **before}
+    trained = _trained(reports, trial, splits, measured.row["dense_multiplications"])
+    completed = {"status": "completed", **measured.row, **passes, **trained, **before}
     return result(completed, measured.per_class, measured.images)
+
+
+def _trained(
+    reports: Sequence[Mapping[str, float]],
+    trial: Trial,
+    splits: Splits,
+    dense_multiplications: float,
+) -> dict[str, float]:
+    """What was trained in sum; the dense network's share of it where the method fine-tunes.
+
+    One that was trained elsewhere has none.
+    """
+    fine_tunes = _first_reported(BEFORE, reports) is not None
+    epochs = dense_network(trial).training.epochs if fine_tunes else 0
+    multiplications = epochs * len(splits.train) * dense_multiplications
+    for values in reports:
+        epochs += int(values.get("training_epochs", 0))
+        multiplications += values.get("training_multiplications", 0.0)
+    return {"training_epochs": epochs, "training_multiplications": multiplications}
 
 
 def _first_reported(name: str, reports: Sequence[Mapping[str, float]]) -> float | None:
@@ -131,6 +152,7 @@ def _prune_and_measure(
             measured.cost.per_image.tolist(),
         )
     labels = judged.validation.labels
+    write_logits(workplace.logits(trial.trial_id), measured.logits, labels)
     per_class = multiplications_per_class(measured.cost, labels, splits.class_names)
     return TrialResult(
         row={

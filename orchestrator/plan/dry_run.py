@@ -54,8 +54,14 @@ def _most_epochs(study: Study) -> int:
     training, fine_tuning = study.options["training"], study.options["fine_tuning"]
     epochs = _largest({**training, **fine_tuning}["epochs"])
     trains_dense = any(variables({"backbone": study.options["backbone"], "training": training}))
-    # `vanilla` trains from scratch for as long as dense training and fine-tuning take together.
-    return epochs + _largest(training["epochs"]) * (trains_dense + (study.method == "vanilla"))
+    from_scratch = _largest(training["epochs"])  # and the fine-tuning's beside them
+    if study.method in ("vanilla", "second_look"):
+        epochs += from_scratch
+    elif study.method in ("cascade", "cascade_random"):
+        stages = study.options["methods"][study.method]["stages"]
+        all_stages = stages.values if isinstance(stages, Range) else [stages]
+        epochs += max(map(len, all_stages)) * (epochs + from_scratch)
+    return epochs + from_scratch * trains_dense
 
 
 def _largest(value: Any) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import vl_convert
 
 from orchestrator.analysis.at_budget import HALF, best_of_each
+from orchestrator.analysis.cascades import cascades
 from orchestrator.analysis.comparison import attainment
 from orchestrator.analysis.seed_means import all_repeated
 from orchestrator.analysis.sweep_result import SweepResult
@@ -35,6 +36,7 @@ from orchestrator.report.summary.answer import answer
 from orchestrator.report.summary.cautions import cautions, failures, remarks
 from orchestrator.report.summary.key_figures import key_figures
 from orchestrator.report.summary.provenance import provenance
+from orchestrator.report.tables.cascades import cascades_table
 from orchestrator.report.tables.channels import channels_table
 from orchestrator.report.tables.images import class_costs, deciding_trials, spread_table
 from orchestrator.report.tables.methods import (
@@ -139,6 +141,7 @@ def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, An
         "pairs": pairs_table(result),
         "pairs_by_seed": pairs_by_seed_table(result),
         "effort": effort_table(result),
+        "cascades": cascades_table(result, cascades(result)),
         "spread": spread_table(result, deciding),
         "class_costs": list(class_costs(result, deciding)),
         "image_costs": list(image_costs(result, deciding)),

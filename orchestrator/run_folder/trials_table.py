@@ -72,6 +72,8 @@ COLUMNS: dict[str, str] = {
     "epochs_spent": INTEGER,  # backbone epochs used, those inside the method included
     "q_learning_epochs": FLOAT,  # passes beside them, over the number of training images: to learn
     "reward_epochs": FLOAT,  # decisions from, and to find out rewards
+    "training_epochs": INTEGER,  # of all networks that the method trained, in sum; with the dense
+    "training_multiplications": FLOAT,  # one's, if it starts from that. Those of forward passes
     "latency_ms_iqr": FLOAT,  # the spread: between the quartiles
     "latency_ms_batch128_iqr": FLOAT,
     "started_at": STRING,  # UTC, ISO 8601

@@ -30,6 +30,10 @@ class Workplace:
         """Where a trial leaves its network."""
         return self.folder / "networks" / f"{trial_id}.safetensors"
 
+    def logits(self, trial_id: str) -> Path:
+        """Where a trial leaves its network's logits of the validation images."""
+        return self.folder / "logits" / f"{trial_id}.safetensors"
+
     def reports(self, trial_id: str) -> Path:
         """Where a trial leaves what it reported."""
         return self.folder / "reports" / f"{trial_id}.jsonl"

@@ -29,6 +29,8 @@ def cautions(result: SweepResult) -> Iterator[str]:
     for name, why in CONTROLS.items():
         if name not in result.sweep["methods"]:
             yield f"{name} is not in this sweep: {why}."
+    if "cascade" in result.sweep["methods"] and "cascade_random" not in result.sweep["methods"]:
+        yield "cascade_random is not in this sweep: what cascade gains by knowing whom to look at."
     failed = int((result.trials["status"] == "failed").sum())
     if failed:
         yield f"{failed} of {len(result.trials)} trials failed and are on no frontier."
@@ -66,6 +68,7 @@ def _budgets(result: SweepResult) -> Iterator[str]:
     if len(set(map(tuple, given.values()))) > 1:
         counts = listed(f"{name} {', '.join(map(str, each))}" for name, each in given.items())
         yield f"The methods were not given the same fine-tuning epochs: {counts}."
+    yield from _trained_more(result)
     for column, what in PASSES.items():
         medians = rows.groupby("method", sort=False)[column].median()
         extra = [f"{name} {times:.1f}" for name, times in medians.items() if times > 0]
@@ -74,6 +77,19 @@ def _budgets(result: SweepResult) -> Iterator[str]:
                 f"Beside its epochs a median trial sent as many images as an epoch has through the "
                 f"network {what}: {listed(extra)} times. The others needed none of that."
             )
+
+
+def _trained_more(result: SweepResult) -> Iterator[str]:
+    """Methods whose trials train for more epochs in sum than others'."""
+    medians = result.searched.groupby("method")["training_epochs"].median().dropna()
+    if medians.empty or medians.max() == medians.min():
+        return
+    more = medians[medians > medians.min()]
+    epochs = listed(f"{name} {more[name]:.0f}" for name in result.methods if name in more)
+    yield (
+        f"Some methods trained for more epochs in sum than the {medians.min():.0f} of others: "
+        f"{epochs}. Compare `training_multiplications` in trials.csv before their accuracies."
+    )
 
 
 def _stopped_early(trials: pd.DataFrame) -> Iterator[str]:

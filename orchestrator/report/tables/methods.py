@@ -92,6 +92,8 @@ def effort_table(result: SweepResult) -> Table:
                 "stopped early": str((rows["status"] == "stopped_early").sum() or ""),
                 "fine-tuning epochs": extent(rows["fine_tuning_epochs"]),
                 "epochs spent": extent(rows["epochs_spent"]),
+                "epochs trained": extent(rows["training_epochs"]),
+                "training multiplications": _giga(rows["training_multiplications"]),
                 "Q-learning passes": _passes(rows["q_learning_epochs"]),
                 "reward passes": _passes(rows["reward_epochs"]),
                 "time": duration(rows["duration_s"].sum()),
@@ -101,6 +103,12 @@ def effort_table(result: SweepResult) -> Table:
             if (rows := by_method.get(method)) is not None
         ]
     )
+
+
+def _giga(column: pd.Series) -> str:
+    """12,345 G, the median trial's; empty where it is not known."""
+    median = column.median()
+    return "" if pd.isna(median) else f"{median / 1e9:,.0f} G"
 
 
 def _passes(column: pd.Series) -> str:

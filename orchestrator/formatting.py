@@ -37,6 +37,11 @@ def milliseconds(value: float) -> str:
     return f"{_three_figures(value)} ms" if math.isfinite(value) else MISSING
 
 
+def ratio(value: float) -> str:
+    """0.62, of one time over another."""
+    return f"{value:.2f}" if math.isfinite(value) else MISSING
+
+
 def duration(seconds: float) -> str:
     """8 s, 3 min 20 s, 2 h 05 min"""
     if not math.isfinite(seconds):
@@ -47,6 +52,14 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def extent(values: Iterable[float]) -> str:
+    """5, or 3 to 5; empty if there are none."""
+    known = list(values)
+    if not known:
+        return ""
+    return " to ".join(dict.fromkeys(f"{each:,}" for each in (min(known), max(known))))
 
 
 def listed(names: Iterable[str]) -> str:

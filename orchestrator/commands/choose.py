@@ -1,10 +1,10 @@
 """The command line: `python -m orchestrator.choose runs/NAME` says which network to ship.
 
-    python -m orchestrator.choose runs/NAME --max-multiplications 8e6 --export my_network
+    python -m orchestrator.choose runs/NAME [--max-latency-ratio 0.6 | ...] --export my_network
 
-names the best confirmed trial within the limits and why, and writes its network, checked, with a
-model card. `--register NAME` makes what is written a version of that model in MLflow's registry.
-Exit status: 0, or 2 where nothing is within the limits.
+names the best network within the limits and why, and writes it, checked, with a model card. Without
+limits it is the one that the report begins with. `--register NAME` makes what is written a version
+of that model in MLflow's registry. Exit status: 0, or 2 where nothing is within the limits.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from orchestrator.analysis.contender import Limits
 from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.deploy.registration import register, registry
-from orchestrator.deploy.selection import Choice, Limits, choose
+from orchestrator.deploy.selection import Choice, choose
 
 BAD_INPUT = 2
 
@@ -24,17 +25,24 @@ BAD_INPUT = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     args = _parser().parse_args(arguments)
-    limits = Limits(args.max_multiplications, args.max_latency_ms, args.min_accuracy)
+    limits = Limits(
+        multiplications=args.max_multiplications,
+        latency_ms=args.max_latency_ms,
+        min_accuracy=args.min_accuracy,
+    )
     if args.export is not None and args.export.exists():
         print(f"{args.export} exists already, and nothing is overwritten.", file=sys.stderr)
+        return BAD_INPUT
+    if args.trial is not None and (limits != Limits() or args.method is not None):
+        print("--trial names the network itself: give no limits and no --method.", file=sys.stderr)
         return BAD_INPUT
     if args.register is not None and args.export is None:
         print("--register takes what --export FOLDER writes: give both.", file=sys.stderr)
         return BAD_INPUT
     try:
         result = SweepResult.read(args.folder)
-        choice = choose(result.trials, result.objectives, limits)
-        print(f"{choice.point['trial_id']}: {choice.why}")
+        choice = choose(result, limits, args.method, args.trial)
+        print(f"{choice.trial_id}: {choice.why}")
         if args.export is not None:
             _ship(args, result, choice)
     except FileNotFoundError as error:
@@ -65,10 +73,13 @@ def _ship(args: argparse.Namespace, result: SweepResult, choice: Choice) -> None
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.choose",
-        description="Name the best confirmed trial of a sweep within limits, and export it.",
+        description="Name the best network of a sweep within limits, and export it. Without limits "
+        "it is the one that the report begins with.",
         allow_abbrev=False,
     )
     parser.add_argument("folder", type=Path, help="a run folder, such as runs/digits_quick")
+    parser.add_argument("--method", metavar="METHOD", help="of this method's networks alone")
+    parser.add_argument("--trial", metavar="TRIAL_ID", help="this trial's network, and no limits")
     parser.add_argument("--max-multiplications", type=float, metavar="N", help="per image: 8e6")
     parser.add_argument("--max-latency-ms", type=float, metavar="MS", help="of one image")
     parser.add_argument(

@@ -1,111 +1,139 @@
-"""Selection of the trial to ship: the best within limits, of those that were confirmed."""
+"""Selection of the network to ship: the report's, the best within limits, or one that is named."""
 
-import math
 from typing import NamedTuple
 
-import pandas as pd
-
-from orchestrator.analysis.pareto import frontier
-from orchestrator.analysis.seed_means import confirmed
-from orchestrator.formatting import accuracy, mean_and_deviation, millions, milliseconds
-
-
-class Limits(NamedTuple):
-    """What a network may cost, and what it must reach; None where that does not matter."""
-
-    max_multiplications: float | None = None
-    max_latency_ms: float | None = None
-    min_accuracy: float | None = None
+from orchestrator.analysis.answer import images
+from orchestrator.analysis.contender import Contender, Limits, contender, contenders
+from orchestrator.analysis.decision import decisions, headline_decisions
+from orchestrator.analysis.sweep_result import SweepResult
+from orchestrator.formatting import accuracy, listed, millions, milliseconds, percent, ratio
 
 
 class Choice(NamedTuple):
-    """A point that was chosen, and why."""
+    """A network that was chosen, and why."""
 
-    point: pd.Series
-    """trial_id, method, cell, n, accuracy, deviation, multiplications, latency_ms."""
-    network: str
-    """The trial_id whose network stands for it."""
+    best: Contender
     why: str
 
+    @property
+    def trial_id(self) -> str:
+        """The search's trial."""
+        return self.best.trial_id
 
-def candidates(trials: pd.DataFrame, objectives: dict[str, str]) -> pd.DataFrame:
-    """Confirmed points; where nothing was confirmed, the Pareto fronts with n = 0.
-
-    Columns: trial_id, method, cell, n, accuracy, deviation (missing where n < 2), multiplications,
-    latency_ms. Accuracies are means on test images, or those of validation where n is 0.
-    """
-    points = confirmed(trials)
-    if points.empty:
-        points = frontier(trials, objectives).assign(n=0, test_deviation=math.nan)
-        points = points.assign(test_accuracy=points["val_accuracy"])
-    points = points.rename(columns={"test_accuracy": "accuracy", "test_deviation": "deviation"})
-    columns = ["trial_id", "method", "cell", "n", "accuracy", "deviation"]
-    return points[[*columns, "multiplications", "latency_ms"]]
+    @property
+    def network(self) -> str:
+        """The trial_id whose network is shipped."""
+        return self.best.network
 
 
-def choose(trials: pd.DataFrame, objectives: dict[str, str], limits: Limits) -> Choice:
-    """The most accurate point within the limits; under `min_accuracy` alone the cheapest.
+def choose(
+    result: SweepResult,
+    limits: Limits = Limits(),  # noqa: B008 - a tuple
+    method: str | None = None,
+    trial_id: str | None = None,
+) -> Choice:
+    """The network that the report begins with, or the best of those that are asked for.
+
+    Within limits it is the most accurate, as `contenders` offers them; under `min_accuracy` alone
+    the cheapest.
+
+    Args:
+        method: the one method whose networks count.
+        trial_id: the one trial that counts.
 
     Raises:
-        ValueError: if no point is within them; says how near the nearest ones come.
+        ValueError: if there is none; says how near the nearest ones come.
     """
-    points = candidates(trials, objectives)
-    if points.empty:
-        raise ValueError("No trial completed, so there is nothing to choose from.")
-    within = points
-    for column, limit, sign in (
-        ("multiplications", limits.max_multiplications, 1),
-        ("latency_ms", limits.max_latency_ms, 1),
-        ("accuracy", limits.min_accuracy, -1),
-    ):
-        if limit is not None:
-            within = within[sign * within[column] <= sign * limit]
-    if within.empty:
-        raise ValueError(
-            f"None of {len(points)} points is within {_said(limits)}. The cheapest has "
-            f"{millions(points['multiplications'].min())} multiplications, the fastest takes "
-            f"{milliseconds(points['latency_ms'].min())}, the most accurate reaches "
-            f"{accuracy(points['accuracy'].max())}: relax a limit."
-        )
-    only_accuracy = limits == Limits(min_accuracy=limits.min_accuracy)
-    cheapest = only_accuracy and limits.min_accuracy is not None
-    order = ["multiplications", "accuracy"] if cheapest else ["accuracy", "multiplications"]
-    ordered = within.sort_values(order, ascending=[cheapest, not cheapest])
-    point = ordered.iloc[0]
-    aim = "the fewest multiplications" if cheapest else "the most accurate"
-    seeds = f"confirmed with {point['n']} fresh seed{'s' if point['n'] > 1 else ''}"
-    kind = f"on test images, {seeds}" if point["n"] else "on validation images, not confirmed"
-    why = (
-        f"{aim} of {len(within)} within {_said(limits)}, of {len(points)} points; "
-        f"{_accuracy(point)} {kind}, {millions(point['multiplications'])} multiplications, "
-        f"{milliseconds(point['latency_ms'])} at batch 1."
+    if trial_id is not None:
+        best = contender(result.trials, trial_id)
+        return Choice(best, f"asked for by name; {_figures(best)}.")
+    if limits == Limits() and method is None:
+        return _headline(result)
+    trials = result.trials
+    if method is not None:
+        trials = trials[trials["method"] == method]
+        if trials.empty:
+            known = listed(sorted(set(result.trials["method"])))
+            raise ValueError(f"No trial is of {method!r}. The sweep's methods: {known}.")
+    within = contenders(trials, limits)
+    if not within:
+        raise ValueError(_nothing_within(contenders(trials, Limits()), limits))
+    _of_one_data_set(within)
+    best, *others = within
+    aim = "the fewest multiplications" if limits.ask_for_cheapest else "the most accurate"
+    of_method = f" of {method}" if method else ""
+    why = f"{aim}{of_method} within {_said(limits)}; {_figures(best)}."
+    if others:
+        why += f" Next: {others[0].trial_id}, {_figures(others[0])}."
+    return Choice(best, why)
+
+
+def _headline(result: SweepResult) -> Choice:
+    first = headline_decisions(decisions(result), result.sweep)
+    if not first:
+        raise ValueError(_nothing_within(contenders(result.trials, Limits()), Limits(share=0.75)))
+    _of_one_data_set([each.best for each in first])
+    decision = max(first, key=lambda each: each.best.accuracy)
+    budget = percent(decision.budget)
+    return Choice(
+        decision.best,
+        f"the most accurate within {budget} of the dense multiplications, as the report has it; "
+        f"{_figures(decision.best)}.",
     )
-    if len(ordered) > 1:
-        other = ordered.iloc[1]
-        why += (
-            f" Next: {other['trial_id']}, {_accuracy(other)}, {millions(other['multiplications'])}."
+
+
+def _of_one_data_set(found: list[Contender]) -> None:
+    """
+    Raises:
+        ValueError: if networks are of several data sets, which do not compete.
+    """
+    best = {each.rows["dataset"].iloc[0]: each.trial_id for each in reversed(found)}
+    if len(best) > 1:
+        said = listed(f"{trial_id} on {data}" for data, trial_id in best.items())
+        raise ValueError(
+            f"The sweep has several data sets, whose networks do not compare. The best of each: "
+            f"{said}. Name one with --trial."
         )
-    return Choice(point, _network(trials, point), why)
 
 
-def _network(trials: pd.DataFrame, point: pd.Series) -> str:
-    """Of the fresh seeds' networks the best on validation images: the test images choose none."""
-    again = trials[(trials["confirms"] == point["trial_id"]) & (trials["status"] == "completed")]
-    if again.empty:
-        return str(point["trial_id"])
-    return str(again.loc[again["val_accuracy"].idxmax(), "trial_id"])
+def _nothing_within(found: list[Contender], limits: Limits) -> str:
+    if not found:
+        return "No trial completed, so there is nothing to choose from."
+    lowest = {
+        name: min((v for each in found if (v := each.mean(name)) == v), default=float("nan"))
+        for name in ("multiplications", "latency_ms", "latency_ratio")
+    }
+    return (
+        f"None of {len(found)} methods' best networks is within {_said(limits)}. The cheapest of "
+        f"them has {millions(lowest['multiplications'])} multiplications, the fastest takes "
+        f"{milliseconds(lowest['latency_ms'])}, {ratio(lowest['latency_ratio'])} times the "
+        f"dense latency, the most accurate reaches {accuracy(found[0].accuracy)}: relax a limit."
+    )
 
 
-def _accuracy(point: pd.Series) -> str:
-    return f"accuracy {mean_and_deviation(point['accuracy'], point['deviation'])}"
+def _figures(best: Contender) -> str:
+    """accuracy 0.850 ± 0.010 on test images, ..., 50.0 M multiplications (50 % of dense), ..."""
+    seeds = f"confirmed with {best.n} fresh seed{'s' if best.n > 1 else ''}"
+    if not best.confirmed:
+        seeds = "not confirmed" if best.n == 1 else f"mean of {best.n} seeds, not confirmed"
+    return (
+        f"accuracy {best.written('accuracy')} on {images(best)} images, {seeds}, "
+        f"{millions(best.mean('multiplications'))} multiplications "
+        f"({percent(best.mean('share'))} of dense), {milliseconds(best.mean('latency_ms'))} for "
+        f"one image ({ratio(best.mean('latency_ratio'))} times the dense latency)"
+    )
 
 
 def _said(limits: Limits) -> str:
     given = []
-    if limits.max_multiplications is not None:
-        given.append(f"{millions(limits.max_multiplications)} multiplications")
-    if limits.max_latency_ms is not None:
-        given.append(milliseconds(limits.max_latency_ms))
+    if limits.share is not None:
+        given.append(f"{percent(limits.share)} of the dense multiplications")
+    if limits.multiplications is not None:
+        given.append(f"{millions(limits.multiplications)} multiplications")
+    if limits.latency_ms is not None:
+        given.append(milliseconds(limits.latency_ms))
+    if limits.latency_ratio is not None:
+        given.append(f"{ratio(limits.latency_ratio)} times the dense latency")
     if limits.min_accuracy is not None:
         given.append(f"an accuracy of {accuracy(limits.min_accuracy)} or more")
     return " and ".join(given) or "no limits"

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from orchestrator.analysis.answer import last_lines
 from orchestrator.analysis.comparison import compare_methods
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.analysis.time_spent import time_spent
 from orchestrator.console.job_lines import show_end
 from orchestrator.console.progress import Progress
@@ -252,10 +254,11 @@ def _finish(
     """
     recorder.fill_tests()
     if not report_is_current(folder):
-        from orchestrator.report import headline, write_report  # seconds of imports
+        from orchestrator.report import write_report  # seconds of imports
 
         write_report(folder)
-        progress.message(headline(folder))
+    for line in last_lines(SweepResult.read(folder)):
+        progress.message(line)
     progress.message(f"Report: {folder / 'report.html'}")
     if tracker:
         tracker.finish(compare_methods(recorder.table.read(), plan.sweep.objectives))

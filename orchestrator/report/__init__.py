@@ -1,5 +1,5 @@
 """The report of a sweep, made from its run folder."""
 
-from orchestrator.report.page import headline, write_report
+from orchestrator.report.page import write_report
 
-__all__ = ["headline", "write_report"]
+__all__ = ["write_report"]

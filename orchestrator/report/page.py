@@ -9,12 +9,14 @@ from typing import Any
 
 import vl_convert
 
-from orchestrator.analysis.at_budget import HALF, best_of_each
+from orchestrator.analysis.answer import answer, budget_in_words
+from orchestrator.analysis.at_budget import best_of_each
 from orchestrator.analysis.cascades import cascades
 from orchestrator.analysis.comparison import attainment
+from orchestrator.analysis.decision import HALF, decisions, headline_decisions
 from orchestrator.analysis.seed_means import all_repeated
 from orchestrator.analysis.sweep_result import SweepResult
-from orchestrator.formatting import render
+from orchestrator.formatting import extent, render
 from orchestrator.palette import CSS, DARK, LIGHT, method_marks
 from orchestrator.report.charts.image_costs import image_costs
 from orchestrator.report.charts.pareto_front import (
@@ -32,10 +34,14 @@ from orchestrator.report.charts.seed_means import (
 )
 from orchestrator.report.charts.training import learning_curves, rounds_chart, sparsity_chart
 from orchestrator.report.charts.vega_lite import COSTS, Spec, in_words, picture
-from orchestrator.report.summary.answer import answer
 from orchestrator.report.summary.cautions import cautions, failures, remarks
 from orchestrator.report.summary.key_figures import key_figures
 from orchestrator.report.summary.provenance import provenance
+from orchestrator.report.tables.answers import (
+    answers_table,
+    export_commands,
+    methods_at_budget_table,
+)
 from orchestrator.report.tables.cascades import cascades_table
 from orchestrator.report.tables.channels import channels_table
 from orchestrator.report.tables.images import class_costs, deciding_trials, spread_table
@@ -45,10 +51,8 @@ from orchestrator.report.tables.methods import (
     pairs_by_seed_table,
     pairs_table,
 )
-from orchestrator.report.tables.table import extent
 from orchestrator.report.tables.trials import (
     confirmed_table,
-    depth_table,
     frontier_table,
     repeated_table,
 )
@@ -95,18 +99,15 @@ def _vega_embed() -> str:
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
-def headline(folder: Path) -> str:
-    """The report's first sentence, of one sweep; raises as `write_report`."""
-    return answer(SweepResult.read(folder))[0]
-
-
 def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, Any]:
     """What the templates show.
 
     Args:
         trials: of `drawn_trials`.
     """
-    first_words, more = answer(result)
+    found = decisions(result)
+    first = headline_decisions(found, result.sweep)
+    first_words, more = answer(result, found)
     cost, cells, points = main_cost(result), result.cells, result.frontier
     deciding = deciding_trials(result, points)
     best = best_of_each(result.searched, ["cell", "method"], HALF, math.inf)
@@ -126,7 +127,9 @@ def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, An
         "folders": [each.name for each in result.folders],
         "headline": first_words,
         "more": more,
-        "key_figures": key_figures(result),
+        "answers": answers_table(result, found),
+        "commands": export_commands(result, first),
+        "key_figures": key_figures(result, first),
         "cautions": list(cautions(result)),
         "remarks": remarks(result),
         "cost": cost,
@@ -154,7 +157,8 @@ def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, An
         "curves": [(cell, chart) for cell, chart in curves if chart],
         "sparsity_chart": sparsity_chart(result),
         "rounds_chart": rounds_chart(result, points),
-        "depths": depth_table(result),
+        "depths": methods_at_budget_table(result, first),
+        "budget": budget_in_words(first[0].budget if first else HALF),
         "channels": channels_table(result, best),
         "failures": failures(result),
         "provenance": provenance(result),

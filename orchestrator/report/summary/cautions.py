@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from orchestrator.analysis.at_budget import HALF
+from orchestrator.analysis.decision import HALF
 from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.analysis.time_spent import time_spent
 from orchestrator.analysis.uncertainty import standard_error
-from orchestrator.formatting import accuracy, listed, percent
-from orchestrator.report.tables.table import extent, number
+from orchestrator.formatting import accuracy, extent, listed, percent
+from orchestrator.report.tables.table import number
 
 CONTROLS = {
     "dense": "the network that everything is measured against",
@@ -113,15 +113,16 @@ def _noise(trials: pd.DataFrame) -> Iterator[str]:
     errors = sorted({standard_error(best, number) for number in (images.max(), images.min())})
     if not math.isfinite(errors[0]):
         return
-    error, twice = (
-        " to ".join(dict.fromkeys(f"{n * each:.1f}" for each in errors)) for n in (1, 2)
+    # Two of them to either side of both accuracies, as `told_apart` has it.
+    error, apart = (
+        " to ".join(dict.fromkeys(f"{n * each:.1f}" for each in errors)) for n in (1, 8**0.5)
     )
     fewer = completed[images < images.max()].groupby("method", sort=False)["validation_images"]
-    those = [f", those of {method} over {extent(own)}" for method, own in fewer]
+    those = [f", those of {method} over {extent(own.dropna())}" for method, own in fewer]
     yield (
         f"Accuracies are over {images.max():,} validation images{''.join(those)}: at "
         f"{accuracy(best)} one standard error is {error} points, and methods closer than about "
-        f"{twice} points are not told apart."
+        f"{apart} points are not told apart."
     )
 
 

@@ -6,8 +6,7 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.analysis.sweep_result import SweepResult
-from orchestrator.formatting import duration
-from orchestrator.report.tables.table import extent
+from orchestrator.formatting import duration, extent
 
 
 def provenance(result: SweepResult) -> list[tuple[str, str]]:
@@ -15,8 +14,8 @@ def provenance(result: SweepResult) -> list[tuple[str, str]]:
     sweep, trials = result.sweep, result.trials
     facts = {
         "Data": _settings(sweep["data"]),
-        "Validation images": extent(trials["validation_images"]),
-        "Classes": extent(trials["classes"]),
+        "Validation images": extent(trials["validation_images"].dropna()),
+        "Classes": extent(trials["classes"].dropna()),
         "Backbone": _settings(sweep["backbone"]),
         "Training": _settings(sweep["training"]),
         "Fine-tuning": _settings(sweep.get("fine_tuning", {})),

@@ -8,9 +8,9 @@ from orchestrator.analysis.comparison import compare_methods, compare_pairs
 from orchestrator.analysis.pareto import BUDGETS
 from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.analysis.uncertainty import FEW_SEEDS
-from orchestrator.formatting import MISSING, accuracy, duration, percent
+from orchestrator.formatting import MISSING, accuracy, duration, extent, percent
 from orchestrator.report.charts.vega_lite import objective_in_words
-from orchestrator.report.tables.table import Table, each_seed, extent, interval, number, out_of
+from orchestrator.report.tables.table import Table, each_seed, interval, number, out_of
 
 
 def comparison_table(result: SweepResult) -> Table:
@@ -90,9 +90,9 @@ def effort_table(result: SweepResult) -> Table:
                 "tries": str(len(rows)),
                 "completed": str((rows["status"] == "completed").sum()),
                 "stopped early": str((rows["status"] == "stopped_early").sum() or ""),
-                "fine-tuning epochs": extent(rows["fine_tuning_epochs"]),
-                "epochs spent": extent(rows["epochs_spent"]),
-                "epochs trained": extent(rows["training_epochs"]),
+                "fine-tuning epochs": extent(rows["fine_tuning_epochs"].dropna()),
+                "epochs spent": extent(rows["epochs_spent"].dropna()),
+                "epochs trained": extent(rows["training_epochs"].dropna()),
                 "training multiplications": _giga(rows["training_multiplications"]),
                 "Q-learning passes": _passes(rows["q_learning_epochs"]),
                 "reward passes": _passes(rows["reward_epochs"]),

@@ -104,14 +104,6 @@ def number(value: Any) -> float:
     return math.nan if pd.isna(value) else float(value)
 
 
-def extent(column: pd.Series) -> str:
-    """5, or 3 to 5; empty if nothing is known."""
-    low, high = column.min(), column.max()
-    if pd.isna(low):
-        return ""
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
 def out_of(n: int, all_of_them: int) -> str:
     """3, or 2 of 3."""
     return str(n) if n == all_of_them else f"{n} of {all_of_them}"

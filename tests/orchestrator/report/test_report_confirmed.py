@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
+from orchestrator.analysis.answer import answer
+from orchestrator.analysis.decision import decisions, headline_decisions
 from orchestrator.analysis.pareto import frontier
 from orchestrator.analysis.seed_means import confirmed
 from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.commands.report import main
 from orchestrator.report.page import write_report
-from orchestrator.report.summary.answer import answer
 from orchestrator.report.summary.cautions import cautions
-from orchestrator.report.tables.trials import confirmed_table, depth_table
+from orchestrator.report.tables.answers import methods_at_budget_table
+from orchestrator.report.tables.trials import confirmed_table
 from tests.report_rows import (
     CONFIRMED,
     METHODS,
@@ -31,16 +33,18 @@ from tests.trial_points import trials
 Rows = list[dict[str, Any]]
 
 
-def test_the_answer_is_of_test_images_and_the_searchs_own_choice(tmp_path: Path) -> None:
+def test_the_answer_is_of_test_images_and_validation_images_choose_of_a_methods_points(
+    tmp_path: Path,
+) -> None:
     headline, more = answer(result_of(tmp_path, CONFIRMED))
     assert headline == (
         "vanilla is the most accurate at half of the dense network's multiplications: test "
-        "accuracy 0.850 ± 0.010 against 0.890 ± 0.010 of the dense network, confirmed with 3 fresh "
-        "seeds."
+        "accuracy 0.850 ± 0.010 against 0.890 ± 0.010 of the dense network fine-tuned as long, "
+        "confirmed with 3 fresh seeds."
     )
     assert more == (
-        "It needs 50.0 M multiplications, 50 % of dense. The control, random_channels, is 6.0 "
-        "points behind."
+        "Its networks need in the mean 50.0 M multiplications, 50 % of dense, and 0.60 times the "
+        "dense latency. The control, random_channels, is 6.0 points behind."
     )
 
 
@@ -80,7 +84,7 @@ def test_the_answer_counts_cells_where_several_were_confirmed(tmp_path: Path) ->
     ]
     headline, more = answer(result_of(tmp_path, rows))
     assert headline.endswith("vanilla in 2 of 2 settings, confirmed with 3 fresh seeds.")
-    assert "vanilla at depth=4 with 50.0 M multiplications: 0.850 ± 0.010" in more
+    assert "vanilla at depth=4 with 50.0 M multiplications: test accuracy 0.850 ±" in more
 
 
 def test_the_caution_about_one_seed_asks_for_confirmation_and_goes_with_it(tmp_path: Path) -> None:
@@ -107,13 +111,21 @@ def test_the_table_has_mean_deviation_and_n_beside_the_searchs_figure(tmp_path: 
     assert (by_trial["l1_filter-005"]["test"], by_trial["l1_filter-005"]["n"]) == ("0.990", "1")
 
 
-def test_before_and_after_is_of_the_trial_that_the_search_would_take(tmp_path: Path) -> None:
-    result = result_of(tmp_path, CONFIRMED)
-    table = depth_table(result)
-    rows = [dict(zip(table.header, row, strict=True)) for row in table.rows]
-    assert [row["trial"] for row in rows] == ["vanilla-002", "random_channels-004", "l1_filter-006"]
-    assert rows[2]["accuracy after"] == "0.880" and rows[2]["on test images"] == "0.820 ± 0.010"
-    assert (rows[2]["before"], rows[2]["after"]) == ("100 M", "45.0 M")
+def test_accuracy_and_cost_of_every_method_at_half_are_of_its_confirmation(tmp_path: Path) -> None:
+    dearer = {"multiplications": 46e6, "test_multiplications": 48e6, "train_accuracy": 0.95}
+    rows = [
+        {**row, **dearer} if row.get("confirms") == "l1_filter-006" else row for row in CONFIRMED
+    ]
+    result = result_of(tmp_path, rows)
+    table = methods_at_budget_table(result, headline_decisions(decisions(result), result.sweep))
+    found = [dict(zip(table.header, row, strict=True)) for row in table.rows]
+    assert [row["trial"] for row in found] == [
+        "vanilla-002", "random_channels-004", "l1_filter-006",
+    ]  # fmt: skip
+    assert found[2]["accuracy"] == "0.820 ± 0.010" and found[2]["dense"] == "0.890 ± 0.010"
+    assert (found[2]["multiplications"], found[2]["of dense"]) == ("48.0 M", "48 %")
+    assert found[2]["on training images"] == "0.950 ± 0.000"
+    assert table.best_rows == {0}
 
 
 def markdown_tables(folder: Path) -> list[list[dict[str, str]]]:
@@ -163,7 +175,10 @@ def test_every_figure_of_a_small_report_is_found_again_from_the_rows_alone(tmp_p
                 return worse + (better - worse) * (percent - low) / ((high - low) or 1)
         return next((value for cost, value in own if cost == percent), None)
 
-    confirmations, overall, comparison, pairs, depths, effort = markdown_tables(folder)
+    answers, confirmations, overall, comparison, pairs, depths, effort = markdown_tables(folder)
+    assert [(said["at most"], said["trial"]) for said in answers] == [
+        ("75 %", "vanilla-002"), ("50 %", "vanilla-002"), ("25 %", "l1_filter-005"),
+    ]  # fmt: skip
     for said in confirmations:
         tests = [
             number(row, "test_accuracy")

@@ -1,0 +1,171 @@
+"""Answer of a sweep in words: a headline, what belongs to it, and a line for each budget.
+
+Every sentence is made from the decisions, trials.csv and sweep.yaml.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from orchestrator.analysis.contender import Contender
+from orchestrator.analysis.decision import (
+    HALF,
+    Decision,
+    decisions,
+    export_command,
+    headline_decisions,
+)
+from orchestrator.analysis.pareto import BUDGETS
+from orchestrator.analysis.sweep_result import SweepResult
+from orchestrator.formatting import extent, listed, millions, percent, ratio
+
+CONTROL = "random_channels"
+
+
+def answer(result: SweepResult, found: Sequence[Decision] | None = None) -> tuple[str, str]:
+    """Which network is best at the sweep's budget: a headline, and more.
+
+    Args:
+        found: of `decisions`.
+    """
+    if not (result.searched["status"] == "completed").any():
+        return "No trial completed, so there is no frontier.", ""
+    found = decisions(result) if found is None else list(found)
+    first = headline_decisions(found, result.sweep)
+    if not first:
+        most = percent(max(BUDGETS))
+        return f"No method comes to {most} of the dense network's multiplications or less.", ""
+    best = max(first, key=lambda each: each.best.accuracy)
+    if len(result.cells) > 1:
+        seeds = f", {_judged_by(best.best)}" if best.best.confirmed or best.best.n > 1 else ""
+        counts = Counter(each.best.method for each in first).most_common()
+        winners = listed(f"{method} in {count}" for method, count in counts)
+        headline = (
+            f"Most accurate at {budget_in_words(best.budget)}: {winners} of {len(result.cells)} "
+            f"settings{seeds}."
+        )
+        if result.trials[["dataset", "classes"]].drop_duplicates().dropna().shape[0] > 1:
+            return headline, "Networks of different data sets are not compared with each other."
+        cost = millions(best.best.mean("multiplications"))
+        reached = _reached(best)
+        return headline, (
+            f"The best of all is {best.best.method} at {best.cell} with {cost} multiplications: "
+            f"{reached}."
+        )
+    budget = budget_in_words(best.budget)
+    headline = f"{best.best.method} is the most accurate at {budget}: {_reached(best)}"
+    if best.best.confirmed:
+        headline += f", {_judged_by(best.best)}"
+    return f"{headline}.", " ".join(_more(best))
+
+
+def last_lines(result: SweepResult) -> list[str]:
+    """What a terminal shows last: the headline, the best network at each budget, how to export it.
+
+    Of several cells the headline's budget alone; the report has all.
+    """
+    found = decisions(result)
+    first = headline_decisions(found, result.sweep)
+    shown = first if len(result.cells) > 1 else found
+    lines = [answer(result, found)[0], *(f"  {line(result, each)}" for each in shown)]
+    if first:
+        best = max(first, key=lambda each: each.best.accuracy)
+        lines.append(f"Export it: {export_command(result, best.best.trial_id)}")
+    return lines
+
+
+def line(result: SweepResult, decision: Decision) -> str:
+    """50 %: l1_filter-s0-003 (keep_ratio 0.45), test accuracy 0.880 (2.0 points behind ..."""
+    best = decision.best
+    own = result.by_id.loc[best.trial_id]
+    options = result.settings(own)
+    place = f"{decision.cell}, " if len(result.cells) > 1 else ""
+    close = [each.method for each in decision.close]
+    return (
+        f"{place}{percent(decision.budget)}: {best.trial_id}{f' ({options})' if options else ''}, "
+        f"{images(best)} accuracy {best.written('accuracy')}{_behind_dense(decision)}, "
+        f"{percent(best.mean('share'))} of the dense multiplications{_latency(best, ', ')}"
+        f"{f'; too close to tell: {listed(close)}' if close else ''}"
+    )
+
+
+def budget_in_words(budget: float) -> str:
+    """half of the dense network's multiplications"""
+    share = "half" if budget == HALF else percent(budget)
+    return f"{share} of the dense network's multiplications"
+
+
+def images(contender: Contender) -> str:
+    """Of which images its accuracy is."""
+    return "test" if contender.confirmed else "validation"
+
+
+def slower_than_dense(result: SweepResult, contender: Contender) -> bool:
+    """Whether a network that decides per image took longer than the dense one for one image."""
+    deciding = result.decides_per_image(result.by_id.loc[contender.network])
+    return deciding and contender.mean("latency_ratio") > 1
+
+
+def _reached(decision: Decision) -> str:
+    best, dense = decision.best, decision.dense
+    mean = f" (mean of {best.n} seeds)" if best.n > 1 and not best.confirmed else ""
+    said = f"{images(best)} accuracy {best.written('accuracy')}{mean}"
+    if dense is None:
+        return said
+    return f"{said} against {dense.written('accuracy')} of the dense network fine-tuned as long"
+
+
+def _judged_by(best: Contender) -> str:
+    seeds = "one fresh seed" if best.n == 1 else f"{best.n} fresh seeds"
+    return f"confirmed with {seeds}" if best.confirmed else f"by the mean of {best.n} seeds"
+
+
+def _behind_dense(decision: Decision) -> str:
+    if decision.dense is None:
+        return ""
+    points = round(100 * decision.accuracy_cost, 1) + 0
+    return f" ({abs(points):.1f} points {'behind' if points >= 0 else 'ahead of'} dense)"
+
+
+def _latency(best: Contender, before: str) -> str:
+    one, many = best.mean("latency_ratio"), best.mean("latency_ratio_batch128")
+    if not one > 0:
+        return ""
+    batch = f" ({ratio(many)} at batch 128)" if many > 0 else ""
+    return f"{before}{ratio(one)} times the dense latency{batch}"
+
+
+def _more(decision: Decision) -> list[str]:
+    best = decision.best
+    cost, share = millions(best.mean("multiplications")), percent(best.mean("share"))
+    needs = "Its networks need in the mean" if best.n > 1 else "It needs"
+    said = [f"{needs} {cost} multiplications, {share} of dense{_latency(best, ', and ')}."]
+    if best.n > 1 and not best.confirmed:
+        tested = ""
+        if best.mean("test_accuracy") > 0:
+            tested = f"; on test images these come to {best.written('test_accuracy')}"
+        said.append(f"Of each seed the most accurate trial so cheap counts{tested}.")
+    if decision.dense is None:
+        said.append("What it costs in accuracy is not known: `dense` is not in this sweep.")
+    near = [*decision.close, *decision.behind]
+    if decision.close:
+        rows = [best, *decision.close]
+        n = f"{best.n} {'fresh ' if best.confirmed else ''}seeds and " if best.n > 1 else ""
+        judges = f"{n}{extent(each for c in rows for each in c.rows['images'].dropna())}"
+        said.append(
+            f"Too close to it for {judges} {images(best)} images to tell apart: "
+            f"{listed(each.method for each in decision.close)}."
+        )
+    control = next((each for each in near if each.method == CONTROL), None)
+    if best.method == CONTROL:
+        said.append("Removing channels at random is the control: no method is more accurate here.")
+    elif control is not None and control not in decision.close:
+        behind = 100 * (best.accuracy - control.accuracy)
+        said.append(f"The control, {CONTROL}, is {behind:.1f} points behind.")
+    if decision.far:
+        tried = listed(f"{each.method} ({percent(each.mean('share'))})" for each in decision.far)
+        said.append(f"Tried at far lower cost only, and not compared here: {tried}.")
+    if decision.partly:
+        said.append(
+            f"So cheap in some seeds alone, and not compared here: {listed(decision.partly)}."
+        )
+    return said

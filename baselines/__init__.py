@@ -7,8 +7,10 @@ from baselines.channels.thinet import ThiNet
 from baselines.channels.vanilla import Vanilla
 from baselines.dense import Dense
 from baselines.weights.magnitude import Magnitude
+from baselines.weights.str import STR
 
 __all__ = [
+    "STR",
     "Dense",
     "L1Filter",
     "Magnitude",

@@ -10,8 +10,10 @@ from baselines.runtime.cascade import Cascade
 from baselines.runtime.cascade_random import CascadeRandom
 from baselines.runtime.second_look import SecondLook
 from baselines.weights.magnitude import Magnitude
+from baselines.weights.str import STR
 
 __all__ = [
+    "STR",
     "Cascade",
     "CascadeRandom",
     "Dense",

@@ -13,6 +13,7 @@ METHODS = {
     "l1_filter": "baselines.channels.l1_filter:L1Filter",
     "thinet": "baselines.channels.thinet:ThiNet",
     "magnitude": "baselines.weights.magnitude:Magnitude",
+    "str": "baselines.weights.str:STR",
     "policy_gradient": "baselines.channels.policy_gradient:PolicyGradient",
     "cascade": "baselines.runtime.cascade:Cascade",
     "cascade_random": "baselines.runtime.cascade_random:CascadeRandom",

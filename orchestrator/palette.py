@@ -65,6 +65,7 @@ SHAPES = (
 PLACES = (
     "vanilla", "rnp", "l1_filter", "magnitude", "thinet", "policy_gradient", "static_prefix",
     "cascade", "cascade_random", "second_look",
+    "str", "autoprune", "bit_pruning", "joint_sparsity",
 )  # fmt: skip
 
 

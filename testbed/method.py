@@ -12,7 +12,15 @@ from torch import nn
 from testbed.data import Splits
 from testbed.measurement import network_costs
 from testbed.network_file import load_network
-from testbed.training import Distillation, Report, Training, evaluate, ignore, train
+from testbed.training import (
+    Distillation,
+    Penalty,
+    Report,
+    Training,
+    evaluate,
+    ignore,
+    train,
+)
 from testbed.training_cost import forward_multiplications
 
 BEFORE = "val_accuracy_before_finetuning"
@@ -125,6 +133,7 @@ class Run:
         epochs: int | None = None,
         own_teacher: OwnTeacher | None = None,
         judged: bool = True,
+        penalty: Penalty | None = None,
     ) -> None:
         """Fine-tune `model` in place with the settings that every method gets.
 
@@ -137,6 +146,7 @@ class Run:
             own_teacher: what a method itself distils from, in place of what `fine_tuning` asks for.
             judged: false where `model` does not cost yet what the method is to make of it, so that
                 the run's `judge` would look at nothing.
+            penalty: what the method adds to the loss of every step (see `train`).
 
         Raises:
             ValueError: if `epochs` is negative or more than are left.
@@ -162,7 +172,7 @@ class Run:
             teacher = own_teacher.network
             distillation = Distillation(teacher={}, weight=own_teacher.weight)
             settings = settings.model_copy(update={"distillation": distillation})
-        self._spend(model, data, settings, epochs, epochs, teacher, judged)
+        self._spend(model, data, settings, epochs, epochs, teacher, judged, penalty)
 
     def train_from_scratch(self, model: nn.Module, data: Splits) -> None:
         """Train a network that starts from random weights for as long as the others get in total.
@@ -205,6 +215,7 @@ class Run:
         budget: int,
         teacher: nn.Module | None,
         judged: bool = True,
+        penalty: Penalty | None = None,
     ) -> None:
         """Train for `epochs`, which costs `budget` of the epochs for fine-tuning.
 
@@ -246,6 +257,7 @@ class Run:
             report=report_with_running_number,
             teacher=teacher,
             checkpoint=self.folder and self.folder / "training.safetensors",
+            penalty=penalty,
         )
 
     def _rungs_at(self, spent: int, epochs: int, budget: int) -> dict[int, list[int]]:

@@ -34,6 +34,7 @@ from testbed.training_checkpoint import TrainingCheckpoint
 __all__ = [
     "Distillation",
     "DivergedError",
+    "Penalty",
     "Precision",
     "Report",
     "Training",
@@ -44,6 +45,8 @@ __all__ = [
 ]
 
 Report = Callable[[Mapping[str, float]], None]
+Penalty = Callable[[nn.Module, float], Tensor]
+"""What a step's loss gets beside the labels', of the network and how far the training is (0..1)."""
 Schedule = Literal["one_cycle", "cosine"]
 
 WARM_UP = 0.25  # share of a one-cycle schedule in which the learning rate rises
@@ -121,6 +124,7 @@ def train(
     report: Report = ignore,
     teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
+    penalty: Penalty | None = None,
 ) -> None:
     """Train `model` in place; it ends on `device`, in eval mode and without gradients.
 
@@ -138,6 +142,9 @@ def train(
         checkpoint: a file that this training keeps its state in from time to time, at the end of an
             epoch. What was kept of the same training there, by a process that was stopped, is gone
             on with: its epochs are reported again, not trained. The caller removes the file.
+        penalty: added to every step's loss, but not to what is reported. What it remembers must lie
+            in the network, and what it draws come from torch's default generator, since only those
+            are kept by a checkpoint.
 
     Raises:
         ValueError: if `settings.distillation` is given without a teacher, or the network does not
@@ -153,7 +160,7 @@ def train(
     model.to(device)
     teaching = evaluating(teacher.to(device)) if teacher else nullcontext()
     with _own_randomness(seed, device), teaching:
-        _train(model, data, settings, seed, device, report, teacher, checkpoint)
+        _train(model, data, settings, seed, device, report, teacher, checkpoint, penalty)
     model.eval()
 
 
@@ -166,6 +173,7 @@ def _train(
     report: Report,
     teacher: nn.Module | None,
     checkpoint: Path | None,
+    penalty: Penalty | None,
 ) -> None:
     training, validation = data.train.to(device), data.validation.to(device)
     layout = memory_format_for(model, data, device)
@@ -195,7 +203,8 @@ def _train(
         n_correct = torch.zeros((), dtype=torch.int64, device=device)
         order = torch.randperm(len(training), generator=generator)
         for step, indices in enumerate(order.tensor_split(n_steps)):
-            rate = settings.learning_rate_at(_progress(epoch, step, n_steps, settings))
+            progress = _progress(epoch, step, n_steps, settings)
+            rate = settings.learning_rate_at(progress)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             batch = training.select(indices.to(device))
@@ -207,7 +216,7 @@ def _train(
                     taught = teacher(images) if teacher else None
             check_logits(logits, len(batch), data.n_classes)  # in training mode, this time
             loss = _loss(logits.float(), batch.labels, taught, settings)
-            loss.backward()
+            (loss if penalty is None else loss + penalty(model, progress)).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             losses[step] = loss.detach()

@@ -18,8 +18,8 @@ Its output merely holds zeros: a dense machine runs all its multiplications.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from baselines.channels.rounds import Rounds, epochs_per_round
+from baselines.weights.layer_weights import held_at_zero
 from testbed.checkpoint import Checkpoint
 from testbed.cost import sparsity, weights_by_layer
 from testbed.data import Splits
@@ -73,7 +74,7 @@ class Magnitude(BaseModel):
                     f"standard deviations of scope {self.scope!r}. Ask for a higher threshold."
                 )
             before = sparsity(network)
-            with _held_at_zero(weights, small) if self.masked_update else nullcontext():
+            with held_at_zero(weights, small) if self.masked_update else nullcontext():
                 run.fine_tune(network, data, n_epochs)
             run.report(
                 {
@@ -111,18 +112,3 @@ def small_weights(
         size = weight.detach().abs()
         small[name] = (size < threshold * deviation) & (size < size.max())
     return small
-
-
-@contextmanager
-def _held_at_zero(weights: Mapping[str, Tensor], small: Mapping[str, Tensor]) -> Iterator[None]:
-    """Masks the gradients meanwhile. With no gradient, SGD with momentum and decay leaves zeros."""
-    hooks = [
-        weight.register_hook(lambda gradient, mask=small[name]: gradient.masked_fill(mask, 0))
-        for name, weight in weights.items()
-        if weight.requires_grad
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -28,8 +28,7 @@ def test_methods_of_users_get_marks_that_no_registered_method_has() -> None:
     marks = method_marks([*mine, *METHODS], LIGHT)
     assert list(marks) == [*mine, *METHODS]
     assert len(set(marks.values())) == len(marks)
-    first = {marks[method][0] for method in mine[:3]}
-    assert len(first) == 3
+    assert len({marks[method][0] for method in mine[:3]}) == 3
 
 
 @pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])

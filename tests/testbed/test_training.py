@@ -39,7 +39,7 @@ def trained(
     """A trained copy, and what was reported."""
     model = copy.deepcopy(model)
     reports: list[Mapping[str, float]] = []
-    teacher = changed.pop("by", None)
+    teacher, penalty = changed.pop("by", None), changed.pop("penalty", None)
     train(
         model,
         data or tiny.splits(),
@@ -48,6 +48,7 @@ def trained(
         device=CPU,
         report=reports.append,
         teacher=teacher,
+        penalty=penalty,
     )
     return model, reports
 
@@ -365,3 +366,18 @@ def test_on_a_gpu_the_same_seed_gives_the_same_weights() -> None:
     assert runs[0].device.type == "cuda"
     assert torch.equal(runs[0], runs[1])
     assert evaluate(model, tiny.splits().validation, tiny.splits(), device=gpu) > 0.9
+
+
+def test_a_penalty_is_learnt_from_and_not_reported() -> None:
+    model, seen = tiny.network(), []
+
+    def penalty(network: nn.Module, progress: float) -> Tensor:
+        seen.append(progress)
+        return 1000 + 0 * next(network.parameters()).sum()
+
+    plain, reports = trained(model)
+    same, others = trained(model, penalty=penalty)
+    assert torch.equal(weights(plain), weights(same)) and reports == others
+    assert seen == pytest.approx([(step + 0.5) / 6 for step in range(6)])
+    shrunk, _ = trained(model, penalty=lambda network, _: network.conv1.weight.square().sum())
+    assert shrunk.conv1.weight.norm() < 0.5 * plain.conv1.weight.norm()

@@ -1,5 +1,6 @@
 """The static and reinforcement-learning methods that Runtime Neural Pruning is compared with."""
 
+from baselines.channels.class_statistics import ClassStatistics
 from baselines.channels.l1_filter import L1Filter
 from baselines.channels.policy_gradient import PolicyGradient
 from baselines.channels.random_channels import RandomChannels
@@ -9,6 +10,7 @@ from baselines.dense import Dense
 from baselines.weights.magnitude import Magnitude
 
 __all__ = [
+    "ClassStatistics",
     "Dense",
     "L1Filter",
     "Magnitude",

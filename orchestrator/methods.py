@@ -12,6 +12,7 @@ METHODS = {
     "random_channels": "baselines.channels.random_channels:RandomChannels",
     "l1_filter": "baselines.channels.l1_filter:L1Filter",
     "thinet": "baselines.channels.thinet:ThiNet",
+    "class_statistics": "baselines.channels.class_statistics:ClassStatistics",
     "magnitude": "baselines.weights.magnitude:Magnitude",
     "policy_gradient": "baselines.channels.policy_gradient:PolicyGradient",
     "static_prefix": "rnp.static_prefix:StaticPrefix",

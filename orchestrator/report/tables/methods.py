@@ -94,6 +94,7 @@ def effort_table(result: SweepResult) -> Table:
                 "epochs spent": extent(rows["epochs_spent"]),
                 "Q-learning passes": _passes(rows["q_learning_epochs"]),
                 "reward passes": _passes(rows["reward_epochs"]),
+                "statistics passes": _passes(rows["statistics_epochs"]),
                 "time": duration(rows["duration_s"].sum()),
                 "a trial": duration(number(rows["duration_s"].median())),
             }

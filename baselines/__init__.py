@@ -1,7 +1,9 @@
 """The static and reinforcement-learning methods that Runtime Neural Pruning is compared with."""
 
+from baselines.channels.amc import AMC
 from baselines.channels.class_statistics import ClassStatistics
 from baselines.channels.l1_filter import L1Filter
+from baselines.channels.pcas import PCAS
 from baselines.channels.policy_gradient import PolicyGradient
 from baselines.channels.random_channels import RandomChannels
 from baselines.channels.thinet import ThiNet
@@ -10,6 +12,8 @@ from baselines.dense import Dense
 from baselines.weights.magnitude import Magnitude
 
 __all__ = [
+    "AMC",
+    "PCAS",
     "ClassStatistics",
     "Dense",
     "L1Filter",

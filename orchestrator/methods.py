@@ -13,6 +13,8 @@ METHODS = {
     "l1_filter": "baselines.channels.l1_filter:L1Filter",
     "thinet": "baselines.channels.thinet:ThiNet",
     "class_statistics": "baselines.channels.class_statistics:ClassStatistics",
+    "pcas": "baselines.channels.pcas:PCAS",
+    "amc": "baselines.channels.amc:AMC",
     "magnitude": "baselines.weights.magnitude:Magnitude",
     "policy_gradient": "baselines.channels.policy_gradient:PolicyGradient",
     "static_prefix": "rnp.static_prefix:StaticPrefix",

@@ -47,6 +47,14 @@ class Product:
     dilation: tuple[int, ...]
     groups: int = 1
 
+    @property
+    def sizes(self) -> list[int]:
+        """Of an output, along each dimension of its places."""
+        steps = zip(
+            self.maps.shape[2:], self.weight.shape[2:], self.stride, self.dilation, strict=True
+        )
+        return [(size - d * (k - 1) - 1) // s + 1 for size, k, s, d in steps]
+
 
 @dataclass
 class SampledReader:
@@ -255,20 +263,11 @@ def sampled_contributions(
     Returns:
         (samples, channels) float32.
     """
-    maps, weight, device = product.maps, product.weight, product.maps.device
-    filters, _, *kernel = weight.shape
-    steps = list(zip(maps.shape[2:], kernel, product.stride, product.dilation, strict=True))
-    sizes = [(size - d * (k - 1) - 1) // s + 1 for size, k, s, d in steps]
-    drawn = _draw(len(maps), filters * prod(sizes), positions, generator).to(device)
-    of_filter = drawn // prod(sizes)
-    read = torch.zeros(*drawn.shape, 1, dtype=torch.int64, device=device)  # flat, for each output
-    for at, (size, k, s, d) in zip(
-        torch.unravel_index(drawn % prod(sizes), sizes), steps, strict=True
-    ):
-        along = at[:, :, None] * s + d * torch.arange(k, device=device)
-        read = (read[..., None] * size + along[:, :, None, :]).flatten(2)
-    image = torch.arange(len(maps), device=device)[:, None, None]
-    patches = maps.flatten(2)[image, :, read]  # (n, drawn, prod(kernel), inputs)
+    maps, weight = product.maps, product.weight
+    filters, places = len(weight), prod(product.sizes)
+    drawn = _draw(len(maps), filters * places, positions, generator).to(maps.device)
+    of_filter = drawn // places
+    patches = _patches(product, drawn % places)
     if product.groups > 1:
         group = (of_filter // (filters // product.groups))[:, :, None, None, None]
         parts = patches.unflatten(-1, (product.groups, -1))
@@ -276,6 +275,39 @@ def sampled_contributions(
     products = patches * weight.flatten(2)[of_filter].transpose(2, 3)
     each = F.pad(products.sum(dim=2).flatten(0, 1), (0, 1))
     return each[:, by_channel].sum(dim=2)
+
+
+def sampled_patches(product: Product, positions: int, generator: torch.Generator) -> Tensor:
+    """What random outputs of an ungrouped product read, (samples, inputs * kernel) float32.
+
+    Args:
+        positions: how many places are drawn for each image; all, in order, where there are fewer.
+    """
+    drawn = _draw(len(product.maps), prod(product.sizes), positions, generator)
+    patches = _patches(product, drawn.to(product.maps.device))
+    return patches.transpose(2, 3).flatten(2).flatten(0, 1)
+
+
+def _patches(product: Product, places: Tensor) -> Tensor:
+    """What outputs at some places read, (n, places, prod(kernel), inputs).
+
+    Args:
+        places: (n, places) int64, of the flattened output of each image.
+    """
+    maps, device = product.maps, product.maps.device
+    read = torch.zeros(*places.shape, 1, dtype=torch.int64, device=device)  # flat, for each output
+    for at, size, k, s, d in zip(
+        torch.unravel_index(places, product.sizes),
+        maps.shape[2:],
+        product.weight.shape[2:],
+        product.stride,
+        product.dilation,
+        strict=True,
+    ):
+        along = at[:, :, None] * s + d * torch.arange(k, device=device)
+        read = (read[..., None] * size + along[:, :, None, :]).flatten(2)
+    image = torch.arange(len(maps), device=device)[:, None, None]
+    return maps.flatten(2)[image, :, read]
 
 
 def _as_conv(rows: Tensor, weight: Tensor, images: int) -> Product | None:

@@ -1,6 +1,9 @@
 """The static and reinforcement-learning methods that Runtime Neural Pruning is compared with."""
 
+from baselines.channels.amc import AMC
+from baselines.channels.class_statistics import ClassStatistics
 from baselines.channels.l1_filter import L1Filter
+from baselines.channels.pcas import PCAS
 from baselines.channels.policy_gradient import PolicyGradient
 from baselines.channels.random_channels import RandomChannels
 from baselines.channels.thinet import ThiNet
@@ -13,9 +16,12 @@ from baselines.weights.magnitude import Magnitude
 from baselines.weights.str import STR
 
 __all__ = [
+    "AMC",
+    "PCAS",
     "STR",
     "Cascade",
     "CascadeRandom",
+    "ClassStatistics",
     "Dense",
     "L1Filter",
     "Magnitude",

@@ -66,6 +66,7 @@ PLACES = (
     "vanilla", "rnp", "l1_filter", "magnitude", "thinet", "policy_gradient", "static_prefix",
     "cascade", "cascade_random", "second_look",
     "str", "autoprune", "bit_pruning", "joint_sparsity",
+    "class_statistics", "pcas", "amc",
 )  # fmt: skip
 
 

@@ -29,8 +29,9 @@ from testbed.method import ChecksNetwork, Foresees, Run, load_pruned
 from testbed.network_file import save_network
 
 KINDS = ["conv", "residual"]
-QUICK = {
+QUICK: dict[str, dict[str, Any]] = {
     "rnp": {"steps": 20},
+    "amc": {"episodes": 6, "warm_up": 3},
     # Every channel of a tiny network is missed by many points.
     "policy_gradient": {"steps": 20, "drop_bound": 60.0},
     # Shares that both kinds of tiny networks come to.
@@ -266,7 +267,7 @@ def test_a_method_that_removes_nothing_fails_and_says_what_to_do(name: str, kind
     for options in [{share: 0.999} for share in shares] or [KEEPS_ALL[name]]:
         run = tiny.run(1)
         try:
-            network = cls(**options).prune(model, tiny.splits(), run)
+            network = cls(**{**QUICK.get(name, {}), **options}).prune(model, tiny.splits(), run)
         except ValueError as error:
             assert re.search("removes nothing|Nothing was removed|cannot be reached", str(error))
             assert re.search("Ask for|Raise", str(error))
@@ -310,7 +311,8 @@ def test_an_amount_that_is_no_share_is_refused(name: str, option: str, amount: f
 def test_a_layer_of_one_channel_keeps_it(name: str) -> None:
     torch.manual_seed(0)
     model = build_backbone("conv", (2, 8, 8), 3, channels=(1, 8), hidden=10)
-    network = method_class(name)(keep_ratio=0.5).prune(model, tiny.splits(), tiny.run(0))
+    method = method_class(name)(keep_ratio=0.5, **QUICK.get(name, {}))
+    network = method.prune(model, tiny.splits(), tiny.run(0))
     assert network.get_parameter("conv1.weight").shape[0] == 1
     assert network.get_parameter("conv2.weight").shape[0] == 4
 

@@ -7,7 +7,7 @@ The convs and matrix products are caught as they run, so that a layer whose weig
 multiplies with is sampled as well.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import ceil, prod
@@ -24,7 +24,7 @@ from baselines.channels.channel_groups import ChannelGroup, Read
 from baselines.channels.dependency.removal import shared_copy
 from baselines.channels.dependency.trace import plain_run
 from baselines.channels.dependency.weights import Weights
-from testbed.data import Splits, normalise
+from testbed.data import Images, Splits, normalise
 from testbed.machine import Precision
 from testbed.prediction import autocast
 
@@ -46,6 +46,14 @@ class Product:
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int = 1
+
+    @property
+    def sizes(self) -> list[int]:
+        """Of an output, along each dimension of its places."""
+        steps = zip(
+            self.maps.shape[2:], self.weight.shape[2:], self.stride, self.dilation, strict=True
+        )
+        return [(size - d * (k - 1) - 1) // s + 1 for size, k, s, d in steps]
 
 
 @dataclass
@@ -125,13 +133,12 @@ class Sampler:
         reads = can_be_sampled(network, group)
         if not reads:
             return []
-        data = self.data
-        chosen = torch.randperm(len(data.train), generator=generator)[: self.images]
-        images = data.train.select(chosen.to(data.train.labels.device))
+        images = self.drawn(generator)
         positions = max(self.positions, ceil(group.channels / len(images)))
         found: dict[Any, SampledReader] = {}  # by the place of the weight in memory
+        labels = {str(read.parameter): read.channels for read in reads.values()}
 
-        def sample(parameter: str, product: Product) -> None:
+        def sample(parameter: str, product: Product, _: Images) -> None:
             weight = product.inputs
             place = parameter, weight.storage_offset(), weight.shape, weight.stride()
             if place not in found:
@@ -144,18 +151,45 @@ class Sampler:
                 sampled_contributions(product, reader.by_channel, positions, generator)
             )
 
+        self.catch(network, labels, images, sample, sum(read.calls for read in reads.values()))
+        return list(found.values())
+
+    def drawn(self, generator: torch.Generator) -> Images:
+        """The training images that are sampled."""
+        train = self.data.train
+        chosen = torch.randperm(len(train), generator=generator)[: self.images]
+        return train.select(chosen.to(train.labels.device))
+
+    def catch(
+        self,
+        network: nn.Module,
+        names: Iterable[str],
+        images: Images,
+        take: Callable[[str, Product, Images], None],
+        calls: int | None = None,
+    ) -> None:
+        """Runs images through a network and catches the products of some weights.
+
+        Args:
+            network: on the device; left unchanged.
+            names: of the weights, which are parameters.
+            take: gets a weight's name, each of its products, and the images that it is of.
+            calls: after so many products of a batch nothing more of it is run.
+        """
         running = shared_copy(network)
-        labels = {str(read.parameter): read.channels for read in reads.values()}
         parameters = dict(running.named_parameters())
-        calls = sum(read.calls for read in reads.values())
+        data = self.data
         with plain_run(running), autocast(self.precision, self.device):
             for part in images.batches(IMAGES_AT_ONCE):
                 pixels = part.pixels.to(self.device)
                 batch = normalise(pixels, data.mean, data.std, memory_format=self.layout)
-                weights = Weights({name: parameters[name] for name in labels})
-                with suppress(AllSeenError), Products(weights, len(part), calls, sample):
+                weights = Weights({name: parameters[name] for name in names})
+
+                def taken(name: str, product: Product, part: Images = part) -> None:
+                    take(name, product, part)
+
+                with suppress(AllSeenError), Products(weights, len(part), calls, taken):
                     running(batch)
-        return list(found.values())
 
 
 class AllSeenError(Exception):
@@ -166,12 +200,12 @@ class Products(TorchDispatchMode):
     """Catches the convs and matrix products of some weights as they run."""
 
     def __init__(
-        self, weights: Weights, images: int, calls: int, take: Callable[[str, Product], None]
+        self, weights: Weights, images: int, calls: int | None, take: Callable[[str, Product], None]
     ) -> None:
         """Arguments:
         weights: whose products are caught.
         images: how many go through the network.
-        calls: after so many of them `AllSeenError` ends the run.
+        calls: after so many of them `AllSeenError` ends the run; None: it goes to its end.
         take: gets the parameter's name and each product.
         """
         super().__init__()
@@ -195,9 +229,10 @@ class Products(TorchDispatchMode):
         product = spelled(weight[1]) if weight else None
         if weight and product:
             self._take(weight[0], product)
-            self._left -= 1
-            if not self._left:
-                raise AllSeenError
+            if self._left is not None:
+                self._left -= 1
+                if not self._left:
+                    raise AllSeenError
 
 
 def inputs_by_channel(channels: Tensor, n: int) -> Tensor:
@@ -228,20 +263,11 @@ def sampled_contributions(
     Returns:
         (samples, channels) float32.
     """
-    maps, weight, device = product.maps, product.weight, product.maps.device
-    filters, _, *kernel = weight.shape
-    steps = list(zip(maps.shape[2:], kernel, product.stride, product.dilation, strict=True))
-    sizes = [(size - d * (k - 1) - 1) // s + 1 for size, k, s, d in steps]
-    drawn = _draw(len(maps), filters * prod(sizes), positions, generator).to(device)
-    of_filter = drawn // prod(sizes)
-    read = torch.zeros(*drawn.shape, 1, dtype=torch.int64, device=device)  # flat, for each output
-    for at, (size, k, s, d) in zip(
-        torch.unravel_index(drawn % prod(sizes), sizes), steps, strict=True
-    ):
-        along = at[:, :, None] * s + d * torch.arange(k, device=device)
-        read = (read[..., None] * size + along[:, :, None, :]).flatten(2)
-    image = torch.arange(len(maps), device=device)[:, None, None]
-    patches = maps.flatten(2)[image, :, read]  # (n, drawn, prod(kernel), inputs)
+    maps, weight = product.maps, product.weight
+    filters, places = len(weight), prod(product.sizes)
+    drawn = _draw(len(maps), filters * places, positions, generator).to(maps.device)
+    of_filter = drawn // places
+    patches = _patches(product, drawn % places)
     if product.groups > 1:
         group = (of_filter // (filters // product.groups))[:, :, None, None, None]
         parts = patches.unflatten(-1, (product.groups, -1))
@@ -249,6 +275,39 @@ def sampled_contributions(
     products = patches * weight.flatten(2)[of_filter].transpose(2, 3)
     each = F.pad(products.sum(dim=2).flatten(0, 1), (0, 1))
     return each[:, by_channel].sum(dim=2)
+
+
+def sampled_patches(product: Product, positions: int, generator: torch.Generator) -> Tensor:
+    """What random outputs of an ungrouped product read, (samples, inputs * kernel) float32.
+
+    Args:
+        positions: how many places are drawn for each image; all, in order, where there are fewer.
+    """
+    drawn = _draw(len(product.maps), prod(product.sizes), positions, generator)
+    patches = _patches(product, drawn.to(product.maps.device))
+    return patches.transpose(2, 3).flatten(2).flatten(0, 1)
+
+
+def _patches(product: Product, places: Tensor) -> Tensor:
+    """What outputs at some places read, (n, places, prod(kernel), inputs).
+
+    Args:
+        places: (n, places) int64, of the flattened output of each image.
+    """
+    maps, device = product.maps, product.maps.device
+    read = torch.zeros(*places.shape, 1, dtype=torch.int64, device=device)  # flat, for each output
+    for at, size, k, s, d in zip(
+        torch.unravel_index(places, product.sizes),
+        maps.shape[2:],
+        product.weight.shape[2:],
+        product.stride,
+        product.dilation,
+        strict=True,
+    ):
+        along = at[:, :, None] * s + d * torch.arange(k, device=device)
+        read = (read[..., None] * size + along[:, :, None, :]).flatten(2)
+    image = torch.arange(len(maps), device=device)[:, None, None]
+    return maps.flatten(2)[image, :, read]
 
 
 def _as_conv(rows: Tensor, weight: Tensor, images: int) -> Product | None:

@@ -41,14 +41,17 @@ def standardised(filters: Tensor) -> Tensor:
     return (filters - filters.mean()) / spread
 
 
-def l1_norms(network: nn.Module, group: ChannelGroup, *, readers: bool = False) -> Tensor:
+def l1_norms(
+    network: nn.Module, group: ChannelGroup, *, writers: bool = True, readers: bool = False
+) -> Tensor:
     """Sum of the absolute weights of each channel of a group, (channels,), on the CPU.
 
     Where several layers write the channels, each layer's sums are divided by their mean, so that
     none outweighs the others.
 
     Args:
-        readers: whether the weights that read a channel count as well.
+        writers: whether the weights that write a channel count.
+        readers: whether the weights that read a channel do; those that are known.
 
     Source: Fang et al. 2023, "DepGraph", CVPR, section 3.3.
     """
@@ -57,6 +60,7 @@ def l1_norms(network: nn.Module, group: ChannelGroup, *, readers: bool = False) 
             written_weight(network, written).flatten(1).abs().sum(dim=1), written.channels, group
         )
         for written in group.writers
+        if writers
     ]
     if readers:
         found += [

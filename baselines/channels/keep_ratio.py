@@ -41,9 +41,14 @@ def n_removed(keep_ratio: float, channels: int, round_to: int = 1) -> int:
     it stays, the next lower one, where the group has as many.
     """
     kept = channels - min(round((1 - keep_ratio) * channels), channels - 1)
-    if kept < channels and channels >= round_to:
-        kept = max(round_to, kept - kept % round_to)
-    return channels - kept
+    return channels - multiple(kept, channels, round_to)
+
+
+def multiple(kept: int, channels: int, round_to: int) -> int:
+    """The next lower multiple of `round_to`, one of it at least, where a group has as many."""
+    if kept == channels or channels < round_to:
+        return kept
+    return max(round_to, kept - kept % round_to)
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Amount:
         )
 
 
-class KeepAmount(BaseModel):
+class AmountOptions(BaseModel):
     """Options of channel methods: how much to keep, by one of both amounts, and what to spare."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,13 +94,6 @@ class KeepAmount(BaseModel):
     def check_network(self, dense: nn.Module, data: Splits) -> None:
         """See `ChecksNetwork`."""
         self.amount(dense, example_images(data, torch.device("cpu")))
-
-    def foreseen(self, dense: nn.Module, data: Splits) -> nn.Module:
-        """A network as large as the one to come, on the CPU (see `Foresees`)."""
-        network, example = copy.deepcopy(dense).cpu(), example_images(data, torch.device("cpu"))
-        amount = self.amount(network, example)
-        removed = {name: range(n) for name, n in amount.removed.items()}
-        return remove_channels(network, example, amount.groups, removed)
 
     def groups(self, network: nn.Module, example: Tensor) -> ChannelGroups:
         """The groups that may lose channels (see `channel_groups`)."""
@@ -124,6 +122,17 @@ class KeepAmount(BaseModel):
                 f"none. Ask for less than {1 - 0.5 / widest:.4g}, or for 1 to keep all."
             )
         return Amount(groups, self.keep_ratio, removed)
+
+
+class KeepAmount(AmountOptions):
+    """Options of methods that thin every group by the same keep ratio."""
+
+    def foreseen(self, dense: nn.Module, data: Splits) -> nn.Module:
+        """A network as large as the one to come, on the CPU (see `Foresees`)."""
+        network, example = copy.deepcopy(dense).cpu(), example_images(data, torch.device("cpu"))
+        amount = self.amount(network, example)
+        removed = {name: range(n) for name, n in amount.removed.items()}
+        return remove_channels(network, example, amount.groups, removed)
 
 
 def _removed(keep_ratio: float, groups: ChannelGroups, round_to: int) -> dict[str, int]:

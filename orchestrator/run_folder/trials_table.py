@@ -71,7 +71,8 @@ COLUMNS: dict[str, str] = {
     "fine_tuning_epochs": INTEGER,  # the budget
     "epochs_spent": INTEGER,  # backbone epochs used, those inside the method included
     "q_learning_epochs": FLOAT,  # passes beside them, over the number of training images: to learn
-    "reward_epochs": FLOAT,  # decisions from, and to find out rewards
+    "reward_epochs": FLOAT,  # decisions from, to find out rewards,
+    "statistics_epochs": FLOAT,  # and for statistics of channels, attention learnt for it included
     "training_epochs": INTEGER,  # of all networks that the method trained, in sum; with the dense
     "training_multiplications": FLOAT,  # one's, if it starts from that. Those of forward passes
     "latency_ms_iqr": FLOAT,  # the spread: between the quartiles

@@ -21,7 +21,11 @@ CONTROLS = {
     "random_channels": "the control that a method must beat before its frontier says anything",
     "vanilla": "the same smaller network trained from scratch for as long",
 }
-PASSES = {"q_learning_epochs": "for Q-learning", "reward_epochs": "for rewards"}
+PASSES = {
+    "q_learning_epochs": "for Q-learning",
+    "reward_epochs": "for rewards",
+    "statistics_epochs": "for statistics of its channels",
+}
 
 
 def cautions(result: SweepResult) -> Iterator[str]:

@@ -96,6 +96,7 @@ def effort_table(result: SweepResult) -> Table:
                 "training multiplications": _giga(rows["training_multiplications"]),
                 "Q-learning passes": _passes(rows["q_learning_epochs"]),
                 "reward passes": _passes(rows["reward_epochs"]),
+                "statistics passes": _passes(rows["statistics_epochs"]),
                 "time": duration(rows["duration_s"].sum()),
                 "a trial": duration(number(rows["duration_s"].median())),
             }

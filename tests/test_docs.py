@@ -100,13 +100,13 @@ def test_the_example_of_rnp_gives_points_of_one_backbone() -> None:
 
 
 def test_the_example_sweeps_are_right(tmp_path: Path) -> None:
-    whole, conditions = blocks("yaml", page("guides/sweep_file"))
+    whole, conditions, distillation = blocks("yaml", page("guides/sweep_file"))
     path = tmp_path / "example.yaml"
     path.write_text(whole)
     assert load_sweep(path).search.trials == 10
-    merged = yaml.safe_load(whole) | yaml.safe_load(conditions)
-    path.write_text(yaml.safe_dump(merged))
-    assert load_sweep(path).early_stopping is not None
+    for section in (conditions, distillation):
+        path.write_text(yaml.safe_dump(yaml.safe_load(whole) | yaml.safe_load(section)))
+        load_sweep(path)
 
 
 def test_the_example_method_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,16 +20,24 @@ from testbed.training import Training
 from tests.test_readme import PROJECT, blocks, run_quickly
 
 PAGES = sorted((PROJECT / "docs").rglob("*.md"))
+RESULTS = sorted((PROJECT / "results").glob("**/README.md"))
 
 
 def page(name: str) -> str:
     return (PROJECT / "docs" / f"{name}.md").read_text()
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*PAGES, *RESULTS], ids=lambda path: path.parent.name + path.stem)
 def test_every_link_of_a_page_leads_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\((?!http)([^)#\s]+)", path.read_text()):
         assert (path.parent / target).exists(), target
+
+
+def test_the_index_of_results_names_every_page_and_is_short() -> None:
+    index, *pages = RESULTS
+    text = index.read_text()
+    assert len(text.splitlines()) <= 120
+    assert all(f"({page.parent.name}/README.md)" in text for page in pages)
 
 
 def test_every_page_is_in_the_menu() -> None:

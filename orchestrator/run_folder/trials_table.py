@@ -46,7 +46,6 @@ COLUMNS: dict[str, str] = {
     "multiplications_p50": FLOAT,
     "multiplications_p95": FLOAT,
     "dense_multiplications": FLOAT,
-    "budget_missed": FLOAT,  # multiplications over those asked for, less 1; empty within 1 %
     "nonzero_multiplications": FLOAT,
     "parameters": INTEGER,
     "sparsity": FLOAT,
@@ -68,6 +67,7 @@ COLUMNS: dict[str, str] = {
     "classes": INTEGER,  # 1 / classes is chance, the hypervolume's reference
     "validation_images": INTEGER,  # how fine a difference in val_accuracy can be
     "reward_images": INTEGER,  # validation images that a method learnt from, beside those
+    "budget_missed": FLOAT,  # multiplications over those asked for, less 1; empty within 1 %
     "fine_tuning_epochs": INTEGER,  # the budget
     "epochs_spent": INTEGER,  # backbone epochs used, those inside the method included
     "q_learning_epochs": FLOAT,  # passes beside them, over the number of training images: to learn

@@ -160,6 +160,10 @@ class SweepResult:
         only = f"--only {shlex.quote(method)}"
         return " ".join(["python -m orchestrator.trial", file, only, *said])
 
+    def varied(self, row: pd.Series) -> dict[Key, Variable]:
+        """The grids and ranges of the sweep file that a trial is of."""
+        return self._varied[self._folder(row)]
+
     def _folder(self, row: pd.Series) -> Path:
         return Path(row[OUT_OF]) if OUT_OF in row else self.folders[0]
 

@@ -14,6 +14,7 @@ from orchestrator.analysis.at_budget import best_of_each
 from orchestrator.analysis.cascades import cascades
 from orchestrator.analysis.comparison import attainment
 from orchestrator.analysis.decision import HALF, decisions, headline_decisions
+from orchestrator.analysis.search_progress import SIMULATED, search_progress
 from orchestrator.analysis.seed_means import all_repeated
 from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.formatting import extent, render
@@ -26,6 +27,7 @@ from orchestrator.report.charts.pareto_front import (
     pareto_chart,
     pareto_picture,
 )
+from orchestrator.report.charts.search import search_chart
 from orchestrator.report.charts.seed_means import (
     attainment_chart,
     confirmed_charts,
@@ -51,6 +53,7 @@ from orchestrator.report.tables.methods import (
     pairs_by_seed_table,
     pairs_table,
 )
+from orchestrator.report.tables.search import search_table
 from orchestrator.report.tables.trials import (
     confirmed_table,
     frontier_table,
@@ -113,6 +116,7 @@ def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, An
     best = best_of_each(result.searched, ["cell", "method"], HALF, math.inf)
     reached = attainment(result.trials)
     means_charts = repeated_charts(result, cost)
+    progress = search_progress(result)
     charts = {
         name: [(cell, pareto_chart(result, trials, name, cell)) for cell in (cells or [""])]
         for name in dict.fromkeys([cost, *ALWAYS_DRAWN, *result.objectives])
@@ -154,6 +158,12 @@ def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, An
         "repeated_charts": list(means_charts.items()),
         "below_means": means_below_axis(means_charts),
         "attainment_charts": [(cell, chart) for cell, chart in reached_charts if chart],
+        "search": search_table(progress),
+        "search_charts": [
+            (str(cell), search_chart(result, own))
+            for cell, own in (progress.groupby("cell", sort=False) if len(progress) else ())
+        ],
+        "simulated": SIMULATED,
         "curves": [(cell, chart) for cell, chart in curves if chart],
         "sparsity_chart": sparsity_chart(result),
         "rounds_chart": rounds_chart(result, points),

@@ -23,6 +23,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -113,17 +114,24 @@ def drawn_data(size: int) -> Splits:
 
 
 def method_for(name: str, network: nn.Module, data: Splits) -> PruningMethod:
-    """The method of that name, with as few sampled images as the network allows."""
-    if name == "l1_filter":
-        return L1Filter(keep_multiplications=SHARE)
-    if name == "random_channels":
-        return RandomChannels(keep_multiplications=SHARE)
-    few = ThiNet(keep_multiplications=SHARE, images=FEW_IMAGES)
-    try:
-        few.check_network(network, data)
-    except ValueError:
-        return ThiNet(keep_multiplications=SHARE, images=TRAIN_IMAGES)
-    return few
+    """The method of that name, by its defaults as far as the network allows.
+
+    Where residual blocks hold all channels (RepVGG) their sums lose some too; ThiNet samples few
+    images where these are enough.
+    """
+    found: list[PruningMethod] = []
+    for scope in ("inside_blocks", "all"):
+        given: dict[str, Any] = {"keep_multiplications": SHARE, "scope": scope}
+        if name == "thinet":
+            found += [ThiNet(**given, images=n) for n in (FEW_IMAGES, TRAIN_IMAGES)]
+        else:
+            kind = L1Filter if name == "l1_filter" else RandomChannels
+            found.append(kind(**given))
+    for method in found:
+        with suppress(ValueError):
+            method.check_network(network, data)
+            return method
+    return found[0]  # which says why not
 
 
 def tried(network: nn.Module, size: int, name: str) -> Row:

@@ -9,15 +9,21 @@ network is fine-tuned. Layers that write the same channels, as those of a residu
 one agent: it reads the weights of all of them that make a channel.
 
 Where we differ: the report prints the accuracy term with the sign of the drop the wrong way round,
-and its gradient without the logarithm; both are mended. Rewards are of one part of the validation
-images, and every accuracy that is reported is of the others (`held_back`). The report leaves agent,
-optimiser, baseline and schedule open: here a small network reads each filter by itself;
-probabilities start near 1, where rewards say most, and a little exploration stays. Masks count by
-the rank of their reward within the step, less the mean rank: a mask that loses a filter which
-matters is so far below the others that it would drown the gain of losing one which does not (of 20
-channels that put out zero, 100 steps found 3 to 10 by reward, 11 to 13 by rank). What is kept is
-the best rewarded of the most probable mask, those sampled last, and all channels. Fine-tuning
-epochs are spread evenly over the layers; if they are fewer, some layers go without.
+and its gradient without the logarithm; both are mended. Batch norm is estimated anew for every mask
+and for the dense network that it is compared with (see `batch_norm_statistics`; Huang et al.
+fine-tune each mask instead): with the whole network's statistics a mask looks 5 to 40 times worse
+than it is. `phi` is 1 at most, or agents buy luck on the reward images. The validation images have
+three parts. Agents learn from two thirds of the reward images (`reward_share`); on the last third,
+that no agent learnt from, one of a few masks is chosen: the most probable one, those sampled last,
+and all channels. Every accuracy that is reported is of the others (`held_back`).
+
+The report leaves agent, optimiser, baseline and schedule open: here a small network reads each
+filter by itself, probabilities start at a half, and a little exploration stays. Masks count by the
+rank of their reward within the step, less the mean rank: a mask that loses a filter which matters
+is so far below the others that it would drown the gain of losing one which does not. Half of the
+fine-tuning epochs are spread evenly over the layers before the last (if they are fewer, some layers
+go without), the others are one schedule after the last layer. Early stopping looks at that one
+alone, as only then the network costs what it will.
 
 Its `val_accuracy_before_finetuning` is that with the first layer pruned, as for `thinet`.
 
@@ -26,17 +32,23 @@ Its output is a smaller network: it runs fewer multiplications.
 
 import copy
 import math
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from baselines.channels.batch_norm_statistics import (
+    estimate_statistics,
+    normalised_batches,
+    statistics_images,
+)
 from baselines.channels.channel_groups import ChannelGroups, Keep, Scope, channel_groups
 from baselines.channels.channel_removal import example_images, remove_channels
-from baselines.channels.group_norms import group_filters, standardised
-from baselines.channels.reward_evaluation import evaluation_of_masks
+from baselines.channels.group_norms import group_filters
+from baselines.channels.reinforce import Remembered, learn
+from baselines.channels.reward_evaluation import evaluation, evaluation_of_masks
 from testbed.checkpoint import Checkpoint
 from testbed.cost import count_parameters
 from testbed.data import Images, Splits
@@ -45,12 +57,7 @@ from testbed.method import Run
 from testbed.names import unknown
 from testbed.prediction import evaluate
 
-HIDDEN = 64  # units that read a filter
-LEARNING_RATE = 0.02
-SHARPNESS = 4.0  # of the first weights: filters that are alike are told apart all the same
-FIRST_KEEP_PROBABILITY = 0.9
-EXPLORED = 0.25  # filters of a mask, in the mean, that are drawn against a decided agent
-MOST_EXPLORATION = 0.1  # the probability of that for one filter, at most
+LEARNT_FROM = 2 / 3  # of the reward images: the others choose among the masks that were learnt
 
 
 class PolicyGradient(BaseModel):
@@ -92,7 +99,7 @@ class PolicyGradient(BaseModel):
     def check_network(self, dense: nn.Module, data: Splits) -> None:
         """See `ChecksNetwork`."""
         self._layers(self._groups(dense, example_images(data, torch.device("cpu"))))
-        divided(data, self.reward_share, "reward_share")
+        self._parts(data)
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned after each layer (see `PruningMethod`).
@@ -110,8 +117,13 @@ class PolicyGradient(BaseModel):
         example = example_images(data, run.device)
         groups = self._groups(network, example)
         layers = self._layers(groups)
-        images, judged = divided(data, self.reward_share, "reward_share")
-        dense_accuracy = _better_than_chance(network, images, data, run)
+        learnt_from, chosen_by, held_back = self._parts(data)
+        statistics = statistics_images(data, len(learnt_from), run.seed)
+        dense = copy.deepcopy(network)
+        _estimate(dense, statistics, data, run)
+        accuracy = _better_than_chance(dense, learnt_from, data, run)
+        learning = Judging(learnt_from, statistics, accuracy)
+        choosing = Judging(chosen_by, statistics, _accuracy(dense, chosen_by, data, run))
         checkpoint = Checkpoint(self, model, data, run)
         completed = checkpoint.load(network)
         for name, removed in checkpoint.notes:
@@ -119,20 +131,29 @@ class PolicyGradient(BaseModel):
         for number, name in enumerate(layers):
             if number <= completed:
                 continue
-            kept, reward, n_masks = self._learnt(
-                network, groups, name, images, data, run, number, dense_accuracy
+            learnt, chosen = (
+                self._rewards(network, groups, name, each, data, run)
+                for each in (learning, choosing)
             )
+            filters = group_filters(network, groups[name]).to(run.device)
+            seed = 1000 * run.seed + number
+            masks = learn(filters, learnt, self.samples, self.steps, seed)
+            values = chosen(masks)
+            kept, reward = masks[values.argmax()], values.max().item()
             removed = (~kept).nonzero().flatten().tolist()
-            network = remove_channels(network, example, groups, {name: removed})
-            groups = groups.after({name: removed})
+            if removed:
+                network = remove_channels(network, example, groups, {name: removed})
+                groups = groups.after({name: removed})
+                _estimate(network, statistics, data, run)
             checkpoint.notes.append([name, removed])
-            due = run.fine_tuning.epochs * (number + 1) // len(layers)
-            run.fine_tune(network, judged, due - run.epochs_spent)
+            is_last = number + 1 == len(layers)
+            due = epochs_by(number + 1, len(layers), run.fine_tuning.epochs)
+            run.fine_tune(network, held_back, due - run.epochs_spent, judged=is_last)
             run.report(
                 {
                     "layer": number + 1,
                     "layer_reward": reward,
-                    "reward_epochs": n_masks * len(images) / len(data.train),
+                    "reward_epochs": (learnt.n_images + chosen.n_images) / len(data.train),
                     f"channels_kept.{name}": len(kept) - len(removed),
                     f"channels_pruned.{name}": len(removed),
                 }
@@ -157,24 +178,35 @@ class PolicyGradient(BaseModel):
     def _groups(self, network: nn.Module, example: Tensor) -> ChannelGroups:
         return channel_groups(network, example, scope=self.scope, keep=self.keep)
 
-    def _learnt(
+    def _parts(self, data: Splits) -> tuple[Images, Images, Splits]:
+        """Images to learn from, those to choose by, and the data with the rest for validation."""
+        rewarding, held_back = divided(data, self.reward_share, "reward_share")
+        if len(rewarding) == 1:
+            raise ValueError(
+                f"reward_share {self.reward_share:g} takes 1 of {len(data.validation)} validation "
+                "images; expected two at least, one that agents learn from and one to choose masks "
+                "by. Take a larger reward_share or data.validation_share."
+            )
+        rewards = replace(data, validation=rewarding)
+        learnt_from, others = divided(rewards, LEARNT_FROM, "reward_share")
+        return learnt_from, others.validation, held_back
+
+    def _rewards(
         self,
         network: nn.Module,
         groups: ChannelGroups,
         name: str,
-        images: Images,
+        judging: "Judging",
         data: Splits,
         run: Run,
-        number: int,
-        dense_accuracy: float,
-    ) -> tuple[Tensor, float, int]:
-        """Which channels of a group stay, (channels,) bool on the CPU, the reward of that, and how
-        many masks the reward images were sent through the network with."""
+    ) -> Remembered:
+        """The rewards of masks of a group."""
         evaluation = evaluation_of_masks(
             network,
             groups,
             name,
-            images,
+            judging.images,
+            judging.statistics,
             data,
             device=run.device,
             precision=run.fine_tuning.precision,
@@ -182,108 +214,33 @@ class PolicyGradient(BaseModel):
 
         def reward(masks: Tensor) -> Tensor:
             accuracies = torch.tensor(evaluation(masks), dtype=torch.float64)
-            return rewards(accuracies, dense_accuracy, self.drop_bound, masks)
+            return rewards(accuracies, judging.dense_accuracy, self.drop_bound, masks)
 
-        filters = group_filters(network, groups[name]).to(run.device)
-        remembered = Remembered(reward)
-        seed = 1000 * run.seed + number
-        kept, best = learn(filters, remembered, self.samples, self.steps, seed)
-        return kept, best, len(remembered)
+        return Remembered(reward, evaluation.images_per_mask)
 
 
-class Agent(nn.Module):
-    """Gives each channel of a group a probability of being kept, from its filter's weights alone.
+@dataclass(frozen=True)
+class Judging:
+    """What masks of every layer are judged by."""
 
-    One small network reads every filter, whatever their number and size.
-    """
-
-    def __init__(self, weight: Tensor, generator: torch.Generator) -> None:
-        """`weight`: that makes the channels, (filters, ...). The generator is of the CPU."""
-        super().__init__()
-        self.filters = standardised(weight.detach().float().flatten(1))
-        n = self.filters.shape[1]
-        self.read = nn.Linear(n, HIDDEN)
-        self.decide = nn.Linear(HIDDEN, 1)
-        with torch.no_grad():
-            scale = SHARPNESS / math.sqrt(n)
-            self.read.weight.copy_(scale * torch.randn(HIDDEN, n, generator=generator))
-            self.read.bias.zero_()  # else all filters would have much in common
-            self.decide.weight.zero_()  # so that all filters start alike
-            self.decide.bias.fill_(math.log(FIRST_KEEP_PROBABILITY / (1 - FIRST_KEEP_PROBABILITY)))
-        self.to(weight.device)
-
-    def forward(self) -> Tensor:
-        """Keep probabilities, (filters,), never quite 0 or 1.
-
-        Beyond that the scores keep their gradient, so that an agent can still change its mind.
-        """
-        scores: Tensor = self.decide(torch.tanh(self.read(self.filters))).squeeze(1)
-        explored = min(MOST_EXPLORATION, EXPLORED / len(scores))
-        bound = math.log((1 - explored) / explored)
-        return torch.sigmoid(scores + (scores.clamp(-bound, bound) - scores).detach())
+    images: Images
+    statistics: Images
+    """Batch norm is estimated from these."""
+    dense_accuracy: float
+    """On the images, with batch norm estimated likewise."""
 
 
-class Remembered:
-    """Rewards of masks, each found out once: a decided agent samples the same ones again."""
-
-    def __init__(self, reward: Callable[[Tensor], Tensor]) -> None:
-        self._reward = reward
-        self._known: dict[bytes, float] = {}
-
-    def __len__(self) -> int:
-        """Masks that were evaluated."""
-        return len(self._known)
-
-    def __call__(self, masks: Tensor) -> Tensor:
-        """(masks,) float64, of masks (masks, channels) bool on the CPU."""
-        keys = [mask.numpy().tobytes() for mask in masks]
-        new = {key: mask for key, mask in zip(keys, masks, strict=True) if key not in self._known}
-        if new:
-            found = self._reward(torch.stack(list(new.values()))).tolist()
-            self._known |= dict(zip(new, found, strict=True))
-        return torch.tensor([self._known[key] for key in keys], dtype=torch.float64)
-
-
-def learn(
-    weight: Tensor, reward: Callable[[Tensor], Tensor], samples: int, steps: int, seed: int
-) -> tuple[Tensor, float]:
-    """Teaches an agent which filters to keep; the caller's random state stays as it was.
-
-    Args:
-        weight: that makes the channels, (filters, ...).
-        reward: of masks (masks, filters) bool on the CPU, one filter kept at least: (masks,).
-        samples: masks of each step.
-
-    Returns:
-        The best mask of the most probable one, those sampled last and all filters, and its reward.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng([]):  # torch draws first weights, which the agent then replaces
-        agent = Agent(weight, generator)
-    optimizer = torch.optim.Adam(agent.parameters(), lr=LEARNING_RATE)
-    for _ in range(steps):
-        keep = agent()
-        actions = torch.rand(samples, len(weight), generator=generator) < keep.detach().cpu()
-        masks = at_least_one(actions, weight)
-        gains = advantages(reward(masks))
-        loss = reinforce_loss(keep, actions.to(keep.device), gains.to(keep))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    with torch.no_grad():
-        probable = agent().cpu() > 0.5
-    last = at_least_one(probable[None], weight)
-    candidates = torch.cat([last, masks, torch.ones_like(last)])
-    values = reward(candidates)
-    best = int(values.argmax())
-    return candidates[best], values[best].item()
+def epochs_by(layer: int, n_layers: int, epochs: int) -> int:
+    """How many of all epochs are spent by the end of a layer, from 1: half of them by the last but
+    one."""
+    return epochs if layer == n_layers else epochs // 2 * layer // (n_layers - 1)
 
 
 def rewards(accuracies: Tensor, dense_accuracy: float, drop_bound: float, masks: Tensor) -> Tensor:
     """`phi * psi`: what is left of the drop bound, times filters over filters kept.
 
-    `phi = 1 - (a* - a) / b`: 1 where the accuracy a is the dense network's a*, 0 where it has
-    dropped by b.
+    `phi = 1 - (a* - a) / b`: 1 where the accuracy a is the dense network's a* or better, 0 where it
+    has dropped by b.
 
     Args:
         accuracies: (masks,), fractions.
@@ -291,49 +248,23 @@ def rewards(accuracies: Tensor, dense_accuracy: float, drop_bound: float, masks:
         drop_bound: in percentage points.
         masks: (masks, filters) bool, one filter kept at least.
 
-    Source: Yang and Xu, equations 1 to 3, with the sign of the drop in equation 1 mended.
+    Source: Yang and Xu, equations 1 to 3, with the sign of the drop in equation 1 mended, and
+    `phi` 1 at most.
     """
-    phi = 1 - 100 * (dense_accuracy - accuracies) / drop_bound
+    phi = (1 - 100 * (dense_accuracy - accuracies) / drop_bound).clamp(max=1)
     psi = masks.shape[1] / masks.sum(dim=1)
     return phi * psi
 
 
-def advantages(rewards: Tensor) -> Tensor:
-    """Of each sample, (samples,): the share of the others that it beats, less those that beat it.
-
-    That is its rank with the mean rank as the baseline. On average the gradient is that of the
-    probability of beating a mask of the policy as it was, less that of being beaten by it.
-    """
-    n = len(rewards)
-    return (rewards[:, None] - rewards).sign().sum(dim=1) / (n - 1)
+def _estimate(network: nn.Module, statistics: Images, data: Splits, run: Run) -> None:
+    """Gives `network` batch-norm statistics of its own."""
+    batches = normalised_batches(network, statistics, data, run.device)
+    with evaluation(run.device, run.fine_tuning.precision):
+        estimate_statistics(network, batches)
 
 
-def reinforce_loss(keep: Tensor, actions: Tensor, advantages: Tensor) -> Tensor:
-    """Its gradient is minus the estimated gradient of the expected reward.
-
-    Args:
-        keep: (filters,), probabilities.
-        actions: (samples, filters) bool, drawn with these.
-        advantages: (samples,).
-
-    Source: Williams 1992; Yang and Xu, equation 4, with the logarithm that it lacks.
-    """
-    log_probabilities = torch.where(actions, keep.log(), (1 - keep).log()).sum(dim=1)
-    return -(advantages * log_probabilities).mean()
-
-
-def at_least_one(actions: Tensor, weight: Tensor) -> Tensor:
-    """Actions as masks: where none is kept, the filter with the largest weights is.
-
-    It does not depend on the agent, so that what an action leads to is the same for every policy.
-
-    Args:
-        actions: (masks, filters) bool, on the CPU.
-    """
-    largest = weight.detach().flatten(1).abs().sum(dim=1).argmax().cpu()
-    masks = actions.clone()
-    masks[:, largest] |= ~actions.any(dim=1)
-    return masks
+def _accuracy(network: nn.Module, images: Images, data: Splits, run: Run) -> float:
+    return evaluate(network, images, data, device=run.device, precision=run.fine_tuning.precision)
 
 
 def _better_than_chance(network: nn.Module, images: Images, data: Splits, run: Run) -> float:
@@ -342,9 +273,7 @@ def _better_than_chance(network: nn.Module, images: Images, data: Splits, run: R
     Raises:
         ValueError: if always giving the commonest class would do as well, but for luck.
     """
-    accuracy = evaluate(
-        network, images, data, device=run.device, precision=run.fine_tuning.precision
-    )
+    accuracy = _accuracy(network, images, data, run)
     chance = images.labels.bincount().max().item() / len(images)
     luck = 2 * math.sqrt(chance * (1 - chance) / len(images))
     if accuracy <= chance + luck:

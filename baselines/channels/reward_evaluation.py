@@ -1,7 +1,10 @@
 """Accuracy of a network with some of one group's channels removed, for many choices of them.
 
+Each choice is judged with batch-norm statistics of its own (see `batch_norm_statistics`).
+
 Nothing below the layers that read the group depends on the choice, so it is computed once and kept;
 each choice then costs the layers above, and of the readers only what reads the channels that stay.
+The statistics of a group's own batch norms do not depend on the choice either.
 That takes a network which `torch.fx` can trace, and readers that are plain convs or linear layers.
 Every cut is compared with the whole network before it is used, and where it cannot be made or gives
 something else, the whole network runs each time.
@@ -9,31 +12,46 @@ something else, the whole network runs each time.
 What is kept takes the memory of the readers' inputs, and of what bypasses them, for all images.
 """
 
+import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from baselines.channels.batch_norm_statistics import (
+    estimate_statistics,
+    estimated_norms,
+    normalised_batches,
+)
 from baselines.channels.channel_groups import ChannelGroups
-from baselines.channels.dependency.removal import masked, shared_copy
-from testbed.data import Images, Splits, normalise
+from baselines.channels.dependency.removal import shared_copy, without
+from baselines.channels.masked_layers import (
+    NormedConv,
+    NormOfMasks,
+    SlicedReader,
+    SummedReader,
+    Turn,
+)
+from testbed.data import Images, Splits
 from testbed.machine import Precision
-from testbed.prediction import autocast, memory_format_for
+from testbed.prediction import autocast
 
 log = logging.getLogger(__name__)
 
-BATCH_SIZE = 512
 MOST_CONTRIBUTIONS = 2**27  # floats, in all: 512 MiB
 TOLERANCE = 1e-3  # largest difference that rounding makes, as a share of the largest output
 
 
 class MaskEvaluation(Protocol):
     """The accuracy of a network with only some of the channels of one group."""
+
+    images_per_mask: int
+    """How many images each mask takes through the network, those for statistics among them."""
 
     def __call__(self, masks: Tensor) -> list[float]:
         """The share of images classified right with each mask.
@@ -49,6 +67,7 @@ def evaluation_of_masks(
     groups: ChannelGroups,
     name: str,
     images: Images,
+    statistics: Images,
     data: Splits,
     *,
     device: torch.device,
@@ -61,8 +80,11 @@ def evaluation_of_masks(
         groups: of `network`.
         name: of the group.
         images: uint8, normalised here with the mean and deviation of `data`'s training images.
+        statistics: likewise; each mask's batch-norm statistics come from these.
     """
-    whole = WholeNetwork(network, groups, name, images, data, device=device, precision=precision)
+    whole = WholeNetwork(
+        network, groups, name, images, statistics, data, device=device, precision=precision
+    )
     try:
         return CutNetwork(whole)
     except CannotCutError as error:
@@ -75,7 +97,7 @@ class CannotCutError(Exception):
 
 
 class WholeNetwork:
-    """Runs everything for each mask, with what is removed at zero."""
+    """Runs the whole smaller network for each mask."""
 
     def __init__(
         self,
@@ -83,37 +105,41 @@ class WholeNetwork:
         groups: ChannelGroups,
         name: str,
         images: Images,
+        statistics: Images,
         data: Splits,
         *,
         device: torch.device,
         precision: Precision,
     ) -> None:
         """Arguments as for `evaluation_of_masks`."""
-        self.network = shared_copy(network).eval()
         self.group = groups[name]
         self.device = device
         self.precision = precision
         self.labels = images.labels.to(device)
-        layout = memory_format_for(network, data, device)
-        self.batches = [
-            normalise(batch.pixels.to(device), data.mean, data.std, memory_format=layout)
-            for batch in images.batches(BATCH_SIZE)
-        ]
+        self.statistics, self.batches = (
+            normalised_batches(network, each, data, device) for each in (statistics, images)
+        )
+        self.network = shared_copy(copy.deepcopy(network)).eval()  # its statistics will change
+        self._has_norms = bool(estimated_norms(network))
+        self.images_per_mask = len(images) + self._has_norms * len(statistics)
         self._groups = groups
 
     def __call__(self, masks: Tensor) -> list[float]:
         accuracies = []
         with evaluation(self.device, self.precision):
             for mask in masks:
-                guesses = [logits.argmax(dim=1) for logits in self.logits(mask, self.batches)]
+                smaller = self.smaller(mask)
+                guesses = [smaller(batch).argmax(dim=1) for batch in self.batches]
                 accuracies.append((torch.cat(guesses) == self.labels).double().mean().item())
         return accuracies
 
-    def logits(self, mask: Tensor, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """For each batch, without the channels that are not in `mask`, (channels,) bool."""
+    def smaller(self, mask: Tensor) -> nn.Module:
+        """Without the channels that are not in `mask`, (channels,) bool; its statistics its own."""
         lost = self._groups.lost({self.group.name: (~mask).nonzero().flatten().tolist()})
-        for batch in batches:
-            yield masked(self.network, self._groups.trace, lost, batch)
+        network = without(self.network, self._groups.trace, lost)
+        if self._has_norms:
+            estimate_statistics(network, self.statistics)
+        return network
 
 
 class CutNetwork:
@@ -122,144 +148,81 @@ class CutNetwork:
     def __init__(self, whole: WholeNetwork) -> None:
         """Raises CannotCutError if the result would not be that of `whole`."""
         self._whole = whole
-        graph = _traced_and_fused(whole.network)
-        readers = {name: whole.group.inputs_by_channel(name) for name in whole.group.readers}
-        taken, below, self._above = _cut(graph, readers)
+        self._turn = Turn()
+        graph = _traced(whole.network)
+        inputs = {name: whole.group.inputs_by_channel(name) for name in whole.group.readers}
+        taken, below, self._above = _cut(graph, inputs)
         with evaluation(whole.device, whole.precision):
-            self._kept = [below(batch) for batch in whole.batches]
+            self._kept = _kept_of(below, whole.statistics, whole.batches)
+        self._statistics = range(len(whole.statistics))  # their places among what is kept
         self._readers = [
-            self._reader(name, torch.tensor(inputs, device=whole.device), graph, taken)
-            for name, inputs in readers.items()
+            self._reader(name, torch.tensor(each, device=whole.device), graph, taken)
+            for name, each in inputs.items()
         ]
+        self._norms = _with_norms_of_masks(self._above, graph, self._turn)
+        self.images_per_mask = whole.images_per_mask if self._norms else len(whole.labels)
         self._check(below)
 
     def __call__(self, masks: Tensor) -> list[float]:
         whole, n_right = self._whole, torch.zeros(len(masks), dtype=torch.int64)
-        labels = whole.labels.split(BATCH_SIZE)
         with evaluation(whole.device, whole.precision):
-            self._take(masks)
-            for batch, kept in enumerate(self._kept):
+            self._take(masks, self._statistics)
+            labels_of_batches = whole.labels.split([len(batch) for batch in whole.batches])
+            for batch, labels in enumerate(labels_of_batches, len(self._statistics)):
                 for number in range(len(masks)):
-                    guesses = self._run(kept, batch, number).argmax(dim=1)
-                    n_right[number] += (guesses == labels[batch]).sum().cpu()
+                    guesses = self._run(batch, number).argmax(dim=1)
+                    n_right[number] += (guesses == labels).sum().cpu()
         return (n_right.double() / len(whole.labels)).tolist()
 
     def _reader(
         self, name: str, inputs: Tensor, graph: fx.GraphModule, taken: list[fx.Node]
-    ) -> "SlicedReader | SummedReader":
+    ) -> SlicedReader | SummedReader:
         """What takes the place of a layer above the cut, (channels, inputs of each channel)."""
         layer: Any = graph.get_submodule(name)
-        reader: SlicedReader | SummedReader = SlicedReader(layer, inputs)
+        reader: SlicedReader | SummedReader = SlicedReader(layer, inputs, self._turn)
         node = next(node for node in graph.graph.nodes if node.target == name)
         read = node.all_input_nodes[0]
         if isinstance(layer, nn.Linear) and read in taken and inputs.numel() == layer.in_features:
             n_inputs = sum(kept[taken.index(read)].numel() for kept in self._kept)
             n_contributions = n_inputs // inputs.shape[1] * layer.out_features
             if n_contributions <= MOST_CONTRIBUTIONS:
-                reader = SummedReader(layer, inputs)
+                reader = SummedReader(layer, inputs, self._turn)
         self._above.set_submodule(name, reader)
         return reader
 
-    def _take(self, masks: Tensor) -> None:
-        for reader in self._readers:
-            reader.take(masks)
+    def _take(self, masks: Tensor, statistics: Sequence[int]) -> None:
+        """From now on these masks run, with statistics from these batches."""
+        for layer in (*self._readers, *self._norms):
+            layer.take(masks)
+        if self._norms:
+            for batch in statistics:
+                for number in range(len(masks)):
+                    self._run(batch, number, estimating=True)
 
-    def _run(self, kept: tuple[Tensor, ...], batch: int, mask: int) -> Tensor:
-        for reader in self._readers:
-            reader.batch, reader.mask = batch, mask
-        logits: Tensor = self._above(*kept)
+    def _run(self, batch: int, mask: int, estimating: bool = False) -> Tensor:
+        self._turn.batch, self._turn.mask, self._turn.estimating = batch, mask, estimating
+        logits: Tensor = self._above(*self._kept[batch])
         return logits
 
-    def _check(self, below: nn.Module) -> None:
+    def _check(self, below: fx.GraphModule) -> None:
         """Compares two masks with the whole network: the second sees what the first left behind."""
-        images = self._whole.batches[0][:2]
-        masks = torch.arange(self._whole.group.channels) % 2 == torch.tensor([[0], [1]])
-        with evaluation(self._whole.device, "float32"):
-            kept = below(images)
-            self._take(masks)
-            for number, mask in enumerate(masks):
-                (expected,) = self._whole.logits(mask, [images])
+        whole, images = self._whole, self._whole.batches[0][:2]
+        masks = torch.arange(whole.group.channels) % 2 == torch.tensor([[0], [1]])
+        masks[:, 0] |= ~masks.any(dim=1)
+        with evaluation(whole.device, "float32"):
+            expected = [whole.smaller(mask)(images) for mask in masks]
+            n_kept, n_statistics = len(self._kept), len(whole.statistics)
+            self._kept += _kept_of(below, whole.statistics, [images])
+            self._take(masks, range(n_kept, n_kept + n_statistics))
+            for number in range(len(masks)):
                 try:
-                    off = (self._run(kept, -1, number) - expected).abs().max().item()
+                    found = self._run(n_kept + n_statistics, number)
+                    off = (found - expected[number]).abs().max().item()
                 except Exception as error:  # a user's forward may raise anything on smaller tensors
                     raise CannotCutError(f"it raises {type(error).__name__}: {error}") from error
-                if not off <= TOLERANCE * expected.abs().max().item():
+                if not off <= TOLERANCE * expected[number].abs().max().item():
                     raise CannotCutError(f"its outputs would be {off:.2g} off")
-
-
-class SlicedReader(nn.Module):
-    """A conv or linear layer that reads some of its inputs only."""
-
-    def __init__(self, layer: nn.Conv2d | nn.Linear, inputs: Tensor) -> None:
-        """`inputs`: (channels, inputs of each channel) int64, on the layer's device."""
-        super().__init__()
-        self.batch = self.mask = 0
-        self._layer = layer
-        self._inputs = inputs
-        n_inputs = layer.weight.shape[1]
-        self._others = torch.ones(n_inputs, dtype=torch.bool, device=inputs.device)
-        self._others[inputs.flatten()] = False
-        self._taken: list[tuple[Tensor, Tensor]] = []
-
-    def take(self, masks: Tensor) -> None:
-        """From now on `mask` is the number of one of these, (masks, channels) bool."""
-        self._taken = []
-        for mask in masks.to(self._inputs.device):
-            read = self._others.clone()
-            read[self._inputs[mask].flatten()] = True
-            places = read.nonzero().flatten()
-            self._taken.append((places, self._layer.weight.detach().index_select(1, places)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        places, weight = self._taken[self.mask]
-        if isinstance(self._layer, nn.Linear):
-            return F.linear(_gathered(x, places), weight, self._layer.bias)
-        x = _gathered(x.permute(0, 2, 3, 1), places).permute(0, 3, 1, 2)
-        return self._layer._conv_forward(x, weight, self._layer.bias)
-
-
-def _gathered(x: Tensor, places: Tensor) -> Tensor:
-    """Entries of the last dimension; some times as fast as `index_select` there."""
-    return x.gather(-1, places.expand(*x.shape[:-1], -1))
-
-
-class SummedReader(nn.Module):
-    """A linear layer whose output is the sum of what each channel that stays contributes to it.
-
-    The contributions are computed once for each batch, which costs as much as the whole layer; a
-    mask is then a sum of them, and all masks together are one small matrix product.
-    """
-
-    def __init__(self, layer: nn.Linear, inputs: Tensor) -> None:
-        """As for `SlicedReader`; the layer reads nothing but these inputs."""
-        super().__init__()
-        self.batch = self.mask = 0
-        self._inputs = inputs
-        self._weight = layer.weight.detach()[:, inputs].permute(1, 2, 0).contiguous()
-        self._bias = layer.bias
-        self._contributions: dict[int, Tensor] = {}
-        self._sums: dict[int, Tensor] = {}
-
-    def take(self, masks: Tensor) -> None:
-        """From now on `mask` is the number of one of these, (masks, channels) bool."""
-        self._masks = masks.to(self._inputs.device, torch.float32)
-        self._sums = {}
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` must be the same each time for the same `batch`."""
-        if self.batch not in self._sums:
-            with torch.autocast(x.device.type, enabled=False):
-                self._sums = {self.batch: self._sum(x)}
-        return self._sums[self.batch][self.mask]
-
-    def _sum(self, x: Tensor) -> Tensor:
-        """Of the masks, (masks, ..., outputs)."""
-        if self.batch not in self._contributions:
-            by_channel = x.float()[..., self._inputs].flatten(0, -3).transpose(0, 1)
-            self._contributions[self.batch] = torch.bmm(by_channel, self._weight)
-        each = self._contributions[self.batch]  # (channels, images, outputs)
-        sums = (self._masks @ each.flatten(1)).view(-1, *x.shape[:-1], each.shape[-1])
-        return sums if self._bias is None else sums + self._bias
+            del self._kept[n_kept:]
 
 
 @contextmanager
@@ -269,14 +232,53 @@ def evaluation(device: torch.device, precision: Precision) -> Iterator[None]:
         yield
 
 
-def _traced_and_fused(network: nn.Module) -> fx.GraphModule:
-    """A copy of the network as a graph, with batch norms folded into the convs before them."""
+class _Tracer(fx.Tracer):
+    """Also leaves whole what other libraries derive from batch norm."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _traced(network: nn.Module) -> fx.GraphModule:
     try:
-        fused = fuse(fx.GraphModule(network, fx.Tracer().trace(network)))
+        return fx.GraphModule(network, _Tracer().trace(network))
     except Exception as error:  # a user's forward may do anything with a traced value
         raise CannotCutError(f"torch.fx raises {type(error).__name__}: {error}") from error
-    assert isinstance(fused, fx.GraphModule)
-    return fused
+
+
+def _with_norms_of_masks(
+    above: fx.GraphModule, graph: fx.GraphModule, turn: Turn
+) -> list[NormOfMasks]:
+    """Puts batch norms of each mask's own in the place of those above the cut.
+
+    Args:
+        above: its readers are in their places.
+        graph: with the layers as they were.
+    """
+    own = {id(norm) for norm in estimated_norms(above)}
+    norms: dict[str, NormOfMasks] = {}
+    for node in list(above.graph.nodes):
+        norm: Any = graph.get_submodule(node.target) if node.op == "call_module" else None
+        if id(norm) not in own:
+            continue
+        if node.target not in norms:
+            norms[node.target] = NormOfMasks(norm, turn)
+            above.set_submodule(node.target, norms[node.target])
+        source = node.all_input_nodes[0]
+        follows_conv = (
+            source.op == "call_module"
+            and type(graph.get_submodule(source.target)) is nn.Conv2d
+            and len(source.users) == 1
+        )
+        if follows_conv and type(norm) is nn.BatchNorm2d:
+            conv: Any = above.get_submodule(source.target)
+            pair = NormedConv(conv, norms[node.target], turn)
+            source.target = f"normed_{node.name}"
+            above.add_submodule(source.target, pair)
+            node.replace_all_uses_with(source)
+            above.graph.erase_node(node)
+    above.recompile()
+    return list(norms.values())
 
 
 def _cut(
@@ -318,3 +320,12 @@ def _cut(
         if node in depends:
             passed[node] = above.node_copy(node, passed.__getitem__)
     return taken, fx.GraphModule(network, below), fx.GraphModule(network, above)
+
+
+def _kept_of(
+    below: fx.GraphModule, statistics: Sequence[Tensor], batches: Sequence[Tensor]
+) -> list[tuple[Tensor, ...]]:
+    """What the part below gives for all of these, its own batch norms estimated from the first."""
+    kept = estimate_statistics(below, statistics)
+    folded = fuse(below)
+    return [*kept, *(folded(batch) for batch in batches)]

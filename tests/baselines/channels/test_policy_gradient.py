@@ -1,13 +1,11 @@
 """Policy-gradient pruning: its rewards and gradient, how masks are judged, what it removes."""
 
-import copy
 import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tiny
 import torch
@@ -16,17 +14,17 @@ from torch import Tensor, nn
 
 import baselines.channels.policy_gradient
 from baselines import PolicyGradient
-from baselines.channels.channel_groups import channel_groups
-from baselines.channels.channel_removal import remove_channels
-from baselines.channels.policy_gradient import (
+from baselines.channels.batch_norm_statistics import estimate_statistics
+from baselines.channels.policy_gradient import epochs_by, rewards
+from baselines.channels.reinforce import (
     Agent,
     Remembered,
     advantages,
     at_least_one,
+    learn,
     reinforce_loss,
-    rewards,
 )
-from baselines.channels.reward_evaluation import CutNetwork, WholeNetwork, evaluation_of_masks
+from baselines.channels.reward_evaluation import evaluation_of_masks
 from orchestrator.jobs.work import Workplace, obtain_dense, run_trial
 from orchestrator.plan import Trial, dense_network
 from orchestrator.sweep_file import Resources
@@ -34,87 +32,12 @@ from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications
 from testbed.data import DataOptions, Images, load_splits, normalise
 from testbed.held_back import divided
-from testbed.method import judged_on
+from testbed.method import Judge, judged_on
 from testbed.network_file import load_network
 from testbed.prediction import evaluate
 from testbed.training import Training, ignore, train
 
 CPU = torch.device("cpu")
-
-
-class Block(nn.Module):
-    """Two convs with a batch norm each and a sum around them, on what is written in place."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2, 4, 3, padding=1)
-        self.inner1 = nn.Conv2d(4, 6, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(6)
-        self.inner2 = nn.Conv2d(6, 4, 3, padding=1)
-        self.norm2 = nn.BatchNorm2d(4)
-        self.relu = nn.ReLU(inplace=True)
-        self.classifier = nn.Linear(4, 3)
-
-    def forward(self, images: Tensor) -> Tensor:
-        outer = self.relu(self.conv(images))
-        inner = self.norm2(self.inner2(self.relu(self.norm1(self.inner1(outer)))))
-        logits: Tensor = self.classifier(self.relu(inner.add_(outer)).mean(dim=(2, 3)))
-        return logits
-
-
-class Spoiling(Block):
-    """Writes into what bypasses the pruned conv, after that conv's reader ran."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        outer = self.relu(self.conv(images))
-        outer.add_(self.norm2(self.inner2(self.relu(self.norm1(self.inner1(outer))))))
-        logits: Tensor = self.classifier(outer.mean(dim=(2, 3)))
-        return logits
-
-
-class Doubting(Block):
-    """Its forward looks at values, so it cannot be traced as a graph."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        if images.abs().max() > 1e6:
-            return images.new_zeros(len(images), 3)
-        return super().forward(images)
-
-
-class Encoder(nn.Module):
-    """Patches and a transformer's encoder layer: its norms look at all channels together."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patch = nn.Conv2d(2, 12, 4, stride=4)
-        self.block = nn.TransformerEncoderLayer(12, 4, 10, dropout=0, batch_first=True)
-        self.classifier = nn.Linear(12, 3)
-
-    def forward(self, images: Tensor) -> Tensor:
-        tokens = self.block(self.patch(images).flatten(2).mT)
-        logits: Tensor = self.classifier(tokens.mean(dim=1))
-        return logits
-
-
-def with_statistics(network: nn.Module) -> nn.Module:
-    """Weights and batch norms that are not those of a fresh network."""
-    generator = torch.Generator().manual_seed(4)
-    for name, tensor in network.state_dict().items():
-        if tensor.is_floating_point():
-            tensor += 0.3 * torch.rand(tensor.shape, generator=generator)
-            if "var" not in name:
-                tensor -= 0.15
-    return network.eval()
-
-
-def made(kind: str) -> nn.Module:
-    torch.manual_seed(3)
-    kinds = {"block": Block, "spoiling": Spoiling, "doubting": Doubting, "encoder": Encoder}
-    if kind in kinds:
-        return with_statistics(kinds[kind]())
-    if kind == "resnet18":
-        return with_statistics(build_backbone("resnet18", (2, 8, 8), 3, width=0.1))
-    return with_statistics(tiny.network(kind))
 
 
 @pytest.mark.parametrize("dense", [0.8, 0.9])
@@ -125,10 +48,10 @@ def test_the_reward_is_what_is_left_of_the_bound_times_filters_over_filters_kept
     # No drop at b = 2; then 1 of 2 points lost with half of the filters: (1 - 1/2) * 2.
     accuracies = torch.tensor([dense, dense - 0.01], dtype=torch.float64)
     assert rewards(accuracies, dense, 2.0, masks).tolist() == pytest.approx([1.0, 1.0])
-    # The sign: a worse network earns less, one at the bound nothing, a better one more than psi.
+    # The sign: a worse network earns less, one at the bound nothing, a better one no more than psi.
     at = torch.tensor([dense - 0.03, dense - 0.02, dense, dense + 0.01], dtype=torch.float64)
     half = masks[1].expand(4, -1)
-    assert rewards(at, dense, 2.0, half).tolist() == pytest.approx([-1, 0, 2, 3], abs=1e-9)
+    assert rewards(at, dense, 2.0, half).tolist() == pytest.approx([-1, 0, 2, 2], abs=1e-9)
     # With a larger bound the same drop costs less.
     assert rewards(at[:1], dense, 6.0, half[:1]).item() == pytest.approx(1.0)
 
@@ -187,7 +110,7 @@ def test_an_agent_reads_any_number_of_filters_of_any_size(shape: tuple[int, ...]
     agent = Agent(weight, torch.Generator().manual_seed(1))
     keep = agent()
     assert keep.shape == shape[:1]
-    assert torch.allclose(keep, keep[0]) and 0.8 < keep[0] < 1
+    assert keep.tolist() == [0.5] * shape[0]
     agent.decide.weight.data.fill_(50.0)
     keep = agent()
     assert ((keep > 0) & (keep < 1)).all() and keep.std() > 0  # told apart, never quite decided
@@ -203,61 +126,10 @@ def test_a_reward_is_found_out_once() -> None:
         asked.extend(masks)
         return masks.sum(dim=1)
 
-    remembered = Remembered(reward)
+    remembered = Remembered(reward, images_per_mask=7)
     masks = torch.tensor([[True, False], [True, True], [True, False]])
     assert remembered(masks).tolist() == remembered(masks).tolist() == [1, 2, 1]
-    assert len(asked) == 2
-
-
-MASKED = [
-    ("conv", "conv1", CutNetwork),
-    ("conv", "conv2", CutNetwork),
-    ("residual", "conv1", CutNetwork),
-    ("resnet18", "stage2.0.conv1", CutNetwork),
-    ("block", "inner1", CutNetwork),
-    ("spoiling", "inner1", WholeNetwork),
-    ("doubting", "inner1", WholeNetwork),
-    ("block", "conv", CutNetwork),  # the outer channels, which the block adds to
-    ("resnet18", "stage2.0.conv2", CutNetwork),
-    ("encoder", "block.self_attn.in_proj", WholeNetwork),
-    ("encoder", "block.linear1", WholeNetwork),
-    ("encoder", "patch", WholeNetwork),
-]
-
-
-@pytest.mark.parametrize(("kind", "layer", "way"), MASKED)
-def test_masks_are_judged_as_the_smaller_networks_themselves(
-    kind: str, layer: str, way: type, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        baselines.channels.reward_evaluation, "BATCH_SIZE", 40
-    )  # several, the last smaller
-    network: Any = made(kind)
-    data = tiny.splits(n_validation=100)
-    inputs = normalise(data.validation.pixels, data.mean, data.std)
-    with torch.no_grad():  # so that no class is always the answer
-        network.classifier.bias -= network(inputs).mean(dim=0)
-        # The labels are what the whole network says, so that a wrong mask shows.
-        images = Images(data.validation.pixels, network(inputs).argmax(dim=1))
-    groups = channel_groups(network, inputs[:2], scope="all")
-    evaluation = evaluation_of_masks(
-        network, groups, layer, images, data, device=CPU, precision="float32"
-    )
-    assert type(evaluation) is way
-    before = copy.deepcopy(network.state_dict())
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(2):
-        masks = torch.rand(6, groups[layer].channels, generator=generator) < 0.5
-        masks[:, 0] |= ~masks.any(dim=1)
-        masks[-1] = True
-        expected = []
-        for mask in masks:
-            removed = {layer: (~mask).nonzero().flatten().tolist()}
-            smaller = remove_channels(network, inputs[:2], groups, removed)
-            expected.append(evaluate(smaller, images, data, device=CPU, precision="float32"))
-        assert evaluation(masks) == pytest.approx(expected)
-        assert evaluation(masks)[-1] == 1.0 and len(set(expected)) > 1
-    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+    assert len(asked) == 2 and remembered.n_images == 14
 
 
 def test_it_removes_at_least_90_percent_of_channels_that_put_out_zero() -> None:
@@ -280,7 +152,7 @@ def test_it_removes_at_least_90_percent_of_channels_that_put_out_zero() -> None:
 
 def test_it_finds_the_channels_that_no_layer_of_a_residual_group_uses() -> None:
     data = tiny.splits(n_validation=192)
-    network: Any = tiny.trained("residual")
+    network: Any = tiny.trained("residual").eval()
     dead = torch.tensor([1, 3, 4])
     with torch.no_grad():
         for layer in (network.stem, network.conv2):
@@ -294,29 +166,52 @@ def test_it_finds_the_channels_that_no_layer_of_a_residual_group_uses() -> None:
     assert smaller.stem.out_channels == smaller.conv2.out_channels == 3
     assert (smaller.stem.weight.flatten(1) != 0).any(dim=1).all()
     x = normalise(data.validation.pixels, data.mean, data.std)
+    for each in (smaller, network):
+        estimate_statistics(each, [x])
     with torch.no_grad():
-        torch.testing.assert_close(smaller.eval()(x), network.eval()(x))
+        torch.testing.assert_close(smaller(x), network(x))
 
 
-def ranks(values: list[float]) -> np.ndarray:
-    """Ties get the mean of their ranks."""
-    each = np.array(values)
-    return (each[:, None] > each).sum(axis=1) + ((each[:, None] == each).sum(axis=1) - 1) / 2
+def test_what_is_kept_falls_strictly_with_the_drop_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each channel of a layer is worth some accuracy, most of them little."""
+
+    def worth(*arguments: Any, **_: Any) -> Any:
+        points = torch.linspace(0.05, 1, arguments[1][arguments[2]].channels).double() ** 2
+
+        def evaluate(masks: Tensor) -> list[float]:
+            return (0.9 - (~masks).double() @ points / 100).tolist()
+
+        evaluate.images_per_mask = 1  # type: ignore[attr-defined]
+        return evaluate
+
+    monkeypatch.setattr(baselines.channels.policy_gradient, "evaluation_of_masks", worth)
+    monkeypatch.setattr(baselines.channels.policy_gradient, "evaluate", lambda *_, **__: 0.9)
+    kept = []
+    for bound in (0.5, 1.0, 2.0, 3.0):
+        method = PolicyGradient(drop_bound=bound, steps=60)
+        pruned = method.prune(tiny.trained(), tiny.splits(), tiny.run(0))
+        kept.append(count_multiplications(pruned, torch.zeros(1, 2, 8, 8)).multiplications)
+    assert kept == sorted(set(kept), reverse=True)
 
 
-def test_a_larger_drop_bound_keeps_fewer_multiplications() -> None:
-    data = tiny.splits(384, 192, brighter=24)  # hard enough that channels matter
-    bounds, costs = [], []
-    for seed in range(5):
-        network = tiny.network()
-        learning = tiny.LEARNING.model_copy(update={"epochs": 8})
-        train(network, data, learning, seed=seed, device=CPU)
-        for bound in (0.5, 5.0, 50.0):
-            method = PolicyGradient(drop_bound=bound, steps=20)
-            pruned = method.prune(network, data, tiny.run(0, seed=seed))
-            bounds.append(bound)
-            costs.append(count_multiplications(pruned, torch.zeros(1, 2, 8, 8)).multiplications)
-    assert np.corrcoef(ranks(bounds), ranks(costs))[0, 1] < -0.5
+def test_agents_find_the_best_mask_and_keep_fewer_filters_the_larger_the_bound() -> None:
+    """Each filter is worth some accuracy; the best masks are those that brute force finds."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(10, 3, 3, 3, generator=generator)
+    points = torch.tensor([0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0])
+    every = torch.tensor(list(itertools.product([False, True], repeat=10))[1:])
+    kept = []
+    for bound in (0.5, 1.0, 2.0, 3.0):
+
+        def reward(masks: Tensor, bound: float = bound) -> Tensor:
+            accuracies = 0.9 - (~masks).double() @ points.double() / 100
+            return rewards(accuracies, 0.9, bound, masks)
+
+        masks = learn(weight, reward, samples=10, steps=60, seed=0)
+        found = masks[reward(masks).argmax()]
+        assert reward(found[None]) == reward(every).max()
+        kept.append(int(found.sum()))
+    assert kept == [9, 7, 5, 2]
 
 
 def pixels_of(images: Images) -> set[bytes]:
@@ -355,7 +250,10 @@ def test_only_reward_images_decide_and_only_held_back_ones_are_reported(
     monkeypatch.setattr(baselines.channels.policy_gradient, "evaluation_of_masks", spy)
     reports: list[Mapping[str, float]] = []
     network = method.prune(tiny.trained(), data, tiny.run(3, reports=reports))
-    assert seen == [pixels_of(rewarding)] * 2
+    assert len(seen) == 4 and seen[:2] == seen[2:]  # of each layer: to learn from, to choose by
+    learnt_from, chosen_by = seen[:2]
+    assert learnt_from | chosen_by == pixels_of(rewarding) and not learnt_from & chosen_by
+    assert (len(learnt_from), len(chosen_by)) == (16, 8)
     accuracy = evaluate(network, held_back.validation, data, device=CPU, precision="float32")
     assert [r["val_accuracy"] for r in reports if "epoch" in r][-1] == accuracy
     # With other held-back images the same network comes out.
@@ -366,6 +264,33 @@ def test_only_reward_images_decide_and_only_held_back_ones_are_reported(
     other = replace(data, validation=Images(pixels, data.validation.labels))
     same = method.prune(tiny.trained(), other, tiny.run(3))
     assert all(torch.equal(same.state_dict()[k], v) for k, v in network.state_dict().items())
+
+
+def test_the_mask_that_is_kept_is_chosen_on_images_that_no_agent_learnt_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Agents learn that channels 0 to 3 matter; on the images to choose by it is 0 alone."""
+    said: list[Tensor] = []
+
+    def spy(*arguments: Any, **_: Any) -> Any:
+        needed = slice(4) if len(arguments[3]) == 16 else slice(1)
+
+        def evaluate(masks: Tensor) -> list[float]:
+            if needed.stop == 1:
+                said.extend(masks)
+            return masks[:, needed].double().mean(dim=1).tolist()
+
+        evaluate.images_per_mask = 1  # type: ignore[attr-defined]
+        return evaluate
+
+    monkeypatch.setattr(baselines.channels.policy_gradient, "evaluation_of_masks", spy)
+    network = tiny.trained()
+    method = PolicyGradient(steps=3, layers="one", layer="conv2", drop_bound=10)
+    pruned = method.prune(network, tiny.splits(), tiny.run(0))
+    kept = torch.isin(network.conv2.weight[:, 0, 0, 0], pruned.conv2.weight[:, 0, 0, 0])
+    fewest = min(said, key=lambda mask: int(mask.sum()) if mask[0] else 9)
+    assert len(said) > 2 and kept.tolist() == fewest.tolist()
+    assert fewest[0] and not fewest[:4].all()  # worse than all channels where the agent learnt
 
 
 class StoppedError(Exception):
@@ -425,16 +350,33 @@ def test_each_layer_reports_what_it_kept_and_is_fine_tuned() -> None:
     assert kinds == ["epoch", "layer", "epoch", "epoch", "layer"]
 
 
+def test_half_of_the_epochs_are_spread_over_the_layers_and_the_others_one_schedule() -> None:
+    assert [epochs_by(layer, 5, 16) for layer in range(1, 6)] == [2, 4, 6, 8, 16]
+    assert [epochs_by(layer, 4, 3) for layer in range(1, 5)] == [0, 0, 1, 3]
+    assert epochs_by(1, 1, 7) == 7
+
+
+def test_early_stopping_looks_only_where_every_layer_is_pruned() -> None:
+    looks: list[tuple[int, float]] = []
+    run = tiny.run(4)
+    run.judge = Judge((1, 2, 3, 4), lambda rung, costs: looks.append((rung, costs["parameters"])))
+    network = PolicyGradient(steps=10, drop_bound=20).prune(tiny.trained(), tiny.splits(), run)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    assert looks == [(3, parameters), (4, parameters)]
+
+
 def test_passes_for_rewards_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
     def counting(*arguments: Any, **options: Any) -> Any:
         evaluation = evaluation_of_masks(*arguments, **options)
+        norms_above = arguments[2] == "conv1"
 
         def evaluate_and_count(masks: Tensor) -> Any:
-            seen.append(len(masks) * len(arguments[3]))
+            seen.append(len(masks) * (len(arguments[3]) + norms_above * len(arguments[4])))
             return evaluation(masks)
 
+        evaluate_and_count.images_per_mask = evaluation.images_per_mask  # type: ignore[attr-defined]
         return evaluate_and_count
 
     monkeypatch.setattr(baselines.channels.policy_gradient, "evaluation_of_masks", counting)
@@ -474,12 +416,21 @@ def test_one_layer_alone_is_pruned_where_one_is_asked_for() -> None:
     assert run.epochs_spent == 2
 
 
+class EveryChannelCounts:
+    """Stands for an evaluation of masks."""
+
+    images_per_mask = 1
+
+    def __call__(self, masks: Tensor) -> list[float]:
+        return masks.double().mean(dim=1).tolist()
+
+
 @pytest.fixture
 def every_channel_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         baselines.channels.policy_gradient,
         "evaluation_of_masks",
-        lambda *_, **__: lambda masks: masks.double().mean(dim=1).tolist(),
+        lambda *_, **__: EveryChannelCounts(),
     )
 
 
@@ -519,15 +470,20 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
 
 def test_a_dense_network_no_better_than_chance_is_refused_before_any_work() -> None:
     run = tiny.run(3)
-    with pytest.raises(ValueError, match=r"no better than chance: of 24 .*commonest class 33.3%"):
+    with pytest.raises(
+        ValueError, match=r"no better than chance: of 16 .*commonest class 3[0-9.]+%"
+    ):
         PolicyGradient().prune(tiny.network(), tiny.splits(), run)
     assert run.epochs_spent == 0
 
 
 def test_validation_images_that_cannot_be_divided_are_refused() -> None:
-    for share in (0.001, 0.999):
+    for share in (0.001, 0.02, 0.999):  # none, one and all of them
+        method = PolicyGradient(reward_share=share)
         with pytest.raises(ValueError, match="of 48 validation images"):
-            PolicyGradient(reward_share=share).prune(tiny.trained(), tiny.splits(), tiny.run(1))
+            method.prune(tiny.trained(), tiny.splits(), tiny.run(1))
+        with pytest.raises(ValueError, match="of 48 validation images"):
+            method.check_network(tiny.trained(), tiny.splits())
 
 
 def test_an_unknown_layer_is_answered_with_those_that_there_are() -> None:

@@ -79,7 +79,8 @@ class Table:
         self.keys = keys
 
     def read(self) -> pd.DataFrame:
-        return pd.read_csv(self.path) if self.path.exists() else pd.DataFrame(columns=self.keys)
+        columns = (*self.keys, "accuracy", "share", "q_learning_epochs", "seconds")
+        return pd.read_csv(self.path) if self.path.exists() else pd.DataFrame(columns=columns)
 
     def has(self, *key: object) -> bool:
         rows = self.read()[list(self.keys)].itertuples(index=False, name=None)
@@ -120,7 +121,7 @@ class Subject:
 
     def options(self, variant: str, dense: nn.Module, rounds: int = 1) -> RNP:
         class FromDense(RNP):
-            def teacher(self, network: RuntimeNetwork) -> OwnTeacher:
+            def teacher(self, network: RuntimeNetwork, in_place: bool = False) -> OwnTeacher:
                 return OwnTeacher(copy.deepcopy(dense), self.distillation)
 
         return (FromDense if variant == FROM_DENSE else RNP)(
@@ -267,7 +268,13 @@ def write_page(folder: Path, widths: pd.DataFrame, decided: pd.DataFrame) -> Non
         table = widths.pivot_table(index=["network", "variant"], columns="prefix", values=value)
         n = widths.groupby(["network", "variant"])["seed"].nunique()
         lines += _table(table.assign(n=n).reset_index())
-    lines += [
+    if len(decided):
+        lines += _decided(decided)
+    (folder / "README.md").write_text("\n".join(lines))
+
+
+def _decided(decided: pd.DataFrame) -> list[str]:
+    lines = [
         f"## RNP, {SHARE:.0%} of the multiplications asked for", "",
         "Accuracy less that of the same seed with statistics of each prefix and 2 rounds, in "
         "points, mean and standard deviation:", "",
@@ -287,8 +294,7 @@ def write_page(folder: Path, widths: pd.DataFrame, decided: pd.DataFrame) -> Non
             "seconds": by["seconds"].mean(),
         }
     )
-    lines += _table(summary.reset_index())
-    (folder / "README.md").write_text("\n".join(lines))
+    return lines + _table(summary.reset_index())
 
 
 def _table(frame: pd.DataFrame) -> list[str]:

@@ -8,10 +8,11 @@ Source: Yu and Huang 2019, "Universally slimmable networks", arXiv 1903.05134, s
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rnp.execution.layers import PrefixBatchNorm
@@ -42,27 +43,48 @@ def estimate_statistics(
     Returns:
         How many images went through the network.
     """
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    norms = [norm for norm in norms if norm.running_mean is not None]
+    norms = _norms(network)
     if not norms:
         return 0
     device, layout = run.device, memory_format_for(network, data, run.device)
     generator = torch.Generator().manual_seed(run.seed)
     images = torch.randperm(len(data.train), generator=generator)[:IMAGES]
-    momenta = [norm.momentum for norm in norms]
-    with evaluating(network), autocast(run.fine_tuning.precision, device):
-        for norm in norms:
-            norm.train()
-            norm.momentum = None  # the mean over batches
-            if isinstance(norm, PrefixBatchNorm):
-                norm.forget()
-            else:
-                norm.reset_running_stats()
+    for norm in norms:
+        if isinstance(norm, PrefixBatchNorm):
+            norm.forget()
+        else:
+            norm.reset_running_stats()
+    # Without momentum: the mean over batches.
+    with by_batch(network, momentum=None), autocast(run.fine_tuning.precision, device):
         for batch in images.tensor_split(math.ceil(len(images) / BATCH_SIZE)):
             pixels = data.augmented(data.train.select(batch).to(device), generator)
             inputs = normalise(pixels, data.mean, data.std, memory_format=layout)
             taken = None if actions is None else actions(len(inputs)).to(device)
             network.masked(inputs, taken)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
     return len(images)
+
+
+@contextmanager
+def by_batch(network: nn.Module, momentum: float | None) -> Iterator[None]:
+    """Evaluation mode meanwhile, but for batch norms, which normalise by the statistics of a batch.
+
+    Args:
+        momentum: with which running statistics follow; 0 leaves them as they are.
+    """
+    norms = _norms(network)
+    momenta = [norm.momentum for norm in norms]
+    with evaluating(network):
+        for norm in norms:
+            norm.train()
+            norm.momentum = momentum
+        try:
+            yield
+        finally:
+            for norm, own in zip(norms, momenta, strict=True):
+                norm.momentum = own
+
+
+def _norms(network: nn.Module) -> list[_BatchNorm]:
+    """Those with running statistics."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    return [norm for norm in norms if norm.running_mean is not None]

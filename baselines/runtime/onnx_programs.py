@@ -21,49 +21,67 @@ IR_VERSION = 10
 BATCH = {0: torch.export.Dim("batch", min=1)}
 
 
-def single_program(
-    network: CascadeNetwork, shape: Sequence[int], mean: Sequence[float], std: Sequence[float]
-) -> onnx.ModelProto:
-    """The cascade from one image to its answer.
+class CascadePrograms:
+    """Writes the programs of a cascade. Each of its networks is translated once."""
 
-    Its input `images` is (1, C, H, W) float32 from 0 to 1, its output `logits` (1, classes).
+    def __init__(
+        self,
+        network: CascadeNetwork,
+        shape: Sequence[int],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        """
+        Args:
+            shape: (C, H, W).
+            mean, std: of each channel, in 0..1 units, as the networks were trained with.
 
-    Args:
-        shape: (C, H, W).
-        mean, std: of each channel, in 0..1 units, as the networks were trained with.
+        Raises:
+            ValueError: if the cascade decides by draws, or a network cannot be written.
+        """
+        if network.confidence == "drawn":
+            raise ValueError(
+                "No ONNX program can be written of a cascade at random: it draws by the bits of an "
+                "image's pixels, for which ONNX has no operation."
+            )
+        self._network, self._shape, self._statistics = network, shape, (mean, std)
+        self._models = [_exported(each, shape) for each in network.networks]
 
-    Raises:
-        ValueError: if the cascade decides by draws, or a network cannot be written.
-    """
-    program = _Program(network, shape)
-    graph = program.graph
-    images = graph.normalised(mean, std)
-    answers = program.look(graph, 0, images)
-    program.further(graph, 1, images, answers, gives="logits")
-    return graph.model(program.opsets, [1, *shape], [1, None])
+    def single(self, threshold: float | None = None) -> onnx.ModelProto:
+        """From one image to its answer.
 
+        Its input `images` is (1, C, H, W) float32 from 0 to 1, its output `logits` (1, classes).
 
-def batch_program(
-    network: CascadeNetwork, shape: Sequence[int], mean: Sequence[float], std: Sequence[float]
-) -> onnx.ModelProto:
-    """As `single_program`, for images (n, C, H, W) of any number and their answers (n, classes)."""
-    program = _Program(network, shape)
-    graph = program.graph
-    waiting = graph.normalised(mean, std)
-    current = answers = program.look(graph, 0, waiting)
-    size = graph.add("Shape", "images", end=1)
-    scalar = graph.add("Squeeze", size, graph.constant([0]))
-    places = graph.add("Range", graph.constant(0), scalar, graph.constant(1))
-    for number in range(1, network.looks):
-        unsure = graph.add("Squeeze", program.unsure(graph, number, current), graph.constant([1]))
-        waiting, current, places = (
-            graph.add("Compress", each, unsure, axis=0) for each in (waiting, current, places)
-        )
-        current = program.averaged(graph, number, waiting, current)
-        rows = graph.add("Unsqueeze", places, graph.constant([1]))
-        answers = graph.add("ScatterND", answers, rows, current)
-    graph.add("Identity", answers, gives="logits")
-    return graph.model(program.opsets, [None, *shape], [None, None])
+        Args:
+            threshold: in place of each of the cascade's own.
+        """
+        program = _Program(self._network, self._models, threshold)
+        graph = program.graph
+        images = graph.normalised(*self._statistics)
+        answers = program.look(graph, 0, images)
+        program.further(graph, 1, images, answers, gives="logits")
+        return graph.model(program.opsets, [1, *self._shape], [1, None])
+
+    def batch(self, threshold: float | None = None) -> onnx.ModelProto:
+        """As `single`, for images (n, C, H, W) of any number and their answers (n, classes)."""
+        program = _Program(self._network, self._models, threshold)
+        graph = program.graph
+        waiting = graph.normalised(*self._statistics)
+        current = answers = program.look(graph, 0, waiting)
+        size = graph.add("Shape", "images", end=1)
+        scalar = graph.add("Squeeze", size, graph.constant([0]))
+        places = graph.add("Range", graph.constant(0), scalar, graph.constant(1))
+        for number in range(1, self._network.looks):
+            unsure = program.unsure(graph, number, current)
+            unsure = graph.add("Squeeze", unsure, graph.constant([1]))
+            waiting, current, places = (
+                graph.add("Compress", each, unsure, axis=0) for each in (waiting, current, places)
+            )
+            current = program.averaged(graph, number, waiting, current)
+            rows = graph.add("Unsqueeze", places, graph.constant([1]))
+            answers = graph.add("ScatterND", answers, rows, current)
+        graph.add("Identity", answers, gives="logits")
+        return graph.model(program.opsets, [None, *self._shape], [None, None])
 
 
 class _Graph:
@@ -117,15 +135,14 @@ class _Graph:
 class _Program:
     """The parts that both programs are written of."""
 
-    def __init__(self, network: CascadeNetwork, shape: Sequence[int]) -> None:
-        if network.confidence == "drawn":
-            raise ValueError(
-                "No ONNX program can be written of a cascade at random: it draws by the bits of an "
-                "image's pixels, for which ONNX has no operation."
-            )
-        self._network = network
-        self._models = [_exported(each, shape) for each in network.networks]
-        self.opsets = self._models[0].opset_import
+    def __init__(
+        self,
+        network: CascadeNetwork,
+        models: Sequence[onnx.ModelProto],
+        threshold: float | None,
+    ) -> None:
+        self._network, self._models, self._threshold = network, models, threshold
+        self.opsets = models[0].opset_import
         self.graph = _Graph(count())
 
     def look(self, graph: _Graph, number: int, images: str) -> str:
@@ -169,7 +186,9 @@ class _Program:
                 for place in range(2)
             )
             confidence = graph.add("Sub", first, second)
-        threshold = self._network.thresholds[number - 1].item()
+        threshold = self._threshold
+        if threshold is None:
+            threshold = self._network.thresholds[number - 1].item()
         return graph.add("Less", confidence, graph.constant(threshold))
 
     def averaged(self, graph: _Graph, number: int, images: str, answers: str) -> str:

@@ -22,7 +22,7 @@ from testbed.stratified import draw
 
 LOGITS = "logits/{}.safetensors"
 MOST_COMBINED = 14  # networks of a cell and seed: those on their own frontier
-THRESHOLDS = 21  # tried for each network but the last, at even steps of the images
+THRESHOLDS = 20  # tried for each network but the last, at even steps of the images
 MOST_SHOWN = 12  # cascades of a cell and seed
 STREAM = 3  # keeps this draw apart from others
 
@@ -132,7 +132,8 @@ def _tried(networks: _Networks, members: Sequence[int]) -> Iterator[dict[str, ob
         # Halfway between two images' margins, so that rounding tips no decision.
         ordered = np.sort(margins)
         ordered = np.concatenate([ordered[:1] - 1, (ordered[1:] + ordered[:-1]) / 2, [np.inf]])
-        levels.append(ordered[np.linspace(0, n, THRESHOLDS).round().astype(int)])
+        on = np.linspace(n / THRESHOLDS, n, THRESHOLDS)  # images that go on
+        levels.append(ordered[on.round().astype(int)])
         unsure.append((margins < levels[-1][:, None]).astype(float))
     costs = networks.costs[list(members)]
     second = unsure[0].mean(axis=1)

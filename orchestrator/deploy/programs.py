@@ -5,6 +5,7 @@ part of it. Every format is run on validation images and must give what the netw
 """
 
 import copy
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -114,40 +115,28 @@ def _cascade_programs(
     network: CascadeNetwork, splits: Splits, images: Tensor, expected: np.ndarray, target: Path
 ) -> list[str]:
     """Writes checked ONNX programs of a cascade that skip; returns how long they take."""
-    from baselines.runtime.onnx_programs import batch_program, single_program
+    from baselines.runtime.onnx_programs import CascadePrograms
 
     if network.confidence == "drawn":
         return [f"{ONNX}: not written, as a cascade at random draws by the bits of an image."]
-    ends = {OWN: None, CHEAPEST: -torch.inf, DEAREST: torch.inf}
+    with _as_refusal(ONNX, "torch's ONNX exporter"):
+        programs = CascadePrograms(network, splits.input_shape, splits.mean, splits.std)
+    thresholds = {OWN: None, CHEAPEST: -math.inf, DEAREST: math.inf}
     notes = []
-    for name, write, size in ((ONNX, single_program, 1), (BATCH_ONNX, batch_program, len(images))):
-        with _as_refusal(name, "torch's ONNX exporter"):
-            programs = {
-                end: write(
-                    _ending(network, threshold), splits.input_shape, splits.mean, splits.std
-                ).SerializeToString()
-                for end, threshold in ends.items()
-            }
-        runs = {end: onnx_session(program) for end, program in programs.items()}
-        (target / name).write_bytes(programs[OWN])
-        batches = images.split(size)
-        found = np.concatenate([runs[OWN](batch.numpy()) for batch in batches])
+    for name, write, size in (
+        (ONNX, programs.single, 1),
+        (BATCH_ONNX, programs.batch, len(images)),
+    ):
+        written = {end: write(each).SerializeToString() for end, each in thresholds.items()}
+        runs = {end: onnx_session(program) for end, program in written.items()}
+        (target / name).write_bytes(written[OWN])
+        found = np.concatenate([runs[OWN](batch.numpy()) for batch in images.split(size)])
         _check(name, lambda _, found=found: found, images, expected)  # type: ignore[misc]
         took_ms = _latencies_ms(runs, images, size)
         said = ", ".join(f"{end} {milliseconds(ms)}" for end, ms in took_ms.items())
-        what = "single images" if size == 1 else "any batch"
-        one = "One image" if size == 1 else f"{size} images"
+        what, one = ("single images", "One image") if size == 1 else ("any batch", f"{size} images")
         notes.append(f"{name}: {what}; it skips. {one} with {said} (ONNX Runtime, one thread).")
     return notes
-
-
-def _ending(network: CascadeNetwork, threshold: float | None) -> CascadeNetwork:
-    """The cascade with one threshold for every look; None leaves its own."""
-    if threshold is None:
-        return network
-    fixed = copy.deepcopy(network)
-    fixed.thresholds.fill_(threshold)
-    return fixed
 
 
 def _torch_program(whole: FromPixels, images: Tensor, path: Path) -> Run:

@@ -9,18 +9,34 @@ import onnx
 import pytest
 import torch
 from small_cascades import cascade
+from torch import nn
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
 
+from baselines.runtime import onnx_programs  # noqa: E402 - needs the extra
 from baselines.runtime.cascade_network import CascadeNetwork  # noqa: E402
-from baselines.runtime.onnx_programs import (  # noqa: E402 - needs the extra
-    batch_program,
-    single_program,
-)
+from baselines.runtime.onnx_programs import CascadePrograms  # noqa: E402
 
 SHAPE, MEAN, STD = (2, 8, 8), (0.4, 0.3), (0.2, 0.1)
 PIXELS = torch.rand(30, *SHAPE, generator=torch.Generator().manual_seed(0))
 NORMALISED = (PIXELS - torch.tensor(MEAN).view(-1, 1, 1)) / torch.tensor(STD).view(-1, 1, 1)
+
+
+real_export = onnx_programs._exported
+translated: dict[torch.Size, onnx.ModelProto] = {}
+
+
+@pytest.fixture(autouse=True)
+def _translates_each_network_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it takes seconds, and `cascade` is always of the same three."""
+
+    def exported(network: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
+        key = network.get_parameter("conv1.weight").shape
+        if key not in translated:
+            translated[key] = real_export(network, shape)
+        return translated[key]
+
+    monkeypatch.setattr(onnx_programs, "_exported", exported)
 
 
 def deciding(confidence: str, mirror: bool) -> CascadeNetwork:
@@ -38,7 +54,9 @@ def run(program: onnx.ModelProto, pixels: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(
         program.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    return np.asarray(session.run(["logits"], {"images": pixels})[0])
+    single = session.get_inputs()[0].shape[0] == 1
+    batches = np.split(pixels, len(pixels)) if single else [pixels]
+    return np.concatenate([session.run(["logits"], {"images": each})[0] for each in batches])
 
 
 @pytest.mark.parametrize("mirror", [False, True])
@@ -47,10 +65,9 @@ def test_both_programs_answer_as_the_network_does(confidence: str, mirror: bool)
     network = deciding(confidence, mirror)
     with torch.no_grad():
         expected = network(NORMALISED).numpy()
-    single = single_program(network, SHAPE, MEAN, STD)
-    one_by_one = [run(single, pixels[None]) for pixels in PIXELS.numpy()]
-    np.testing.assert_allclose(np.concatenate(one_by_one), expected, rtol=1e-3, atol=1e-4)
-    batches = batch_program(network, SHAPE, MEAN, STD)
+    programs = CascadePrograms(network, SHAPE, MEAN, STD)
+    single, batches = programs.single(), programs.batch()
+    np.testing.assert_allclose(run(single, PIXELS.numpy()), expected, rtol=1e-3, atol=1e-4)
     for n in (1, 7, 30):
         found = run(batches, PIXELS[:n].numpy())
         np.testing.assert_allclose(found, expected[:n], rtol=1e-3, atol=1e-4)
@@ -62,7 +79,8 @@ def test_all_images_may_be_sure_or_none(threshold: float) -> None:
     network.thresholds.fill_(threshold)
     with torch.no_grad():
         expected = network(NORMALISED).numpy()
-    found = run(batch_program(network, SHAPE, MEAN, STD), PIXELS.numpy())
+    programs = CascadePrograms(cascade(), SHAPE, MEAN, STD)
+    found = run(programs.batch(threshold), PIXELS.numpy())
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
@@ -87,10 +105,10 @@ def test_the_single_program_ends_at_the_first_sure_answer(
 ) -> None:
     network = cascade()
     network.thresholds.copy_(torch.tensor(thresholds))
-    program = single_program(network, SHAPE, MEAN, STD)
+    program = CascadePrograms(network, SHAPE, MEAN, STD).single()
     assert convs_run(program, PIXELS[:1].numpy(), tmp_path) == 2 * looks
 
 
 def test_a_cascade_at_random_has_no_program() -> None:
     with pytest.raises(ValueError, match="draws by the bits"):
-        single_program(cascade("drawn"), SHAPE, MEAN, STD)
+        CascadePrograms(cascade("drawn"), SHAPE, MEAN, STD)

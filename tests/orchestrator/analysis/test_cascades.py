@@ -13,6 +13,7 @@ from orchestrator.analysis.cascades import _judged, _log_softmax, _Networks, _tr
 from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.report.tables.cascades import cascades_table
 from orchestrator.run_folder.logits import read_logits, write_logits
+from orchestrator.run_folder.trials_table import write_images
 from tests.report_rows import result_of, trial
 
 
@@ -109,17 +110,22 @@ def test_thresholds_are_judged_on_images_that_did_not_choose_them(tmp_path: Path
     assert (found["val_accuracy"] - 0.25).abs().max() < 4 * deviation
 
 
-def test_networks_judged_on_other_images_or_deciding_per_image_are_left_out(tmp_path: Path) -> None:
+def test_networks_that_decide_per_image_or_left_no_logits_are_left_out(tmp_path: Path) -> None:
     networks = drawn(200, 2)
     rows = [trial("vanilla", 0.5, 0.1, trial_id="n0"), trial("rnp", 0.5, 0.2, trial_id="n1")]
+    result = result_of(tmp_path, rows)
+    assert cascades(result).empty
     folder_of(tmp_path, networks)
-    assert len(cascades(result_of(tmp_path, rows)))
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "n1.csv").write_text("index,class,correct,multiplications\n")
-    assert cascades(result_of(tmp_path / "again", rows)).empty, "no logits there"
-    result = result_of(tmp_path / "again", rows)
-    for name in ("logits", "images"):
-        (tmp_path / name).rename(tmp_path / "again" / name)
+    assert len(cascades(result))
+    write_images(tmp_path, "n1", ["a"], [True], [10])
+    assert cascades(result).empty
+
+
+def test_networks_that_were_judged_on_other_images_are_not_combined(tmp_path: Path) -> None:
+    networks = drawn(200, 2)
+    result = swept(tmp_path, networks)
+    fewer = torch.from_numpy(networks.answers[1, :100]), torch.tensor(networks.labels[:100])
+    write_logits(tmp_path / "logits" / "n1.safetensors", *fewer)
     assert cascades(result).empty
 
 

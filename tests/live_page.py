@@ -38,6 +38,13 @@ class LivePage:
     def open(self, url: str) -> None:
         self._do("Page.navigate", url=url)
 
+    def resize(self, width: int, height: int, *, dark: bool = False) -> None:
+        """Shows pages at this size, a telephone's too, in light or dark."""
+        size = {"width": width, "height": height}
+        self._do("Emulation.setDeviceMetricsOverride", **size, deviceScaleFactor=1, mobile=False)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._do("Emulation.setEmulatedMedia", features=[scheme])
+
     def when(self, script: str, patience_s: float = 240) -> Any:
         """What an expression gives, as soon as that is neither false nor empty."""
         give_up = time.monotonic() + patience_s

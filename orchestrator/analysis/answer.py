@@ -6,6 +6,7 @@ Every sentence is made from the decisions, trials.csv and sweep.yaml.
 from collections import Counter
 from collections.abc import Sequence
 
+from orchestrator.analysis.asked_budget import asked_of, missed_budgets, share_said
 from orchestrator.analysis.contender import Contender
 from orchestrator.analysis.decision import (
     HALF,
@@ -19,6 +20,7 @@ from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.formatting import extent, listed, millions, percent, ratio
 
 CONTROL = "random_channels"
+MOST_MISSED = 6  # in a terminal; the report has all
 
 
 def answer(result: SweepResult, found: Sequence[Decision] | None = None) -> tuple[str, str]:
@@ -67,6 +69,9 @@ def last_lines(result: SweepResult) -> list[str]:
     first = headline_decisions(found, result.sweep)
     shown = first if len(result.cells) > 1 else found
     lines = [answer(result, found)[0], *(f"  {line(result, each)}" for each in shown)]
+    if missed := missed_budgets(result.trials):
+        more = f" and {len(missed) - MOST_MISSED} more" if len(missed) > MOST_MISSED else ""
+        lines.append(f"Budgets missed: {'; '.join(missed[:MOST_MISSED])}{more}.")
     if first:
         best = max(first, key=lambda each: each.best.accuracy)
         lines.append(f"Export it: {export_command(result, best.best.trial_id)}")
@@ -83,7 +88,8 @@ def line(result: SweepResult, decision: Decision) -> str:
     return (
         f"{place}{percent(decision.budget)}: {best.trial_id}{f' ({options})' if options else ''}, "
         f"{images(best)} accuracy {best.written('accuracy')}{_behind_dense(decision)}, "
-        f"{percent(best.mean('share'))} of the dense multiplications{_latency(best, ', ')}"
+        f"{share_said(best.mean('share'), asked_of(own))} of the dense multiplications"
+        f"{_latency(best, ', ')}"
         f"{f'; too close to tell: {listed(close)}' if close else ''}"
     )
 
@@ -97,12 +103,6 @@ def budget_in_words(budget: float) -> str:
 def images(contender: Contender) -> str:
     """Of which images its accuracy is."""
     return "test" if contender.confirmed else "validation"
-
-
-def slower_than_dense(result: SweepResult, contender: Contender) -> bool:
-    """Whether a network that decides per image took longer than the dense one for one image."""
-    deciding = result.decides_per_image(result.by_id.loc[contender.network])
-    return deciding and contender.mean("latency_ratio") > 1
 
 
 def _reached(decision: Decision) -> str:
@@ -139,6 +139,8 @@ def _more(decision: Decision) -> list[str]:
     cost, share = millions(best.mean("multiplications")), percent(best.mean("share"))
     needs = "Its networks need in the mean" if best.n > 1 else "It needs"
     said = [f"{needs} {cost} multiplications, {share} of dense{_latency(best, ', and ')}."]
+    if best.decides_per_image and best.mean("latency_ratio") > 1:
+        said.append("It decides per image, which makes it slower than the dense network here.")
     if best.n > 1 and not best.confirmed:
         tested = ""
         if best.mean("test_accuracy") > 0:

@@ -13,15 +13,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from orchestrator.analysis.pareto import TRADE, as_share, eligible
+from orchestrator.analysis.pareto import LATENCY_RATIOS, TRADE, eligible, is_within, with_ratios
 from orchestrator.formatting import mean_and_deviation
 
 FIGURES = (  # columns of trials.csv that answers need
     *("trial_id", "phase", "cell", "method", "dataset", "classes", "seed", "fine_tuning_epochs"),
     *("train_accuracy", "val_accuracy", "test_accuracy", "latency_ms", "multiplications"),
-    *("dense_multiplications", "dense_val_accuracy"),
+    *("multiplications_p5", "multiplications_p95"),
 )
-LATENCY_RATIOS = ("latency_ratio", "latency_ratio_batch128")
 COSTS = ("multiplications", "share", "latency_ms", *LATENCY_RATIOS)
 
 
@@ -57,7 +56,11 @@ class Limits(NamedTuple):
             limit = getattr(self, name)
             if limit is not None:
                 cost = rows[name].to_numpy(dtype=float, na_value=np.nan)
-                within &= (cost <= limit) | (_as_written(name, cost) <= limit)
+                within &= (
+                    is_within(cost, limit)
+                    if name in ("share", "latency_ratio")
+                    else (cost <= limit) | (_in_three_figures(cost) <= float(f"{limit:.3g}"))
+                )
         order, ascending = ["val_accuracy", "multiplications"], [False, True]
         if self.ask_for_cheapest:
             order, ascending = order[::-1], ascending[::-1]
@@ -105,6 +108,11 @@ class Contender:
         return self.mean("accuracy")
 
     @property
+    def decides_per_image(self) -> bool:
+        """Whether some images cost its networks more than others."""
+        return bool((self.rows["multiplications_p5"] < self.rows["multiplications_p95"]).any())
+
+    @property
     def by_seed(self) -> pd.Series:
         """The accuracies, by seed."""
         return pd.Series(self.rows["accuracy"].to_numpy(float), index=self.rows["seed"])
@@ -140,15 +148,6 @@ def judged(trials: pd.DataFrame) -> pd.DataFrame:
     return with_ratios(rows)[[*FIGURES, "point", "accuracy", "images", "share", *LATENCY_RATIOS]]
 
 
-def with_ratios(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with share, and latencies over those of the dense network measured in turn."""
-    return rows.assign(
-        share=as_share(rows, "multiplications"),
-        latency_ratio=rows["latency_ms"] / rows["dense_latency_ms"],
-        latency_ratio_batch128=rows["latency_ms_batch128"] / rows["dense_latency_ms_batch128"],
-    )
-
-
 def contenders(trials: pd.DataFrame, limits: Limits) -> list[Contender]:
     """What each method offers within the limits in each cell, the best first; see `offers`."""
     return offers(judged(trials), seeds_tried(trials), limits)[0]
@@ -178,9 +177,12 @@ def offers(
         found = _best_of_seeds(rows, limits)
         whole = [each for each in found if each.n >= tried[each.cell, each.method]]
         partly = [each for each in found if each not in whole]
-    order = [lambda each: each.mean("share"), lambda each: -each.accuracy]
-    one, other = order if limits.ask_for_cheapest else order[::-1]
-    return sorted(whole, key=lambda each: (one(each), other(each))), partly
+
+    def rank(each: Contender) -> tuple[float, float]:
+        accuracy, share = -each.accuracy, each.mean("share")
+        return (share, accuracy) if limits.ask_for_cheapest else (accuracy, share)
+
+    return sorted(whole, key=rank), partly
 
 
 def contender(trials: pd.DataFrame, trial_id: str) -> Contender:
@@ -218,8 +220,5 @@ def _best_of_seeds(rows: pd.DataFrame, limits: Limits) -> list[Contender]:
     return [Contender(own) for _, own in best.groupby(["cell", "method"], sort=False)]
 
 
-def _as_written(name: str, cost: np.ndarray) -> np.ndarray:
-    """Costs as a report writes them: ratios with two digits, others with three figures."""
-    if name in ("share", "latency_ratio"):
-        return np.where(cost < 0.01, cost, np.round(cost, 2))
+def _in_three_figures(cost: np.ndarray) -> np.ndarray:
     return np.array([float(f"{each:.3g}") for each in cost])

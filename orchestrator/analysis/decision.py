@@ -12,16 +12,15 @@ from typing import Any
 
 import pandas as pd
 
+from orchestrator.analysis.asked_budget import asked_budgets
 from orchestrator.analysis.contender import Contender, Limits, judged, offers, seeds_tried
 from orchestrator.analysis.curve import ROUNDING
 from orchestrator.analysis.pareto import BUDGETS
 from orchestrator.analysis.sweep_result import OUT_OF, SweepResult
 from orchestrator.analysis.uncertainty import margin_over_seeds, standard_error
-from orchestrator.sweep_file.grids_and_ranges import Grid, find_variables
 
 HALF = 0.5
 FAR_CHEAPER = 0.1  # of the dense network's cost: a method so far below another was not tried there
-BUDGET_OPTION = "keep_multiplications"
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,21 +88,6 @@ def budgets_of(sweep: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(sorted({*BUDGETS, *asked_budgets(sweep)}))
 
 
-def asked_budgets(sweep: Mapping[str, Any]) -> tuple[float, ...]:
-    """Each `keep_multiplications` below 1 that the sweep file names, also in a grid or a choice."""
-    found: set[float] = set()
-    for options in sweep["methods"].values():
-        value = (options or {}).get(BUDGET_OPTION)
-        variable = find_variables({"": value}).get(("",)) if isinstance(value, Mapping) else None
-        if isinstance(variable, Grid):
-            found.update(_numbers(variable.values))
-        elif variable is not None and variable.kind == "choice":
-            found.update(_numbers(variable.drawn))
-        else:
-            found.update(_numbers((value,)))
-    return tuple(sorted(each for each in found if 0 < each < 1))
-
-
 def told_apart(one: Contender, other: Contender) -> bool:
     """Whether `one` is ahead by more than luck, of the images and over the seeds.
 
@@ -158,7 +142,3 @@ def _dense_beside(rows: pd.DataFrame, tried: pd.Series, best: Contender) -> Cont
     same = dense["fine_tuning_epochs"].isin(epochs) | bool(epochs.isna().all())
     whole, partly = offers(dense[same], tried, Limits())
     return next(iter([*whole, *partly]), None)
-
-
-def _numbers(values: tuple[Any, ...]) -> list[float]:
-    return [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]

@@ -21,6 +21,15 @@ DENSE_COST = {  # each cost, and the column of the dense network's own
     "parameters": "dense_parameters",
     "latency_ms": "dense_latency_ms",
 }
+LATENCY_RATIOS = {  # over the dense network's, measured in turn: of one image, and of a batch
+    "latency_ratio": "latency_ms",
+    "latency_ratio_batch128": "latency_ms_batch128",
+}
+DATA = ["dataset", "classes", "split"]  # what trials must share for their accuracies to compare
+SAME_NETWORK = (  # figures in which two trials of one network do not differ
+    *("train_accuracy", "val_accuracy", "val_accuracy_before_finetuning", "multiplications"),
+    *("nonzero_multiplications", "parameters", "sparsity", "multiplications_per_class"),
+)
 BUDGETS = (0.25, 0.5, 0.75)  # shares of the dense network's multiplications
 TRADE = {"val_accuracy": "maximize", "multiplications": "minimize"}
 
@@ -70,18 +79,24 @@ def frontier(trials: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFram
     """
     candidates = eligible(trials, objectives)
     own = on_frontier_within(candidates, ["cell", "method"], objectives)
-    split = candidates["validation_images"] + candidates["reward_images"].fillna(0)
-    overall = on_frontier_within(
-        candidates.assign(split=split), ["dataset", "classes", "split"], objectives
-    )
+    overall = on_frontier_within(with_split(candidates), DATA, objectives)
     rows = candidates.assign(on_overall_frontier=overall)[own]
     order = ["cell", "method", *(name for name in objectives if name in DENSE_COST), "trial_id"]
     return rows.sort_values(order, ignore_index=True)
 
 
+def with_split(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials with split: their validation images, with those that a method was rewarded on."""
+    return trials.assign(split=trials["validation_images"] + trials["reward_images"].fillna(0))
+
+
 def to_be_confirmed(trials: pd.DataFrame, objectives: Mapping[str, str]) -> list[str]:
-    """Names of the trials on the Pareto front of their method and cell."""
-    return list(frontier(trials, objectives)["trial_id"])
+    """Names of the trials on the Pareto front of their method and cell, each network once.
+
+    Options that round to the same channels, say, give the same network: all its figures are equal.
+    """
+    once = frontier(trials, objectives).drop_duplicates(["cell", "method", "seed", *SAME_NETWORK])
+    return list(once["trial_id"])
 
 
 def to_be_tested(trials: pd.DataFrame, objectives: Mapping[str, str]) -> list[str]:
@@ -153,16 +168,31 @@ def chance(trials: pd.DataFrame) -> float:
 
 
 def best_within(trials: pd.DataFrame, budget: float) -> pd.Series | None:
-    """Most accurate trial at or below this share of the dense multiplications, if there is any.
+    """Most accurate trial within this share of the dense multiplications, if there is any.
 
     Of equally accurate ones the cheapest.
     """
     candidates = eligible(trials, TRADE)
-    affordable = candidates[as_share(candidates, "multiplications") <= budget]
+    affordable = candidates[is_within(as_share(candidates, "multiplications"), budget)]
     if affordable.empty:
         return None
     order = affordable.sort_values(["val_accuracy", "multiplications"], ascending=[False, True])
     return order.iloc[0]
+
+
+def with_ratios(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials with share, of the dense multiplications, and both `LATENCY_RATIOS`."""
+    ratios = {
+        ratio: trials[own].astype(float) / trials[f"dense_{own}"].astype(float)
+        for ratio, own in LATENCY_RATIOS.items()
+    }
+    return trials.assign(share=as_share(trials, "multiplications"), **ratios)
+
+
+def is_within(ratios: np.ndarray, limit: float) -> np.ndarray:
+    """Which shares or ratios are within a limit as they are written: 50.05 % is 50 %. (n,) bool."""
+    written, most = (np.where(each < 0.01, each, np.round(each, 2)) for each in (ratios, limit))
+    return np.asarray((ratios <= limit) | (written <= most))
 
 
 def as_share(trials: pd.DataFrame, objective: str) -> np.ndarray:

@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from orchestrator.analysis.pareto import DENSE_COST, TRADE, as_share, eligible
+from orchestrator.analysis.pareto import DENSE_COST, LATENCY_RATIOS, TRADE, eligible, with_ratios
 
-KNOWN_OF_ALL = ["train_accuracy", "share", *DENSE_COST]
+KNOWN_OF_ALL = ["train_accuracy", "share", *DENSE_COST, *LATENCY_RATIOS]
 
 
 def repeated(trials: pd.DataFrame) -> pd.DataFrame:
@@ -12,7 +12,8 @@ def repeated(trials: pd.DataFrame) -> pd.DataFrame:
 
     By cell, method and multiplications. Columns: cell, method and options; trial_id, the first of
     them; n, the seeds, and tried, with those whose trials failed or were stopped; means over the n
-    of val_accuracy, train_accuracy, share (multiplications over the dense network's) and the costs;
+    of val_accuracy, train_accuracy, share (multiplications over the dense network's), the costs and
+    both latencies over the dense network's;
     tested, the seeds whose networks met the test images, and the mean test_accuracy of these;
     val_deviation and test_deviation, sample standard deviations, the latter missing where tested is
     less than 2; by_seed, the n validation accuracies. Another figure that a seed lacks is missing.
@@ -22,7 +23,7 @@ def repeated(trials: pd.DataFrame) -> pd.DataFrame:
     options = ["cell", "method", *(name for name in map(str, completed.columns) if "." in name)]
     once = completed.drop_duplicates([*options, "seed"])
     once = once.sort_values("seed", kind="stable")
-    once = once.assign(share=as_share(once, "multiplications"))
+    once = with_ratios(once)
     once = once.assign(**once[KNOWN_OF_ALL].astype(float))
     alike = once.groupby(options, sort=False, dropna=False)
     points = alike.agg(
@@ -59,14 +60,14 @@ def confirmed(trials: pd.DataFrame) -> pd.DataFrame:
 
     Columns: trial_id (the search's trial), cell, method; n, the fresh seeds whose networks met the
     test images; means over these of test_accuracy, val_accuracy, multiplications (of the test
-    images), share (of the dense network's) and latency_ms; test_deviation, the sample standard
+    images), share (of the dense network's), latency_ms and both latencies over the dense network's;
+    test_deviation, the sample standard
     deviation, missing where n is 1; by_seed, the n test accuracies; test_images;
     search_val_accuracy, by which the search chose it.
     """
     again = trials[(trials["phase"] == "confirmation") & trials["test_accuracy"].notna()]
     again = again.sort_values("seed", kind="stable")
-    again = again.assign(multiplications=again["test_multiplications"])
-    again = again.assign(share=as_share(again, "multiplications"))
+    again = with_ratios(again.assign(multiplications=again["test_multiplications"]))
     points = again.groupby("confirms", sort=False).agg(
         cell=("cell", "first"),
         method=("method", "first"),
@@ -79,6 +80,7 @@ def confirmed(trials: pd.DataFrame) -> pd.DataFrame:
         multiplications=("multiplications", "mean"),
         share=("share", "mean"),
         latency_ms=("latency_ms", "mean"),
+        **{ratio: (ratio, "mean") for ratio in LATENCY_RATIOS},
     )
     searched = trials.set_index("trial_id")["val_accuracy"].rename("search_val_accuracy")
     points = points.join(searched, how="inner").rename_axis("trial_id").reset_index()

@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from orchestrator.analysis.pareto import frontier
+from orchestrator.analysis.asked_budget import BUDGET_OPTION, asked_budgets
+from orchestrator.analysis.pareto import DATA, frontier, with_split
 from orchestrator.analysis.seed_means import confirmed, repeated
 from orchestrator.run_folder.trials_table import cell_text, option_column, read_trials
 from orchestrator.sweep_file import SHARED
@@ -31,6 +32,8 @@ class SweepResult:
     sweep: Mapping[str, Any]
     trials: pd.DataFrame
     folders: tuple[Path, ...] = ()
+    apart: bool = False
+    """Whether several folders do not compete, so that their cells have the sweeps' names."""
 
     @staticmethod
     def read(*folders: Path) -> "SweepResult":
@@ -43,7 +46,10 @@ class SweepResult:
         tables = [read_trials(folder / "trials.csv") for folder in folders]
         if len(folders) == 1:
             return SweepResult(sweeps[0], tables[0], folders)
-        return SweepResult(_joined(sweeps), _stacked(folders, sweeps, tables), folders)
+        shared = [[sweep.get(section) for section in SHARED] for sweep in sweeps]
+        same = all(each == shared[0] for each in shared) and _of_same_dense_networks(tables)
+        stacked = _stacked(folders, sweeps, tables, same)
+        return SweepResult(_joined(sweeps), stacked, folders, not same)
 
     @property
     def objectives(self) -> dict[str, str]:
@@ -53,6 +59,13 @@ class SweepResult:
     def searched(self) -> pd.DataFrame:
         """The trials of the search, in the order in which they ended."""
         return self.trials[self.trials["phase"] == "search"]
+
+    @cached_property
+    def data_of(self) -> dict[str, str]:
+        """What each cell was judged on: data set, classes and images. Others do not compare."""
+        rows = with_split(self.searched).groupby("cell")[DATA].first()
+        words = rows.astype(str).agg(", ".join, axis=1) if len(rows) else rows
+        return {str(cell): words[cell] for cell in rows.index}
 
     @cached_property
     def n_seeds(self) -> int:
@@ -227,16 +240,24 @@ def _joined(sweeps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         joined[section] = found[0] if same else {"": "differs between the sweeps, see below"}
     joined["objectives"] = objectives[0]
     joined["methods"] = {name: {} for sweep in sweeps for name in sweep["methods"]}
+    if budgets := sorted({each for sweep in sweeps for each in asked_budgets(sweep)}):
+        options = {BUDGET_OPTION: {"grid": budgets}}  # for answers, which are of all methods
+        joined["methods"] = dict.fromkeys(joined["methods"], options)
     joined["seeds"] = sorted({seed for sweep in sweeps for seed in sweep.get("seeds", [])})
     return joined
 
 
 def _stacked(
-    folders: Sequence[Path], sweeps: Sequence[Mapping[str, Any]], tables: Sequence[pd.DataFrame]
+    folders: Sequence[Path],
+    sweeps: Sequence[Mapping[str, Any]],
+    tables: Sequence[pd.DataFrame],
+    same: bool,
 ) -> pd.DataFrame:
-    """All rows, with names of their own. Methods compete where the shared sections are the same."""
-    shared = [[sweep.get(section) for section in SHARED] for sweep in sweeps]
-    same = all(each == shared[0] for each in shared)
+    """All rows, with names of their own.
+
+    Args:
+        same: whether methods of one cell compete, whichever sweep they are of.
+    """
     parts = []
     for folder, sweep, table in zip(folders, sweeps, tables, strict=True):
         part = table.copy()
@@ -248,6 +269,14 @@ def _stacked(
             part["cell"] = f"{sweep['name']}: " + part["cell"]
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
+
+
+def _of_same_dense_networks(tables: Sequence[pd.DataFrame]) -> bool:
+    """Whether a dense network of one cell and seed is the same in all tables that have it."""
+    figures = ["dense_multiplications", "dense_parameters", "dense_val_accuracy"]
+    rows = pd.concat([table[["cell", "seed", "reward_images", *figures]] for table in tables])
+    rows = rows[rows["reward_images"].fillna(0) == 0]  # others are judged on a part of the images
+    return not (rows.groupby(["cell", "seed"])[figures].nunique() > 1).any(axis=None)
 
 
 def _short(value: Any) -> str:

@@ -18,6 +18,7 @@ from orchestrator.analysis.contender import Limits
 from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.deploy.registration import register, registry
 from orchestrator.deploy.selection import Choice, choose
+from orchestrator.formatting import without_password
 
 BAD_INPUT = 2
 
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     limits = Limits(
         multiplications=args.max_multiplications,
         latency_ms=args.max_latency_ms,
+        latency_ratio=args.max_latency_ratio,
         min_accuracy=args.min_accuracy,
     )
     if args.export is not None and args.export.exists():
@@ -67,7 +69,10 @@ def _ship(args: argparse.Namespace, result: SweepResult, choice: Choice) -> None
 
     print(*export(result, choice, args.export, args.data_root), args.export / CARD, sep="\n")
     if models is not None:
-        print(f"models:/{args.register}/{register(models, args.export, result, choice)}")
+        model = f"models:/{args.register}/{register(models, args.export, result, choice)}"
+        print(model)
+        print(f'Load it: import mlflow; mlflow.set_tracking_uri("{without_password(models.uri)}");')
+        print(f'         model = mlflow.pyfunc.load_model("{model}")')
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,6 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--method", metavar="METHOD", help="of this method's networks alone")
     parser.add_argument("--trial", metavar="TRIAL_ID", help="this trial's network, and no limits")
     parser.add_argument("--max-multiplications", type=float, metavar="N", help="per image: 8e6")
+    parser.add_argument(
+        "--max-latency-ratio",
+        type=float,
+        metavar="RATIO",
+        help="of one image, over the dense network's, measured in turn: 0.6",
+    )
     parser.add_argument("--max-latency-ms", type=float, metavar="MS", help="of one image")
     parser.add_argument(
         "--min-accuracy",

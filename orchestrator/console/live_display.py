@@ -6,7 +6,7 @@ method's Pareto front so far. Where there are too few lines the rows that are le
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from time import monotonic
@@ -18,8 +18,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.console.time_left import Durations
 from orchestrator.formatting import accuracy, duration, percent
 
+STEPS = {"epoch": "epoch", "q_step": "Q-learning step"}  # what is counted while a trial runs
 Point = tuple[float, float]
 """Multiplications as a share of the dense network's, and validation accuracy."""
 
@@ -46,8 +48,7 @@ class Standing:
     since: float = field(default_factory=lambda: monotonic())
     ended: Counter[str] = field(default_factory=Counter)
     """Status -> jobs of this part."""
-    took_s: list[float] = field(default_factory=list)
-    """Of the jobs of this part that have ended."""
+    durations: Durations = field(default_factory=Durations)
     running: dict[str, Running] = field(default_factory=dict)
     """By name."""
     places: int = 0
@@ -61,7 +62,7 @@ class Standing:
         """A new part of the sweep begins."""
         self.title, self.total, self.since = title, total, monotonic()
         self.ended.clear()
-        self.took_s.clear()
+        self.durations.begin_part()
 
     def start(self, name: str) -> None:
         """A job has started, in the first place that is free; again, if it had been lost there."""
@@ -76,12 +77,20 @@ class Standing:
         job = self.running.pop(name, None)
         return None if job is None else monotonic() - job.since
 
+    def said(self, name: str, metrics: Mapping[str, float]) -> None:
+        """What a running job reports; of the steps that it counts the last ones stay."""
+        if name in self.running:
+            said = self.running[name].said
+            if STEPS.keys() & metrics.keys():
+                for step in STEPS:
+                    said.pop(step, None)
+            said.update(metrics)
+
     def end(self, name: str, status: str) -> None:
         """A job of this part has ended."""
         took = self.stop(name)
         self.ended[status] += 1
-        if took is not None:
-            self.took_s.append(took)
+        self.durations.end(name, took)
 
     def add_point(self, method: str, point: Point) -> None:
         """A trial of the search has completed."""
@@ -91,16 +100,22 @@ class Standing:
             own[:] = sorted([other for other in own if not _beats(point, other)] + [point])
 
     def seconds_left(self) -> float:
-        """Until this part ends, if its other jobs take as long as those that ended did; else NaN.
+        """Until this part ends; NaN if that is not known.
 
         Dense networks that trials wait for are not in it.
         """
-        if not self.took_s or self.total == math.inf:
+        if self.total == math.inf:
             return math.nan
-        mean = sum(self.took_s) / len(self.took_s)
-        work = mean * (self.total - self.ended.total())
-        done = sum(min(monotonic() - job.since, mean) for job in self.running.values())
-        return max(work - done, 0.0) / self.places
+        running = [(name, monotonic() - job.since) for name, job in self.running.items()]
+        points = {name.rpartition(":")[2]: len(own) for name, own in self.frontiers.items()}
+        left = self.total - self.ended.total()
+        work_s = self.durations.work_left_s(left, running, points)
+        return work_s / self.places if self.places else math.nan
+
+
+def frontier_reached(standing: Standing, width: int) -> RenderableType:
+    """Each method's Pareto front, to stay on the screen."""
+    return Group(*_frontiers(standing, len(standing.frontiers) + 2, width))
 
 
 def in_a_line(standing: Standing) -> str:
@@ -182,11 +197,9 @@ def _jobs(standing: Standing, room: int) -> list[RenderableType]:
 def _frontiers(standing: Standing, room: int, width: int) -> list[RenderableType]:
     """Each method's Pareto front: accuracies, and at which share of the dense network's cost."""
     names = max((len(method) for method in standing.frontiers), default=0)
-    names = min(max(names, len("frontier so far")), width // 3)
+    names = min(max(names, len(FRONTIER)), width // 3)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column(
-        "frontier so far", min_width=names, max_width=names, no_wrap=True, overflow="ellipsis"
-    )
+    table.add_column(FRONTIER, min_width=names, max_width=names, no_wrap=True, overflow="ellipsis")
     table.add_column("trials", justify="right", no_wrap=True, min_width=len("trials"))
     table.add_column("val_accuracy at share of the dense cost", no_wrap=True, overflow="ellipsis")
     most = max((width - names - len("  trials  ")) // POINT_WIDTH, 1)
@@ -197,6 +210,7 @@ def _frontiers(standing: Standing, room: int, width: int) -> list[RenderableType
     return _fitted(table, rows, room)
 
 
+FRONTIER = "frontier so far"
 POINT_WIDTH = len("0.912 at 100 %   ")
 
 
@@ -223,6 +237,6 @@ def _fitted(table: Table, rows: Sequence[tuple[str, ...]], room: int) -> list[Re
 
 def _figures(said: dict[str, float]) -> str:
     """round 1  epoch 3  val 0.412"""
-    steps = [f"{name} {said[name]:g}" for name in ("round", "epoch") if name in said]
+    steps = [f"{STEPS.get(n, n)} {said[n]:g}" for n in ("round", *STEPS) if n in said]
     reached = [f"val {accuracy(said['val_accuracy'])}"] if "val_accuracy" in said else []
     return "  ".join(steps + reached)

@@ -15,8 +15,10 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.markup import escape
 
-from orchestrator.console.live_display import Standing, display, in_a_line
-from orchestrator.formatting import accuracy, duration, millions, percent
+from orchestrator.analysis.asked_budget import asked_of, share_said
+from orchestrator.console.live_display import Standing, display, frontier_reached, in_a_line
+from orchestrator.console.time_left import Durations
+from orchestrator.formatting import accuracy, duration, millions
 
 SILENCE_S = 300  # in a log; a trial of hours would look as if it hung
 
@@ -24,14 +26,21 @@ SILENCE_S = 300  # in a log; a trial of hours would look as if it hung
 class Progress:
     """The progress of a sweep on a console. Use as a context manager; threads may share it."""
 
-    def __init__(self, total: float, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        total: float,
+        console: Console | None = None,
+        planned: Mapping[str, float] | None = None,
+    ) -> None:
         """Starts at nought of `total` trials, infinite if their number is not known.
 
-        `console` is standard output if None.
+        Args:
+            console: standard output if None.
+            planned: the search's trials; see `Durations`.
         """
         self.console = console or Console(highlight=False)
         self._lock = threading.RLock()
-        self._standing = Standing(total=total)
+        self._standing = Standing(total=total, durations=Durations(planned or {}))
         self._last_line = monotonic()
         self._live = Live(
             console=self.console,
@@ -47,6 +56,8 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+        if self.console.is_terminal and self._standing.frontiers:
+            self.console.print(frontier_reached(self._standing, self.console.width))
 
     def phase(self, text: str, total: float) -> None:
         """A new part of the sweep begins, of `total` trials, infinite if that is not known."""
@@ -66,8 +77,7 @@ class Progress:
     def trial_report(self, trial_id: str, metrics: Mapping[str, float]) -> None:
         """What a running trial says of itself; ignored once it has ended."""
         with self._lock:
-            if trial_id in self._standing.running:
-                self._standing.running[trial_id].said.update(metrics)
+            self._standing.said(trial_id, metrics)
             if not self.console.is_terminal and monotonic() - self._last_line >= SILENCE_S:
                 self.message(in_a_line(self._standing))
 
@@ -123,7 +133,7 @@ def describe(row: Mapping[str, Any]) -> str:
     return (
         f"{row['trial_id']}  val {accuracy(_number(row, 'val_accuracy'))}  "
         f"{millions(_number(row, 'multiplications'))} multiplications "
-        f"({percent(_share(row))} of dense)  {took}"
+        f"({share_said(_share(row), asked_of(row))} of dense)  {took}"
     )
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.analysis.sweep_result import SweepResult
-from orchestrator.deploy.programs import write_programs
+from orchestrator.deploy.programs import SINGLE_IMAGES, write_programs
 from orchestrator.deploy.selection import Choice
 from orchestrator.formatting import render
 from orchestrator.jobs.dense import drawn
@@ -46,8 +46,12 @@ def export(result: SweepResult, choice: Choice, target: Path, data_root: Path) -
     shown["command"] = result.command(row)
     with _whole(target) as unfinished:
         shutil.copyfile(weights, unfinished / WEIGHTS)
-        notes = write_programs(network, splits, unfinished)
-        card = render("orchestrator.deploy", "model_card.md.jinja", {**shown, "notes": notes})
+        notes = write_programs(network, drawn(trial, splits), splits, unfinished)
+        card = render(
+            "orchestrator.deploy",
+            "model_card.md.jinja",
+            {**shown, "notes": notes, "single_images": SINGLE_IMAGES in notes[0]},
+        )
         write_atomically(unfinished / CARD, card)
     return notes
 

@@ -6,6 +6,7 @@ part of it. Every format is run on validation images and must give what the netw
 
 import copy
 import math
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,14 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from baselines.runtime.cascade_network import CascadeNetwork
-from orchestrator.formatting import milliseconds
+from orchestrator.formatting import milliseconds, ratio
 from rnp.runtime_network import RuntimeNetwork
 from testbed.data import Splits
 
 CHECKED_ON = 64  # validation images
 TOLERANCE = 1e-3  # of a logit, relative to the largest
-TIMED_RUNS, TIMED_BATCHES = 100, 10
-OWN = "its own decisions"
+TIMED_RUNS = {1: 100, 128: 10}  # by the size of a batch
+TIMED_BATCHES = tuple(TIMED_RUNS)
+RUNTIME = "(ONNX Runtime, one thread, in turn)"
+DENSE, OWN = "the dense network", "its own decisions"
+SINGLE_IMAGES = "single images"  # what a program that skips takes
 ANY_BATCH = {"images": {0: torch.export.Dim("batch", min=1)}}
 PROGRAM, ONNX, BATCH_ONNX = "model.pt2", "model.onnx", "model_batch.onnx"
 CHEAPEST, DEAREST = "the cheapest", "the dearest"
@@ -54,8 +58,11 @@ class FromPixels(nn.Module):
         return logits
 
 
-def write_programs(network: nn.Module, splits: Splits, target: Path) -> list[str]:
+def write_programs(network: nn.Module, dense: nn.Module, splits: Splits, target: Path) -> list[str]:
     """Writes a network to the folder `target` as a program in each format, each one checked.
+
+    Args:
+        dense: of the dense network's structure, whose ONNX program is timed in turn.
 
     Returns:
         A sentence for each thing to know, the measured latencies among them.
@@ -68,26 +75,34 @@ def write_programs(network: nn.Module, splits: Splits, target: Path) -> list[str
     with torch.inference_mode():
         expected = whole(images).numpy()
     _check(PROGRAM, _torch_program(whole, images, target / PROGRAM), images, expected)
+    timed = {DENSE: _dense_program(dense, splits, images)}
     if isinstance(network, CascadeNetwork):
         masked = f"{PROGRAM}: any batch; every stage looks at every image, so it skips nothing."
-        return [*_cascade_programs(network, splits, images, expected, target), masked]
+        return [*_cascade_programs(network, timed, splits, images, expected, target), masked]
     if not isinstance(network, RuntimeNetwork):
-        took = _plain_onnx(whole, images, expected, target / ONNX)
-        return [f"{ONNX}: any batch; one image in {took}.", f"{PROGRAM}: any batch."]
+        timed[""] = _plain_onnx(whole, images, expected, target / ONNX)
+        said = f"{ONNX}: any batch; {_compared(timed, images)}."
+        return [said, f"{PROGRAM}: any batch."]
     masked = f"{PROGRAM}: any batch; it computes all channels and masks, so it skips nothing."
     try:
         skipping = _skipping_programs(network, splits)
     except ValueError as error:
-        took = _plain_onnx(whole, images, expected, target / ONNX)
+        timed[""] = _plain_onnx(whole, images, expected, target / ONNX)
         masks = f"it cannot skip, and masks instead ({error})"
-        return [f"{ONNX}: any batch; {masks} One image in {took}.", masked]
-    runs = {name: onnx_session(each) for name, each in skipping.items()}
+        return [f"{ONNX}: any batch; {masks}; {_compared(timed, images)}.", masked]
+    runs = timed | {name: onnx_session(each) for name, each in skipping.items()}
     (target / ONNX).write_bytes(skipping[OWN])
     one_by_one = [runs[OWN](image[None]) for image in images.numpy()]
     _check(ONNX, lambda _: np.concatenate(one_by_one), images, expected)
-    took_ms = _latencies_ms(runs, images)
-    said = ", ".join(f"{name} {milliseconds(ms)}" for name, ms in took_ms.items())
-    note = f"{ONNX}: single images; it skips. One image with {said} (ONNX Runtime, one thread)."
+    took_ms = _latencies_ms(runs, images, 1)
+    said = ", ".join(f"{milliseconds(took_ms[name])} with {name}" for name in skipping)
+    share = took_ms[OWN] / took_ms[DENSE]
+    note = (
+        f"{ONNX}: {SINGLE_IMAGES}; it skips. One image takes {said}; {ratio(share)} times the "
+        f"dense network's {milliseconds(took_ms[DENSE])} {RUNTIME}."
+    )
+    if share > 1:
+        note += " It decides per image, and that makes it slower than the dense network here."
     if not took_ms["the cheapest"] < took_ms["all groups"]:
         note += " On a network as small as this, skipping saved no time here."
     return [note, masked]
@@ -112,9 +127,18 @@ def _skipping_programs(network: RuntimeNetwork, splits: Splits) -> dict[str, byt
 
 
 def _cascade_programs(
-    network: CascadeNetwork, splits: Splits, images: Tensor, expected: np.ndarray, target: Path
+    network: CascadeNetwork,
+    timed: dict[str, Run],
+    splits: Splits,
+    images: Tensor,
+    expected: np.ndarray,
+    target: Path,
 ) -> list[str]:
-    """Writes checked ONNX programs of a cascade that skip; returns how long they take."""
+    """Writes checked ONNX programs of a cascade that skip; returns how long they take.
+
+    Args:
+        timed: the dense network's program.
+    """
     from baselines.runtime.onnx_programs import CascadePrograms
 
     if network.confidence == "drawn":
@@ -123,19 +147,22 @@ def _cascade_programs(
         programs = CascadePrograms(network, splits.input_shape, splits.mean, splits.std)
     thresholds = {OWN: None, CHEAPEST: -math.inf, DEAREST: math.inf}
     notes = []
-    for name, write, size in (
-        (ONNX, programs.single, 1),
-        (BATCH_ONNX, programs.batch, len(images)),
+    for name, write, size in zip(
+        (ONNX, BATCH_ONNX), (programs.single, programs.batch), TIMED_BATCHES, strict=True
     ):
         written = {end: write(each).SerializeToString() for end, each in thresholds.items()}
-        runs = {end: onnx_session(program) for end, program in written.items()}
+        runs = timed | {end: onnx_session(program) for end, program in written.items()}
         (target / name).write_bytes(written[OWN])
         found = np.concatenate([runs[OWN](batch.numpy()) for batch in images.split(size)])
         _check(name, lambda _, found=found: found, images, expected)  # type: ignore[misc]
         took_ms = _latencies_ms(runs, images, size)
-        said = ", ".join(f"{end} {milliseconds(ms)}" for end, ms in took_ms.items())
-        what, one = ("single images", "One image") if size == 1 else ("any batch", f"{size} images")
-        notes.append(f"{name}: {what}; it skips. {one} with {said} (ONNX Runtime, one thread).")
+        said = ", ".join(f"{milliseconds(took_ms[end])} with {end}" for end in written)
+        what, one = (SINGLE_IMAGES, "One image") if size == 1 else ("any batch", f"{size} images")
+        share = took_ms[OWN] / took_ms[DENSE]
+        notes.append(
+            f"{name}: {what}; it skips. {one}: {said}; {ratio(share)} times the dense network's "
+            f"{milliseconds(took_ms[DENSE])} {RUNTIME}."
+        )
     return notes
 
 
@@ -148,8 +175,28 @@ def _torch_program(whole: FromPixels, images: Tensor, path: Path) -> Run:
     return lambda batch: module(torch.from_numpy(batch)).detach().numpy()
 
 
-def _plain_onnx(whole: FromPixels, images: Tensor, expected: np.ndarray, path: Path) -> str:
-    """Writes a checked ONNX program for any batch; returns how long one image takes."""
+def _dense_program(dense: nn.Module, splits: Splits, images: Tensor) -> Run:
+    """The dense network's ONNX program, to be timed."""
+    whole = FromPixels(dense, splits.mean, splits.std).eval()
+    with torch.inference_mode():
+        expected = whole(images).numpy()
+    with tempfile.TemporaryDirectory() as folder:
+        return _plain_onnx(whole, images, expected, Path(folder) / ONNX)
+
+
+def _compared(runs: dict[str, Run], images: Tensor) -> str:
+    """How long a program, named "", takes for one image and for a batch, beside the dense one."""
+    said = []
+    for size in TIMED_BATCHES:
+        took_ms = _latencies_ms(runs, images, size)
+        share = ratio(took_ms[""] / took_ms[DENSE])
+        what = "one image" if size == 1 else f"a batch of {size}"
+        said.append(f"{what} in {milliseconds(took_ms[''])}, {share} times the dense network's")
+    return f"{'; '.join(said)} {RUNTIME}"
+
+
+def _plain_onnx(whole: FromPixels, images: Tensor, expected: np.ndarray, path: Path) -> Run:
+    """Writes a checked ONNX program for any batch; returns it as it runs."""
     with torch.no_grad(), warnings.catch_warnings(), _as_refusal(ONNX, "torch's ONNX exporter"):
         warnings.simplefilter("ignore")  # of the exporter's own parts, about one another
         torch.onnx.export(
@@ -165,8 +212,7 @@ def _plain_onnx(whole: FromPixels, images: Tensor, expected: np.ndarray, path: P
         )
         run = onnx_session(path)
     _check(ONNX, run, images, expected)
-    took = _latencies_ms({"": run}, images)[""]
-    return f"{milliseconds(took)} (ONNX Runtime, one thread)"
+    return run
 
 
 @contextmanager
@@ -223,15 +269,16 @@ def _always(network: RuntimeNetwork, action: int) -> RuntimeNetwork:
     return fixed
 
 
-def _latencies_ms(runs: dict[str, Run], images: Tensor, size: int = 1) -> dict[str, float]:
-    """The median time of a batch, of all programs in turn."""
-    batches = [batch.numpy() for batch in images.split(size)]
+def _latencies_ms(runs: dict[str, Run], images: Tensor, size: int) -> dict[str, float]:
+    """The median time of a batch of so many images, of all programs in turn."""
+    places = np.arange(TIMED_RUNS[size] * size).reshape(-1, size) % len(images)
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
-        run(batches[0])
-    for number in range(TIMED_RUNS if size == 1 else TIMED_BATCHES):
+        run(images.numpy()[places[0]])
+    for batch in places:
         for name, run in runs.items():
+            given = images.numpy()[batch]
             start = time.perf_counter()
-            run(batches[number % len(batches)])
+            run(given)
             times[name].append(1000 * (time.perf_counter() - start))
     return {name: float(np.median(taken)) for name, taken in times.items()}

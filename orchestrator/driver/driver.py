@@ -15,15 +15,17 @@ import torch
 
 from orchestrator.analysis.answer import last_lines
 from orchestrator.analysis.comparison import compare_methods
+from orchestrator.analysis.decision import decisions
 from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.analysis.time_spent import time_spent
 from orchestrator.console.job_lines import show_end
 from orchestrator.console.progress import Progress
+from orchestrator.console.time_left import kind_of
 from orchestrator.driver.checks import as_bad_input, check_methods, check_networks, load_shared
 from orchestrator.driver.coordinator import Coordinator, Trials, Wait
 from orchestrator.driver.plain_trials import PlainTrials
 from orchestrator.jobs.work import do_job
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan import Plan, make_plan, n_tries
 from orchestrator.plan.jobs import INTERRUPTED, Job, Outcome, job_name, trial_of
 from orchestrator.run_folder.folder import move_aside, report_is_current, sweep_id
 from orchestrator.run_folder.recorder import ENDED_WELL, Recorder
@@ -67,7 +69,7 @@ def run_on_ray(
 
     plan = make_plan(sweep)
     with ExitStack() as stack:
-        progress = Progress(plan.n_trials)
+        progress = Progress(plan.n_trials, planned=_planned(plan))
 
         def opened() -> tuple[Recorder, Proposer, Coordinator]:
             recorder = _open_recorder(plan, folder, data_root, progress, resume)
@@ -120,7 +122,7 @@ def run_in_this_process(sweep: Sweep, folder: Path, data_root: Path, resume: Res
     """
     plan = make_plan(sweep)
     with as_bad_input():
-        progress = Progress(PlainTrials(plan).left)
+        progress = Progress(PlainTrials(plan).left, planned=_planned(plan))
         if sweep.resources.gpus and not torch.cuda.is_available():
             raise ValueError("resources.gpus: torch finds no GPU here. Set it to 0.")
         progress.message(LOOKING)
@@ -257,14 +259,24 @@ def _finish(
         from orchestrator.report import write_report  # seconds of imports
 
         write_report(folder)
-    for line in last_lines(SweepResult.read(folder)):
+    result = SweepResult.read(folder)
+    for line in last_lines(result):
         progress.message(line)
     progress.message(f"Report: {folder / 'report.html'}")
     if tracker:
-        tracker.finish(compare_methods(recorder.table.read(), plan.sweep.objectives))
+        tracker.finish(compare_methods(result.trials, result.objectives), decisions(result))
     if not whole:
         return STOPPED
     return ALL_COMPLETED if recorder.statuses <= ENDED_WELL else SOME_FAILED
+
+
+def _planned(plan: Plan) -> Mapping[str, float]:
+    """The search's trials by kind, for the time that is left."""
+    counts: dict[str, float] = {}
+    for study in plan.studies:
+        kind = kind_of(study.name)
+        counts[kind] = counts.get(kind, 0) + n_tries(study, plan.sweep.search)
+    return counts
 
 
 def _say_where(tracker: "Tracker", progress: Progress) -> None:

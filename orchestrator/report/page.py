@@ -14,15 +14,16 @@ from orchestrator.analysis.at_budget import best_of_each
 from orchestrator.analysis.cascades import cascades
 from orchestrator.analysis.comparison import attainment
 from orchestrator.analysis.decision import HALF, decisions, headline_decisions
+from orchestrator.analysis.pareto import LATENCY_RATIOS
 from orchestrator.analysis.search_progress import SIMULATED, search_progress
 from orchestrator.analysis.seed_means import all_repeated
 from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.formatting import extent, render
-from orchestrator.palette import CSS, DARK, LIGHT, method_marks
+from orchestrator.palette import CSS, DARK, LIGHT, Palette, method_marks
 from orchestrator.report.charts.image_costs import image_costs
 from orchestrator.report.charts.pareto_front import (
     MOST_CELLS_IN_PICTURE,
-    below_axis,
+    beyond_axes,
     drawn_trials,
     pareto_chart,
     pareto_picture,
@@ -35,7 +36,14 @@ from orchestrator.report.charts.seed_means import (
     repeated_charts,
 )
 from orchestrator.report.charts.training import learning_curves, rounds_chart, sparsity_chart
-from orchestrator.report.charts.vega_lite import COSTS, Spec, in_words, picture
+from orchestrator.report.charts.vega_lite import (
+    COSTS,
+    Spec,
+    chart_cost,
+    in_plain_colours,
+    in_words,
+    picture,
+)
 from orchestrator.report.summary.cautions import cautions, failures, remarks
 from orchestrator.report.summary.key_figures import key_figures
 from orchestrator.report.summary.provenance import provenance
@@ -63,7 +71,7 @@ from orchestrator.run_folder.atomic_files import write_atomically
 from orchestrator.run_folder.folder import digest
 from orchestrator.run_folder.trials_table import write_table
 
-ALWAYS_DRAWN = ("multiplications", "nonzero_multiplications", "latency_ms")
+ALWAYS_DRAWN = ("multiplications", "nonzero_multiplications", *LATENCY_RATIOS)
 
 
 def write_report(*folders: Path) -> Path:
@@ -87,13 +95,27 @@ def write_report(*folders: Path) -> Path:
     shown = _contents(result, trials)
     write_table(result.frontier, folder / "frontier.csv")
     spec = _picture(result, trials)
-    drawn = vl_convert.vegalite_to_png(json.dumps(spec), scale=2)
+    drawn = vl_convert.vegalite_to_png(json.dumps(in_plain_colours(spec)), scale=2)
     write_atomically(folder / "frontier.png", drawn)
-    shown |= {"light": asdict(LIGHT), "dark": asdict(DARK), "trials": trials, "made_of": made_of}
+    shown |= {"colours": _style(), "trials": trials, "made_of": made_of}
     shown |= {"scripts": _vega_embed(), "picture": spec}
     for name in ("frontier.html", "report.md", "report.html"):
         write_atomically(folder / name, render("orchestrator.report", f"{name}.jinja", shown))
     return folder
+
+
+def _style() -> str:
+    """The colours as variables of a page's style sheet: light, dark and, on paper, light."""
+
+    def variables(palette: Palette) -> str:
+        colours = {"accent": palette.methods[0], **asdict(palette)}
+        colours |= {f"method-{n}": colour for n, colour in enumerate(colours.pop("methods"))}
+        return " ".join(f"--{name}: {colour};" for name, colour in colours.items())
+
+    return (
+        f":root {{ {variables(LIGHT)} }}\n"
+        f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {variables(DARK)} }} }}"
+    )
 
 
 @cache
@@ -117,9 +139,10 @@ def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, An
     reached = attainment(result.trials)
     means_charts = repeated_charts(result, cost)
     progress = search_progress(result)
+    comparable = len(cells) > 1 and len(set(result.data_of.values())) == 1
     charts = {
         name: [(cell, pareto_chart(result, trials, name, cell)) for cell in (cells or [""])]
-        for name in dict.fromkeys([cost, *ALWAYS_DRAWN, *result.objectives])
+        for name in dict.fromkeys([cost, *ALWAYS_DRAWN, *map(chart_cost, result.objectives)])
         if name in COSTS and any(name in each for each in trials)
     }
     reached_charts = [
@@ -140,8 +163,8 @@ def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, An
         "several_cells": len(cells) > 1,
         "marks": method_marks(result.methods, CSS),
         "charts": charts,
-        "overall_chart": pareto_chart(result, trials, cost, "") if len(cells) > 1 else None,
-        "below": {name: below_axis(trials, name) for name in charts},
+        "overall_chart": pareto_chart(result, trials, cost, "") if comparable else None,
+        "beyond": {name: beyond_axes(trials, name) for name in charts},
         "overall": frontier_table(result, points[points["on_overall_frontier"]]),
         "frontiers": frontier_table(result, points),
         "comparison": comparison_table(result),
@@ -181,21 +204,24 @@ def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, An
 
 
 def main_cost(result: SweepResult) -> str:
-    """The first cost among the objectives, which the first chart has on its x axis."""
-    return next(name for name in result.objectives if name != "val_accuracy")
+    """The first cost among the objectives, as the first chart has it on its x axis."""
+    return chart_cost(next(name for name in result.objectives if name != "val_accuracy"))
 
 
 def _picture(result: SweepResult, trials: list[dict[str, Any]]) -> Spec:
     """What was confirmed; else means over seeds, where all is of several; else every trial."""
     cost = main_cost(result)
     if not result.confirmed.empty:
-        said = "Filled: mean and deviation of fresh seeds. Hollow: the validation accuracy that the"
+        said = (
+            "Filled: mean and deviation of fresh seeds; lines: what no other of the method beats. "
+            "Hollow: the validation accuracy that the search saw."
+        )
         charts, axes = confirmed_charts(result), "test accuracy against multiplications"
-        return picture(result, charts, axes, f"{said} search saw.")
+        return picture(result, charts, axes, said)
     few = len(result.cells) <= MOST_CELLS_IN_PICTURE
     if few and all_repeated(result.trials, result.repeated, cost):
         charts = repeated_charts(result, cost)
-        missing = f" Means below the axis: {n}." if (n := means_below_axis(charts)) else ""
+        missing = f" At the edge: {n} means below it." if (n := means_below_axis(charts)) else ""
         said = (
             f"Filled: mean and deviation of {extent(result.repeated['n'])} seeds; lines: what no "
             "other mean of the method beats. Hollow: test accuracy, where all seeds have it."

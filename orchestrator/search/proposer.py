@@ -9,6 +9,7 @@ resumes from.
 """
 
 import math
+import warnings
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -212,6 +213,10 @@ class _Asked:
             directions=[StudyDirection[d.upper()] for d in self.objectives.values()],
             load_if_exists=True,
         )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            if opened.metric_names != [*self.objectives]:  # what dashboards call the values
+                opened.set_metric_names([*self.objectives])
         begun = len(opened.get_trials(deepcopy=False))
         opened.sampler = make_sampler(self.study, self.search, begun)
         return opened

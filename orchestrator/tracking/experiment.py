@@ -23,7 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from orchestrator.palette import LIGHT, method_marks
+from orchestrator.analysis.decision import Decision
+from orchestrator.analysis.pareto import LATENCY_RATIOS
+from orchestrator.analysis.seed_means import confirmed
+from orchestrator.formatting import mean_and_deviation
+from orchestrator.palette import LIGHT, lighter, method_marks
 from orchestrator.plan import Plan, Trial
 from orchestrator.run_folder.atomic_files import write_atomically
 from orchestrator.run_folder.folder import REPORT, digest, sweep_id
@@ -44,6 +48,7 @@ TAGS = (
     *("status", "error", "method", "cell", "study", "phase", "confirms"),
     *("device", "torch_version", "code_version"),
 )
+RATIOS = ("share", *LATENCY_RATIOS)  # metrics of a run that its row does not hold: over dense
 METRICS = tuple(name for name in COLUMNS if name not in (*PARAMS, *TAGS, "trial_id", "started_at"))
 FRONTIER = "frontier"  # no trial's id: those end with a number
 TESTED = ("test_accuracy", "test_multiplications")
@@ -149,9 +154,11 @@ class Experiment:
         ):
             return
         tags = {name: str(row[name])[:LONGEST_TAG] for name in TAGS if cell_text(row.get(name))}
-        tags |= {"sweep_id": self._sweep_id, "trial_id": trial_id}
+        tags |= {"sweep_id": self._sweep_id, "trial_id": trial_id, "sweep": self._plan.sweep.name}
         if row["method"] in self._colours:
-            tags[RUN_COLOUR] = self._colours[row["method"]]
+            colour = self._colours[row["method"]]
+            again = row.get("phase") == "confirmation"
+            tags[RUN_COLOUR] = lighter(colour) if again else colour
         reports = read_reports(self._folder / "reports" / f"{trial_id}.jsonl")
         metrics = [
             Metric(_key(name), value, timestamp or end, step)
@@ -166,12 +173,17 @@ class Experiment:
         self.client.set_terminated(run.run_id, status, end)
         self._runs[trial_id] = [run]
 
-    def write_frontier(self, started: float, comparison: pd.DataFrame) -> None:
+    def write_frontier(
+        self, started: float, comparison: pd.DataFrame, found: Sequence[Decision] = ()
+    ) -> None:
         """Writes the run `frontier`, in place of an earlier one; and the tests' figures, which came
         after their runs had ended. Nothing where MLflow has the report of the sweep as it is.
 
+        What the confirmations of a trial came to is written to the run of that trial.
+
         Args:
             comparison: of `compare_methods`; its figures become metrics.
+            found: the best network at each budget, which become metrics and tags.
         """
         from mlflow.entities import Metric
 
@@ -191,12 +203,25 @@ class Experiment:
             if _is_number(value)
         ]
         tags = {"sweep_id": self._sweep_id, "trial_id": FRONTIER, "digest": current}
+        tags |= {"sweep": self._plan.sweep.name, "phase": "report"}
+        for decision in found:
+            place = "" if one_cell else f"/{decision.cell}"
+            name = _key(f"best_at_{100 * decision.budget:g}{place}")
+            tags[name] = f"{decision.best.method}: {decision.best.trial_id}"
+            metrics += [
+                Metric(_key(f"{name}/{figure}"), decision.best.mean(figure), now, 0)
+                for figure in ("accuracy", *RATIOS)
+                if _is_number(decision.best.mean(figure))
+            ]
         created = self.client.create_run(self.id, int(1000 * started), tags, run_name=FRONTIER)
         run = created.info.run_id
         self._log(run, metrics)
         for name in REPORT:
             self.client.log_artifact(run, str(self._folder / name))
-        tested = read_trials(self._folder / "trials.csv").dropna(subset=TESTED)
+        trials = read_trials(self._folder / "trials.csv")
+        for _, point in confirmed(trials).iterrows():
+            self._add_confirmation(point, now)
+        tested = trials.dropna(subset=TESTED)
         for trial_id, *values in tested[["trial_id", *TESTED]].itertuples(index=False):
             for trial in self._runs.get(trial_id, ()):
                 known = self.client.get_run(trial.run_id).data.metrics
@@ -204,6 +229,28 @@ class Experiment:
                     if known.get(name) != value:
                         self.client.log_metric(trial.run_id, name, value, now, 0)
         self.client.set_terminated(run, "FINISHED", now)
+
+    def _add_confirmation(self, point: pd.Series, now: int) -> None:
+        """Writes what a trial's confirmations came to into its run.
+
+        Args:
+            point: of `confirmed`.
+        """
+        from mlflow.entities import Metric, RunTag
+
+        figures = {
+            "confirmed_accuracy": point["test_accuracy"],
+            "confirmed_deviation": point["test_deviation"],
+            "confirmed_seeds": point["n"],
+            **{f"confirmed_{ratio}": point[ratio] for ratio in RATIOS},
+        }
+        metrics = [Metric(n, float(v), now, 0) for n, v in figures.items() if _is_number(v)]
+        reached = mean_and_deviation(point["test_accuracy"], point["test_deviation"])
+        tag = RunTag("confirmed", f"{reached} on test images, n = {point['n']}")
+        for run in self._runs.get(point["trial_id"], ()):
+            known = self.client.get_run(run.run_id).data
+            if known.tags.get(tag.key) != tag.value:
+                self.client.log_batch(run.run_id, metrics, tags=[tag])
 
     def _find(self) -> dict[str, list[RunInfo]]:
         """The runs of this sweep by their trials, but for those in the bin."""
@@ -257,6 +304,11 @@ def _figures(
     for name in METRICS:
         if _is_number(row.get(name)):
             yield name, float(row[name]), None, last.get(name, 0)
+    over_dense = {"share": "multiplications", **LATENCY_RATIOS}
+    for name, own in over_dense.items():
+        cost, dense = row.get(own), row.get(f"dense_{own}")
+        if _is_number(cost) and _is_number(dense):
+            yield name, float(cost) / float(dense), None, 0
 
 
 def _settings(row: Mapping[str, Any], trial: Trial) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class ModelRegistry:
         if not name.strip(". ") or set(name) & set("/:"):
             raise ValueError(f"--register: expected a name without '/' and ':', got {name!r}.")
         self._name = name
-        uri = tracking_uri(output)
+        self.uri = uri = tracking_uri(output)
         database = Path(uri.removeprefix(SQLITE))
         if uri.startswith(SQLITE) and not database.exists():
             raise ValueError(

@@ -12,7 +12,7 @@ import queue
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from operator import methodcaller
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 import pandas as pd
 
+from orchestrator.analysis.decision import Decision
 from orchestrator.formatting import without_password
 from orchestrator.plan import Plan
 from orchestrator.tracking.experiment import SQLITE, Experiment, tracking_uri
@@ -70,9 +71,9 @@ class Tracker(AbstractContextManager["Tracker"]):
         """Sends a trial that has ended, by its row of trials.csv."""
         self._tasks.put(methodcaller("write_trial", row))
 
-    def finish(self, comparison: pd.DataFrame) -> None:
+    def finish(self, comparison: pd.DataFrame, found: Sequence[Decision] = ()) -> None:
         """Sends the report, as a run named `frontier`; see `Experiment.write_frontier`."""
-        self._tasks.put(methodcaller("write_frontier", self._started, comparison))
+        self._tasks.put(methodcaller("write_frontier", self._started, comparison, found))
 
     @property
     def _lacking(self) -> int:

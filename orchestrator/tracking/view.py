@@ -23,9 +23,10 @@ _DEFLATED = "deflate;"
 _COLUMNS = (
     "params.`method`",
     "metrics.`val_accuracy`",
-    "metrics.`multiplications`",
-    "metrics.`test_accuracy`",
-    "metrics.`latency_ms`",
+    "metrics.`share`",
+    "metrics.`confirmed_accuracy`",
+    "metrics.`latency_ratio`",
+    "tags.`phase`",
     "tags.`status`",
 )
 _SECTION = {
@@ -38,23 +39,26 @@ _SECTION = {
     "columns": 1,
     "cardHeight": 480,
 }
-_CHART = {
-    "uuid": "frontier-multiplications",
-    "type": "SCATTER",
-    "metricSectionId": _SECTION["uuid"],
-    "xaxis": {"key": "multiplications", "type": "METRIC"},
-    "yaxis": {"key": "val_accuracy", "type": "METRIC"},
-    "runsCountToCompare": 100,
-    "deleted": False,
-    "isGenerated": False,
-}
+_CHARTS = [  # shares of the dense network's multiplications, so that sweeps compare
+    {
+        "uuid": f"frontier-{x}",
+        "type": "SCATTER",
+        "metricSectionId": _SECTION["uuid"],
+        "xaxis": {"key": x, "type": "METRIC"},
+        "yaxis": {"key": y, "type": "METRIC"},
+        "runsCountToCompare": 100,
+        "deleted": False,
+        "isGenerated": False,
+    }
+    for x, y in (("share", "val_accuracy"), ("confirmed_share", "confirmed_accuracy"))
+]
 STATE: Mapping[str, Any] = {
     "orderByKey": "metrics.`val_accuracy`",  # the UI draws the runs that its table has loaded
     "orderByAsc": False,
     "selectedColumns": _COLUMNS,
     "runsHiddenMode": "SHOW_ALL",
     "compareRunSections": [_SECTION],
-    "compareRunCharts": [_CHART],
+    "compareRunCharts": _CHARTS,
     "isAccordionReordered": True,  # or the UI would put its own sections before this one
 }
 

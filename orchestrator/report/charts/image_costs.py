@@ -11,7 +11,7 @@ from PIL import Image
 
 from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.formatting import millions
-from orchestrator.palette import CSS
+from orchestrator.palette import CSS, method_marks
 from orchestrator.report.charts import vega_lite as vega
 from orchestrator.run_folder.trial_files import extremes, read_extremes
 
@@ -41,16 +41,18 @@ def image_costs(
                 [(_address(each), _said(images.iloc[place])) for place, each in row]
                 for row in map(zip, extremes(costs), read_extremes(picture, len(costs)))
             ]
-        drawn = _histogram(images, trial["dense_multiplications"])
+        colour, _ = method_marks(result.methods, CSS)[trial["method"]]
+        drawn = _histogram(images, trial["dense_multiplications"], colour)
         yield result.title(trial), drawn, shown[0], shown[1]
 
 
-def _histogram(images: pd.DataFrame, dense: float) -> vega.Spec:
+def _histogram(images: pd.DataFrame, dense: float, own_colour: str) -> vega.Spec:
     """How many images cost how much.
 
     Args:
         images: class, correct and multiplications of each, as in images/TRIAL_ID.csv.
         dense: the dense network's multiplications.
+        own_colour: the method's, where classes are too many for one each.
     """
     shares = images["multiplications"].to_numpy(dtype=float) / dense
     edges = np.linspace(0, max(1.0, float(shares.max())), BINS + 1)
@@ -61,7 +63,7 @@ def _histogram(images: pd.DataFrame, dense: float) -> vega.Spec:
         if count
     ]
     names = list(dict.fromkeys(value["class"] for value in values))
-    colour: dict[str, Any] = {"value": CSS.methods[0]}
+    colour: dict[str, Any] = {"value": own_colour}
     if len(names) <= MOST_CLASSES:
         scale = {"domain": names, "range": list(CSS.methods[: len(names)])}
         legend = {"title": "true class", "orient": "top", "columns": 6}

@@ -16,13 +16,16 @@ from orchestrator.report.charts.vega_lite import COSTS, unit
 def confirmed_charts(result: SweepResult) -> dict[str, vega.Spec]:
     """Test accuracy of each cell's confirmed points, mean and deviation, and the search's figures.
 
-    A cell without any has no chart.
+    A step joins those of a method that none of its others beats. A cell without any has no chart.
     """
     points = result.confirmed
     searched = points["search_val_accuracy"]
     values = _means(result, points, "test", "multiplications").assign(
         beside=searched,
         beside_said=[f"{accuracy(value)}, the search's validation" for value in searched],
+        unbeaten=on_frontier_within(
+            points, ["cell", "method"], {"test_accuracy": "maximize", "multiplications": "minimize"}
+        ),
     )
     what = "Test accuracy of confirmed trials against multiplications."
     return _charts(result, values, "multiplications", "Accuracy", what)
@@ -81,8 +84,8 @@ def _means(result: SweepResult, points: pd.DataFrame, images: str, cost: str) ->
         settings=[result.settings(trial) for trial in trials],
         command=[result.command(trial) for trial in trials],
         mean=mean,
-        low=mean - around,
-        high=mean + around,
+        low=(mean - around).clip(lower=0),
+        high=(mean + around).clip(upper=1),
         cost=points[cost] / unit(cost),
         said=[
             f"{mean_and_deviation(*figures)}, n = {n}, {kind} images"
@@ -94,7 +97,7 @@ def _means(result: SweepResult, points: pd.DataFrame, images: str, cost: str) ->
 def _charts(
     result: SweepResult, values: pd.DataFrame, cost: str, accuracies: str, description: str
 ) -> dict[str, vega.Spec]:
-    """A chart for each cell that has values, all with one axis of accuracies.
+    """A chart for each cell that has values; all on the same data have one axis of accuracies.
 
     Means are filled, with a deviation to either side, and hollow is what stands beside them. A step
     joins the unbeaten ones.
@@ -112,12 +115,15 @@ def _charts(
         work="multiplications",
         command="run that again",
     )
-    y = vega.axis("mean", accuracies, scale=_accuracy_scale(values))
+    values = values.sort_values("method", key=lambda names: names == "dense", kind="stable")
+    data = values["cell"].map(result.data_of)
     charts = {}
     for cell in result.cells:
         own = values[values["cell"] == cell]
         if own.empty:
             continue
+        scale = _accuracy_scale(values[data == result.data_of[cell]])
+        y, least = vega.axis("mean", accuracies, scale=scale), scale["domain"][0]
         x = vega.axis("cost", COSTS[cost], scale={"domain": [0, 1.03 * own["cost"].max()]})
         steps = {"x": x, "y": y, "color": colour}
         ends = steps | {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
@@ -126,16 +132,17 @@ def _charts(
         layers = [
             vega.layer(
                 "line", steps, keep="datum.unbeaten", opacity=0.6, interpolate="step-after",
-                strokeWidth=1.5,
+                strokeWidth=1.5, clip=True,
             ),
+            *vega.at_the_edge(x, y, marks),
             vega.layer("rule", ends, opacity=1, strokeWidth=2, clip=True),
             vega.layer(
-                "point", hollow, keep="isValid(datum.beside)", opacity=0.45, size=45, filled=False,
-                strokeWidth=1, clip=True,
+                "point", hollow, keep=f"isValid(datum.beside) && datum.beside >= {least}",
+                opacity=0.45, size=45, filled=False, strokeWidth=1,
             ),
             vega.layer(
-                "point", marks, opacity=1, size=90, filled=True, strokeWidth=1, stroke=CSS.surface,
-                clip=True,
+                "point", marks, keep=f"datum.mean >= {least}", opacity=1, size=90, filled=True,
+                strokeWidth=1, stroke=CSS.surface,
             ),
         ]  # fmt: skip
         charts[cell] = vega.chart(own, layers, description)
@@ -145,9 +152,10 @@ def _charts(
 def _accuracy_scale(values: pd.DataFrame) -> vega.Spec:
     """What no other mean of its method and cell beats, and all means above the least of these.
 
-    Another option that pruning ruined would squeeze all that matters into a strip.
+    Without outliers: an option that pruning ruined would squeeze all that matters into a strip.
     """
-    unbeaten = values[values["unbeaten"]] if "unbeaten" in values else values
+    unbeaten = values[values["unbeaten"]]
+    unbeaten = unbeaten[unbeaten["mean"] >= vega.fence(unbeaten["mean"].tolist(), -1)]
     shown = values[values["mean"] >= unbeaten["low"].min()]
     return vega.accuracies_shown(shown[["low", "high", "beside"]].stack().dropna().tolist())
 

@@ -66,12 +66,13 @@ def sparsity_chart(result: SweepResult) -> vega.Spec | None:
     marks = rows[["trial_id", "method", "gone"]].rename(columns={"trial_id": "trial"})
     pruned = marks.assign(accuracy=before, when="before retraining")
     values = pd.concat([pruned, marks.assign(accuracy=after, when="after")])
-    colour, _ = vega.method_scales(result)
+    colour, shape = vega.method_scales(result)
     hollow = {"test": "datum.when === 'before retraining'", "value": "transparent"}
     encoding = {
         "x": vega.axis("gone", "Share of the dense network's weights that are gone", "%"),
         "y": vega.axis("accuracy", "Validation accuracy"),
         "stroke": colour,
+        "shape": shape,
         "fill": {**colour, "condition": hollow},
         "tooltip": vega.tooltip("trial", "method", "when", "gone", "accuracy"),
     }

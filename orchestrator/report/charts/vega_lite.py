@@ -5,12 +5,15 @@ Colours are CSS variables, so that one chart serves light, dark and print.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from orchestrator.analysis.pareto import LATENCY_RATIOS
 from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.palette import CSS, LIGHT, Palette, method_marks
 
@@ -24,7 +27,8 @@ COSTS = {  # on x axes
     "multiplications": "Multiplications per image (millions)",
     "nonzero_multiplications": "Non-zero multiplications per image (millions)",
     "parameters": "Parameters (millions)",
-    "latency_ms": "Latency of one image (ms)",
+    "latency_ratio": "Latency of one image over the dense network's",
+    "latency_ratio_batch128": "Latency of 128 images over the dense network's",
 }
 CHOSEN: Spec = {"name": "chosen", "value": ""}  # the method pointed out on a page; others fade
 CONFIG: Spec = {  # quiet axes, so that the marks speak
@@ -98,7 +102,7 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def picture(
     result: SweepResult, charts: Mapping[str, Spec], title: str, subtitle: str, **rest: Any
 ) -> Spec:
-    """Charts in plain colours as one picture with a legend, a panel for each.
+    """Charts as one picture with a legend, a panel for each.
 
     Panels are in rows, as a browser draws none of a grid of them.
 
@@ -124,6 +128,12 @@ def picture(
         **rest,
     }
     text = json.dumps(whole).replace('"legend": null', f'"legend": {json.dumps(legend)}')
+    return json.loads(text)
+
+
+def in_plain_colours(spec: Spec) -> Spec:
+    """The specification with the colours of light pages, for a picture without a page."""
+    text = json.dumps(spec)
     for variable, colour in zip(_colours(CSS), _colours(LIGHT), strict=True):
         text = text.replace(variable, colour)
     return json.loads(text)
@@ -179,11 +189,56 @@ def tooltip(*same: str, **fields: str) -> list[Spec]:
 
 
 def accuracies_shown(ends: Sequence[float]) -> Spec:
-    """A scale from the least to the greatest of these accuracies, and a margin; 0 to 1 of none."""
+    """A scale from the least to the greatest of these accuracies, and a margin; 0 to 1 of none.
+
+    It ends at 1 at most.
+    """
     if not ends:
         return {"domain": [0.0, 1.0], "nice": False}
     margin = 0.06 * (max(ends) - min(ends)) or 0.02
-    return {"domain": [min(ends) - margin, max(ends) + margin], "nice": False}
+    low, high = max(min(ends) - margin, 0.0), min(max(ends) + margin, 1.0)
+    return {"domain": [low, high], "nice": False}
+
+
+def fence(values: Sequence[float], side: int) -> float:
+    """Beyond which a value is an outlier that would squeeze all others: Tukey's fence.
+
+    Args:
+        side: -1 for the lower fence, 1 for the upper.
+    """
+    if not values:
+        return side * math.inf
+    low, high = np.quantile(values, [0.25, 0.75])
+    return float((low if side < 0 else high) + side * 1.5 * (high - low))
+
+
+def at_the_edge(x: Spec, y: Spec, encoding: Spec, keep: str = "true") -> list[Spec]:
+    """Marks of what lies beyond the axes, at their edges: below, and to the right.
+
+    Args:
+        x, y: the axes, each with a domain; fields of numbers.
+        encoding: colour and tooltip of a mark.
+        keep: which rows are drawn at all.
+    """
+    (_, most), (least, _) = x["scale"]["domain"], y["scale"]["domain"]
+    below, beyond = f"datum.{y['field']} < {least}", f"datum.{x['field']} > {most}"
+    inside_x = f"min(datum.{x['field']}, {most})"
+    layers = []
+    for test, fields, shape in (
+        (below, {"edge_x": inside_x, "edge_y": f"{least}"}, "triangle-down"),
+        (f"!({below}) && {beyond}", {"edge_x": f"{most}", "edge_y": f"datum.{y['field']}"},
+         "triangle-right"),
+    ):  # fmt: skip
+        marks = encoding | {"x": {**x, "field": "edge_x"}, "y": {**y, "field": "edge_y"}}
+        marks.pop("shape", None)
+        edge = layer(
+            "point", marks, keep=f"{keep} && ({test})", opacity=0.8, size=55, filled=True,
+            shape=shape,
+        )  # fmt: skip
+        calculated = [{"calculate": how, "as": name} for name, how in fields.items()]
+        edge["transform"] += calculated
+        layers.append(edge)
+    return layers
 
 
 def _colours(palette: Palette) -> list[str]:
@@ -197,7 +252,13 @@ def unit(cost: str) -> float:
 
 def objective_in_words(name: str) -> str:
     """An objective of a sweep, to stand in a sentence."""
+    name = chart_cost(name)
     return in_words(name) if name in COSTS else name.replace("val_", "validation ")
+
+
+def chart_cost(objective: str) -> str:
+    """What an objective is drawn as: a latency over that of the dense network, measured in turn."""
+    return next((each for each, own in LATENCY_RATIOS.items() if own == objective), objective)
 
 
 def in_words(cost: str) -> str:

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from orchestrator.analysis.asked_budget import missed_budgets
 from orchestrator.analysis.decision import HALF
+from orchestrator.analysis.pareto import is_within, with_ratios
 from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.analysis.time_spent import time_spent
 from orchestrator.analysis.uncertainty import standard_error
-from orchestrator.formatting import accuracy, extent, listed, percent
+from orchestrator.formatting import accuracy, extent, listed, percent, ratio
 from orchestrator.report.tables.table import number
 
 CONTROLS = {
@@ -35,6 +37,13 @@ def cautions(result: SweepResult) -> Iterator[str]:
             yield f"{name} is not in this sweep: {why}."
     if "cascade" in result.sweep["methods"] and "cascade_random" not in result.sweep["methods"]:
         yield "cascade_random is not in this sweep: what cascade gains by knowing whom to look at."
+    if result.apart:
+        yield (
+            "The sweeps differ in a shared section of their files or in their dense networks, so "
+            "each has panels of its own."
+        )
+    if len(set(result.data_of.values())) > 1:
+        yield "Accuracies on different data are not compared: no axis and no frontier holds both."
     failed = int((result.trials["status"] == "failed").sum())
     if failed:
         yield f"{failed} of {len(result.trials)} trials failed and are on no frontier."
@@ -50,7 +59,10 @@ def cautions(result: SweepResult) -> Iterator[str]:
             "One seed: how much of a difference between methods is luck cannot be read from this "
             "sweep. With `confirm: {seeds: 3}` in its file, every point on a frontier is run again."
         )
+    if missed := missed_budgets(result.trials):
+        yield f"Budgets missed, shares of the dense multiplications: {'; '.join(missed)}."
     yield from _noise(result.searched)
+    yield from _slower_by_deciding(result)
     machines = result.searched[["device", "threads"]].dropna().drop_duplicates()
     if len(machines) > 1:
         kinds = listed(
@@ -136,7 +148,8 @@ def remarks(result: SweepResult) -> dict[str, str]:
         "multiplications": "Counted from the operations that ran, for one image.",
         "nonzero_multiplications": _zeros_kept(result),
         "parameters": "Weights that the network stores, whether they are zero or not.",
-        "latency_ms": _latency(result),
+        "latency_ratio": _latency(result, "latency_ratio"),
+        "latency_ratio_batch128": _latency(result, "latency_ratio_batch128"),
     }
 
 
@@ -158,8 +171,8 @@ def _zeros_kept(result: SweepResult) -> str:
         )
     sentences = []
     known = [method for method in result.methods if method in medians.index]
-    for method, ran, nonzero, ratio in medians.loc[known].itertuples(name=None):
-        latency = f" and took {ratio:.2f} times its latency" if math.isfinite(ratio) else ""
+    for method, ran, nonzero, took in medians.loc[known].itertuples(name=None):
+        latency = f" and took {took:.2f} times its latency" if math.isfinite(took) else ""
         sentences.append(
             f"{method} leaves its zeros in place and removes no channel: its median trial has "
             f"{percent(nonzero)} of the dense network's multiplications by weights that are not "
@@ -168,21 +181,46 @@ def _zeros_kept(result: SweepResult) -> str:
     return " ".join([*sentences, "Only hardware that skips zeros would gain from them."])
 
 
-def _latency(result: SweepResult) -> str:
-    """Whether fewer multiplications were faster."""
-    caution = "Counted multiplications are not time: the batch, the threads and the machine matter."
-    completed = result.searched[result.searched["status"] == "completed"]
-    cheap = completed[completed["multiplications"] <= HALF * completed["dense_multiplications"]]
-    ratios = (cheap["latency_ms"] / cheap["dense_latency_ms"]).dropna()
+def _latency(result: SweepResult, column: str) -> str:
+    """Whether fewer multiplications were faster.
+
+    Args:
+        column: of `LATENCY_RATIOS`.
+    """
+    images = "one image" if column == "latency_ratio" else "128 images"
+    caution = (
+        f"Of {images}, over the dense network's, measured in turn. Counted multiplications are not "
+        "time: the batch, the threads and the machine matter."
+    )
+    completed = with_ratios(result.searched[result.searched["status"] == "completed"])
+    ratios = completed.loc[is_within(completed["share"].to_numpy(), HALF), column].dropna()
     if ratios.empty:
         return caution
     slower = int((ratios > 1).sum())
     return (
         f"{len(ratios)} trials at half of the dense multiplications or less took "
-        f"{ratios.median():.2f} times the dense network's latency at batch 1 in the median "
+        f"{ratios.median():.2f} times the dense network's latency in the median "
         f"({ratios.min():.2f} to {ratios.max():.2f}); {slower or 'none'} of them "
         f"{'was' if slower < 2 else 'were'} slower than it. {caution}"
     )
+
+
+def _slower_by_deciding(result: SweepResult) -> Iterator[str]:
+    """Methods that decide per image, where that makes them slower than the dense network."""
+    completed = with_ratios(result.searched[result.searched["status"] == "completed"])
+    deciding = completed[completed["multiplications_p5"] < completed["multiplications_p95"]]
+    for method, own in deciding.groupby("method", sort=False):
+        one, many = own["latency_ratio"].median(), own["latency_ratio_batch128"].median()
+        slower = [
+            f"{ratio(each)} times its latency for {images}"
+            for each, images in ((one, "one image"), (many, "128 images"))
+            if each > 1
+        ]
+        if slower:
+            yield (
+                f"{method} decides per image, and its networks are slower than the dense one here: "
+                f"{listed(slower)}, in the median of {len(own)} trials."
+            )
 
 
 def failures(result: SweepResult) -> list[tuple[str, list[str], str]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from orchestrator.analysis.asked_budget import asked_of, share_said
 from orchestrator.analysis.contender import Contender, Limits, contenders
 from orchestrator.analysis.decision import Decision, export_command
 from orchestrator.analysis.sweep_result import SweepResult
@@ -21,7 +22,7 @@ def answers_table(result: SweepResult, found: Sequence[Decision]) -> Table:
                 "accuracy": each.best.written("accuracy"),
                 "dense": MISSING if each.dense is None else each.dense.written("accuracy"),
                 "points behind": _points(each.accuracy_cost),
-                **_costs(each.best),
+                **_costs(result, each.best),
                 "too close to tell": listed([c.method for c in each.close]) if each.close else "",
                 "trial": each.best.trial_id,
             }
@@ -60,7 +61,7 @@ def methods_at_budget_table(result: SweepResult, first: Sequence[Decision]) -> T
                 ),
                 "on training images": each.written("train_accuracy"),
                 **({} if each.confirmed else {"on test images": each.written("test_accuracy")}),
-                **_costs(each),
+                **_costs(result, each),
                 "seeds": str(each.n) if each.n > 1 else "",
                 "trial": each.trial_id,
             }
@@ -70,10 +71,11 @@ def methods_at_budget_table(result: SweepResult, first: Sequence[Decision]) -> T
     )
 
 
-def _costs(each: Contender) -> dict[str, str]:
+def _costs(result: SweepResult, each: Contender) -> dict[str, str]:
+    asked = asked_of(result.by_id.loc[each.trial_id])
     return {
         "multiplications": millions(each.mean("multiplications")),
-        "of dense": percent(each.mean("share")),
+        "of dense": share_said(each.mean("share"), asked),
         "latency over dense": ratio(each.mean("latency_ratio")),
         "at batch 128": ratio(each.mean("latency_ratio_batch128")),
     }

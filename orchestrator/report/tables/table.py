@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from orchestrator.analysis.pareto import as_share
+from orchestrator.analysis.asked_budget import asked_of, share_said
+from orchestrator.analysis.pareto import with_ratios
 from orchestrator.analysis.sweep_result import Row, SweepResult
 from orchestrator.analysis.uncertainty import FEW_SEEDS, t_interval
 from orchestrator.formatting import (
@@ -14,8 +15,7 @@ from orchestrator.formatting import (
     accuracy,
     mean_and_deviation,
     millions,
-    milliseconds,
-    percent,
+    ratio,
 )
 
 WORDS = ("cell", "method", "settings", "setting", "trial")  # columns that hold words
@@ -30,14 +30,15 @@ FIGURES: dict[str, Callable[[Row], str]] = {  # a column's title -> what a row h
     "on training images": lambda row: accuracy(row["train_accuracy"]),
     "mean": lambda row: millions(row["multiplications"]),
     "multiplications": lambda row: millions(row["multiplications"]),
-    "of dense": lambda row: percent(row["share"]),
+    "of dense": lambda row: share_said(row["share"], row["asked"]),
     "not zero": lambda row: millions(row["nonzero_multiplications"]),
     "p5": lambda row: millions(row["multiplications_p5"]),
     "median": lambda row: millions(row["multiplications_p50"]),
     "p95": lambda row: millions(row["multiplications_p95"]),
     "mean of test images": lambda row: millions(row["test_multiplications"]),
     "parameters": lambda row: millions(number(row["parameters"])),
-    "latency": lambda row: milliseconds(row["latency_ms"]),
+    "latency over dense": lambda row: ratio(row["latency_ratio"]),
+    "at batch 128": lambda row: ratio(row["latency_ratio_batch128"]),
     "trial": lambda row: row["trial_id"],
 }
 
@@ -78,11 +79,12 @@ def trials_table(
         seed: whether a row is of one seed.
     """
     if "share" not in trials:
-        trials = trials.assign(share=as_share(trials, "multiplications"))
+        trials = with_ratios(trials)
     own = result.by_id.loc[trials["trial_id"]].to_dict("records")
     return Table.of(
         [
-            which_trial(result, trial, seed=seed) | {title: FIGURES[title](row) for title in titles}
+            which_trial(result, trial, seed=seed)
+            | {title: FIGURES[title](row | {"asked": asked_of(trial)}) for title in titles}
             for trial, row in zip(own, trials.to_dict("records"), strict=True)
         ]
     )

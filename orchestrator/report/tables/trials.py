@@ -10,7 +10,8 @@ def frontier_table(result: SweepResult, points: pd.DataFrame) -> Table:
     """Trials on a Pareto front, the cheapest first."""
     return trials_table(
         result, points.sort_values(["multiplications", "val_accuracy"]),
-        "validation", "test", "multiplications", "of dense", "parameters", "latency", "trial",
+        "validation", "test", "multiplications", "of dense", "parameters",
+        "latency over dense", "at batch 128", "trial",
     )  # fmt: skip
 
 
@@ -19,7 +20,7 @@ def confirmed_table(result: SweepResult) -> Table:
     return trials_table(
         result, result.confirmed,
         "test", "95 % interval", "each seed", "n", "search's validation", "multiplications",
-        "of dense", "latency", "trial",
+        "of dense", "latency over dense", "at batch 128", "trial",
         seed=False,
     )  # fmt: skip
 
@@ -29,6 +30,7 @@ def repeated_table(result: SweepResult) -> Table:
     return trials_table(
         result, result.in_order(result.repeated),
         "seeds", "validation", "95 % interval", "each seed", "test", "on training images",
-        "multiplications", "of dense", "not zero", "parameters", "latency",
+        "multiplications", "of dense", "not zero", "parameters", "latency over dense",
+        "at batch 128",
         seed=False,
     )  # fmt: skip

@@ -7,13 +7,9 @@ import numpy as np
 import pytest
 import yaml
 
+from orchestrator.analysis.asked_budget import asked_budgets
 from orchestrator.analysis.contender import Limits, contenders
-from orchestrator.analysis.decision import (
-    asked_budgets,
-    budgets_of,
-    decisions,
-    headline_decisions,
-)
+from orchestrator.analysis.decision import budgets_of, decisions, headline_decisions
 from tests.report_rows import CONFIRMED, DENSE, SMALL, again, result_of, trial
 from tests.trial_points import trials
 

@@ -11,6 +11,7 @@ from orchestrator.analysis.pareto import (
     frontier,
     hypervolume,
     non_dominated,
+    to_be_confirmed,
     to_be_tested,
 )
 from orchestrator.run_folder.trials_table import COLUMNS
@@ -72,6 +73,13 @@ def test_each_seed_has_its_own_frontier_tested_also_where_another_seed_was_lucki
     frame = trials(points, seed=[0, 1, 1, 1])
     assert list(frontier(frame, OBJECTIVES)["trial_id"]) == ["t000"]
     assert set(to_be_tested(frame, OBJECTIVES)) == {"t000", "t001", "t002"}
+
+
+def test_trials_of_the_same_network_are_confirmed_once() -> None:
+    """Keep ratios that round to the same channels, say; another seed's is another network."""
+    points = [(0.9, 50), (0.9, 50), (0.9, 50), (0.9, 50), (0.8, 40)]
+    frame = trials(points, seed=[0, 0, 1, 0, 0], train_accuracy=[0.99, 0.99, 0.99, 0.98, 0.99])
+    assert to_be_confirmed(frame, OBJECTIVES) == ["t004", "t000", "t002", "t003"]
 
 
 def test_no_trial_gives_an_empty_frontier_with_its_columns() -> None:

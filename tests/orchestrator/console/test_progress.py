@@ -10,6 +10,7 @@ from rich.console import Console
 
 from orchestrator.console.live_display import Standing, display
 from orchestrator.console.progress import Progress
+from orchestrator.console.time_left import Durations
 from orchestrator.formatting import duration, millions, milliseconds, percent
 
 
@@ -198,6 +199,77 @@ def test_the_time_left_is_of_the_jobs_left_and_the_places_that_do_them(clock: li
     assert standing.seconds_left() == (8 * 15 - 10) / 2
     standing.begin_part("Test images", 4)
     assert math.isnan(standing.seconds_left())
+
+
+QUICK = {  # seconds of a trial and their number, as sweeps/digits_quick.yaml had on two busy cores
+    "dense": (2.5, 1), "vanilla": (7, 3), "random_channels": (4, 6), "l1_filter": (4, 6),
+    "thinet": (6, 2), "magnitude": (4, 6), "policy_gradient": (11, 6), "static_prefix": (8, 6),
+    "rnp": (16, 6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("places", [1, 2])
+def test_from_the_second_trial_on_the_time_left_is_right_within_a_factor_of_two(
+    clock: list[float], places: int
+) -> None:
+    planned = {method: n for method, (_, n) in QUICK.items()}
+    jobs = [(f"{m}-s0-{n:03}", took) for m, (took, tries) in QUICK.items() for n in range(tries)]
+    begun, free = [], [0.0] * places
+    for name, took in jobs:  # in order, each in the place that is free first
+        place = free.index(min(free))
+        begun.append((free[place], free[place] + took, name))
+        free[place] += took
+    events = sorted([(s, 1, n) for s, _, n in begun] + [(e, 0, n) for _, e, n in begun])
+    standing = Standing(total=len(jobs), durations=Durations(planned))
+    whole, ended = max(free), 0
+    standing.begin_part("Trials", len(jobs))
+    for at, starts, name in events:
+        clock[0] = 1000 + at
+        if starts:
+            standing.start(name)
+            continue
+        standing.end(name, "completed")
+        ended += 1
+        left = whole - at
+        if ended >= 2 and left > 10:
+            assert left / 2 < standing.seconds_left() < 2 * left, name
+    for method in QUICK:  # two points of each are confirmed
+        for point in ((0.2, 0.5), (0.4, 0.6)):
+            standing.add_point(method, point)
+    standing.begin_part("Confirmation of the Pareto fronts", 18)
+    left = 2 * sum(took for took, _ in QUICK.values()) / places
+    for name in ("dense-s0-000-c1", "vanilla-s0-000-c1"):
+        standing.start(name)
+        clock[0] += QUICK[name.partition("-")[0]][0]
+        left -= QUICK[name.partition("-")[0]][0] / places
+        standing.end(name, "completed")
+        assert left / 2 < standing.seconds_left() < 2 * left
+    standing.begin_part("Test images", 18)
+    assert math.isnan(standing.seconds_left())
+    standing.start("dense-s0-000-c1 on test images")
+    clock[0] += 0.5
+    standing.end("dense-s0-000-c1 on test images", "completed")
+    assert standing.seconds_left() == pytest.approx(17 * 0.5 / places)
+
+
+def test_what_rnp_learns_is_shown_by_its_steps_and_its_epochs_take_their_place() -> None:
+    with Progress(3, console(terminal=True)) as progress:
+        progress.trial_started("rnp-s0-000")
+        progress.trial_report("rnp-s0-000", {"epoch": 2, "val_accuracy": 0.5})
+        progress.trial_report("rnp-s0-000", {"q_step": 120, "q_loss": 0.5, "mean_return": -1.0})
+        assert "Q-learning step 120  val 0.500" in shown(progress)
+        assert "epoch" not in shown(progress)
+        progress.trial_report("rnp-s0-000", {"round": 1, "epoch": 3, "val_accuracy": 0.6})
+        assert "round 1  epoch 3  val 0.600" in shown(progress)
+
+
+def test_the_frontier_stays_on_the_screen_at_the_end() -> None:
+    terminal, log = console(terminal=True), console(terminal=False)
+    for each in (terminal, log):
+        with Progress(1, each) as progress:
+            progress.trial_done(row())
+    assert "0.912 at  29 %" in written(terminal).rpartition("\x1b")[2]
+    assert "frontier so far" not in written(log)
 
 
 def test_a_place_keeps_its_number_and_is_idle_when_it_has_no_job() -> None:

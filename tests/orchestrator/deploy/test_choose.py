@@ -186,7 +186,7 @@ def shipped(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("method", ["l1_filter", "rnp"])
 def test_every_format_gives_the_networks_logits_and_nothing_is_unpickled(
-    run_folder: Path, shipped: Path, tmp_path: Path, method: str
+    run_folder: Path, shipped: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import onnxruntime
 
@@ -210,11 +210,19 @@ def test_every_format_gives_the_networks_logits_and_nothing_is_unpickled(
         cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True,
     ).stdout  # fmt: skip
     assert int(said) == logits[0].argmax()
-    program = torch.export.load(target / "model.pt2").module()
-    np.testing.assert_allclose(program(images).detach().numpy(), logits, rtol=1e-2, atol=1e-2)
+    torch_lines, onnx_lines = blocks("python", card)
+    monkeypatch.chdir(target)
+    names: dict[str, Any] = {"images": images}
+    exec(torch_lines, names)
+    np.testing.assert_allclose(names["logits"].detach().numpy(), logits, rtol=1e-2, atol=1e-2)
+    names = {"images": images[:1].numpy()}
+    exec(onnx_lines, names)
+    np.testing.assert_allclose(names["logits"], logits[:1], rtol=1e-5, atol=1e-5)
+    assert ("a NumPy array of one image" in card) == (method == "rnp")
     assert (target / "weights.safetensors").exists()
     assert ("it skips." in card) == (method == "rnp")
     assert ("it skips nothing" in card) == (method == "rnp")
+    assert re.search(r"\d\.\d\d times the dense", card)
     assert "ONNX Runtime, one thread" in card and "MIT" in card
     assert not math.isnan(row["test_accuracy"]) and "test accuracy" in card
 
@@ -248,7 +256,11 @@ def test_a_network_that_flattens_by_view_is_written(tmp_path: Path) -> None:
     data = tiny.splits()
     pixels = data.validation.pixels.contiguous(memory_format=torch.channels_last)
     images = Images(pixels, data.validation.labels)
-    write_programs(Viewed().eval(), dataclasses.replace(data, validation=images), tmp_path)
+    data = dataclasses.replace(data, validation=images)
+    (said, _) = write_programs(Viewed().eval(), Viewed().eval(), data, tmp_path)
+    assert re.search(
+        r"one image in .* ms, \d\.\d\d times the dense network's; a batch of 128", said
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.pt2"}
 
 
@@ -328,7 +340,9 @@ def test_what_is_registered_twice_is_two_versions_that_give_the_networks_logits(
     for number in (1, 2):
         export = ["--export", str(tmp_path / f"shipped-{number}")]
         assert main([str(run_folder), *export, "--register", "digits small"]) == 0
-        assert capsys.readouterr().out.splitlines()[-1] == f"models:/digits small/{number}"
+        *_, model, address, load = capsys.readouterr().out.splitlines()
+        assert model == f"models:/digits small/{number}"
+        assert f'mlflow.set_tracking_uri("{tracked}")' in address and model in load
     client = MlflowClient(tracked)
     assert len(client.search_model_versions("name = 'digits small'")) == 2
     version = client.get_model_version("digits small", "1")

@@ -63,7 +63,26 @@ def test_zeros_that_stay_in_place_are_not_sold_as_savings(tmp_path: Path) -> Non
 
 
 def test_latency_is_compared_with_the_dense_networks(tmp_path: Path) -> None:
-    said = remarks(result_of(tmp_path, SMALL))["latency_ms"]
+    said = remarks(result_of(tmp_path, SMALL))["latency_ratio"]
     # 7 trials; their latencies over 10 ms: 0.3, 0.3, 0.35, 0.4, 0.55, 0.6, 0.6
     assert said.startswith("7 trials at half of the dense multiplications or less took 0.40 times")
     assert "(0.30 to 0.60); none of them was slower" in said
+
+
+def test_networks_that_decide_per_image_and_are_slower_than_dense_are_named(tmp_path: Path) -> None:
+    costs = {"multiplications_p5": 3e7, "multiplications_p95": 5e7}
+    batch = {"latency_ms_batch128": 90.0, "dense_latency_ms_batch128": 100.0}
+    rows = [*SMALL, trial("rnp", 0.89, 0.4, latency_ms=13.0, **costs, **batch)]
+    result = result_of(tmp_path, rows, methods=[*METHODS, "rnp"])
+    assert (
+        "rnp decides per image, and its networks are slower than the dense one here: 1.30 times "
+        "its latency for one image, in the median of 1 trials." in list(cautions(result))
+    )
+    assert "1.30 times the dense latency (0.90 at batch 128)" in answer(result)[1]
+    assert (
+        "It decides per image, which makes it slower than the dense network here"
+        in (answer(result)[1])
+    )
+    same = {"multiplications_p5": 4e7, "multiplications_p95": 4e7}
+    rows = [*SMALL, trial("thinet", 0.89, 0.4, latency_ms=13.0, **same)]
+    assert "decides per image" not in "\n".join(cautions(result_of(tmp_path / "b", rows)))

@@ -14,11 +14,12 @@ from PIL import Image
 from orchestrator.analysis.pareto import frontier
 from orchestrator.palette import LIGHT, method_marks
 from orchestrator.report.charts.pareto_front import (
-    below_axis,
+    beyond_axes,
     drawn_trials,
     pareto_chart,
     pareto_picture,
 )
+from orchestrator.report.charts.seed_means import confirmed_charts
 from orchestrator.report.charts.vega_lite import Spec
 from orchestrator.report.page import write_report
 from orchestrator.run_folder.trial_files import write_reports
@@ -62,10 +63,9 @@ def test_charts_hold_completed_trials_with_what_was_measured(tmp_path: Path) -> 
     assert len(records) == len(SMALL) + 1
     by_id = {record["trial_id"]: record for record in records}
     assert by_id["l1_filter-006"]["multiplications"] == 45.0
-    assert "latency_ms" not in by_id["l1_filter-010"]
-    assert (
-        "on_latency_ms" not in by_id["l1_filter-010"] or not by_id["l1_filter-010"]["on_latency_ms"]
-    )
+    assert by_id["l1_filter-006"]["latency_ratio"] == 0.55
+    unknown = by_id["l1_filter-010"]
+    assert "latency_ratio" not in unknown and not unknown.get("on_latency_ratio")
     assert records[-1]["method"] == "dense"  # drawn last, on top
 
 
@@ -107,14 +107,14 @@ def test_charts_are_valid_vega_lite(tmp_path: Path) -> None:
         vega_lite.validate(chart | surface)
 
 
-def test_ruined_trials_do_not_stretch_the_chart_but_are_counted(tmp_path: Path) -> None:
+def test_ruined_trials_do_not_stretch_the_chart_but_are_at_its_edge(tmp_path: Path) -> None:
     result = result_of(
         tmp_path, [*SMALL, trial("l1_filter", 0.1, 0.5), trial("magnitude", 0.1, 1.0)]
     )
     records = drawn_trials(result)
-    assert below_axis(records, "multiplications") == 3  # l1_filter's 0.6 is the third
+    assert beyond_axes(records, "multiplications") == 3  # l1_filter's 0.6 is the third
     subtitle = pareto_picture(result, records, "multiplications")["title"]["subtitle"]
-    assert subtitle.endswith(" Trials below the axis: 3.")
+    assert subtitle.endswith(" At the edge: 3 trials beyond it.")
 
 
 def test_the_intervals_of_a_frontier_are_drawn_whole(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_the_intervals_of_a_frontier_are_drawn_whole(tmp_path: Path) -> None:
     assert (
         lowest < min(r["low"] for r in on_frontier) < max(r["high"] for r in on_frontier) < highest
     )
-    assert not scale["nice"], "the axis ends where below_axis says"
+    assert not scale["nice"], "the axis ends where beyond_axes says"
 
 
 def test_the_picture_shows_every_methods_colour(tmp_path: Path) -> None:
@@ -147,10 +147,81 @@ def test_the_picture_shows_every_methods_colour(tmp_path: Path) -> None:
     ("cost", "words"),
     [
         ("nonzero_multiplications", "non-zero multiplications"),
-        ("latency_ms", "latency of one image"),
+        ("latency_ratio", "latency of one image over the dense network's"),
     ],
 )
 def test_the_pictures_title_names_the_cost_in_words(tmp_path: Path, cost: str, words: str) -> None:
     result = result_of(tmp_path, SMALL)
     title = pareto_picture(result, drawn_trials(result), cost)["title"]["text"]
     assert title.endswith(f": validation accuracy against {words}")
+
+
+STORED = Path(__file__).with_name("frontier_of_small.png")
+LARGEST_DIFFERENCE = 40  # of 255, in a square of 14 pixels: fonts differ, marks and lines do not
+
+
+def test_the_picture_looks_as_the_stored_one(tmp_path: Path) -> None:
+    """Where it is to look otherwise, look at the one that is made, and put it in its place."""
+    rows = [*SMALL, trial("l1_filter", 0.1, 0.5), trial("magnitude", 0.894, 2.5)]
+    folder = run_folder(tmp_path, rows)
+    write_report(folder)
+    squares = []
+    for path in (folder / "frontier.png", STORED):
+        with Image.open(path) as image:
+            size = (image.width // 28, image.height // 28)
+            squares.append(np.asarray(image.convert("RGB").resize(size, Image.Resampling.BOX), int))
+    assert squares[0].shape == squares[1].shape
+    assert np.abs(squares[0] - squares[1]).max() < LARGEST_DIFFERENCE
+    assert np.abs(squares[1] - squares[1].mean(axis=(0, 1))).max() > 2 * LARGEST_DIFFERENCE
+
+
+def test_trials_beyond_the_axes_are_marked_at_their_edge_and_none_is_above_one(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        *({**row, "validation_images": 30} for row in SMALL),
+        trial("vanilla", 1.0, 0.9, validation_images=30),
+        trial("l1_filter", 0.1, 0.5),
+        trial("magnitude", 0.894, 2.5),
+    ]
+    result = result_of(tmp_path, rows)
+    records = drawn_trials(result)
+    assert max(record["high"] for record in records) == 1
+    chart = pareto_chart(result, records, "multiplications", "all")
+    by_shape = {layer["mark"].get("shape"): layer for layer in chart["layer"]}
+    below, beyond = by_shape["triangle-down"], by_shape["triangle-right"]
+    low, high = below["encoding"]["y"]["scale"]["domain"]
+    most = below["encoding"]["x"]["scale"]["domain"][1]
+    assert low > 0.1 and high == 1 and 100 < most < 250
+    assert {each["as"]: each["calculate"] for each in below["transform"][1:]} == {
+        "edge_x": f"min(datum.multiplications, {most})", "edge_y": f"{low}",
+    }  # fmt: skip
+    assert {each["as"]: each["calculate"] for each in beyond["transform"][1:]} == {
+        "edge_x": f"{most}", "edge_y": "datum.val_accuracy",
+    }  # fmt: skip
+    assert beyond_axes(records, "multiplications") == 2
+
+
+def test_the_dense_network_is_drawn_on_top_of_all_also_where_it_is_beaten(tmp_path: Path) -> None:
+    rows = [*SMALL, trial("vanilla", 0.95, 0.9)]
+    result = result_of(tmp_path, rows)
+    chart = pareto_chart(result, drawn_trials(result), "multiplications", "all")
+    last = chart["layer"][-1]
+    assert "datum.method === 'dense'" in last["transform"][0]["filter"]
+    assert "on_multiplications" not in last["transform"][0]["filter"]
+    assert last["encoding"]["opacity"]["value"] > 0.1 and last["mark"]["size"] > 100
+
+
+def test_every_frontier_chart_joins_what_is_unbeaten(tmp_path: Path) -> None:
+    result = result_of(tmp_path, CONFIRMED)
+    charts = [
+        confirmed_charts(result)["all"],
+        pareto_chart(result, drawn_trials(result), "latency_ratio", "all"),
+        pareto_chart(result, drawn_trials(result), "multiplications", ""),
+    ]
+    for chart in charts:
+        assert "line" in {layer["mark"]["type"] for layer in chart["layer"]}
+    unbeaten = {value["trial"] for value in charts[0]["data"]["values"] if value["unbeaten"]}
+    assert unbeaten == {
+        "dense-000", "vanilla-002", "random_channels-004", "l1_filter-005",
+    }, "l1_filter-006 costs more than l1_filter-005, and its test accuracy is lower"  # fmt: skip

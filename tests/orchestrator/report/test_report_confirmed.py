@@ -1,6 +1,7 @@
 """What a report says of confirmations, and of several run folders together."""
 
 import csv
+import json
 import re
 import statistics
 from itertools import pairwise
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from orchestrator.analysis.answer import answer
 from orchestrator.analysis.decision import decisions, headline_decisions
@@ -247,6 +249,64 @@ def test_sweeps_of_other_settings_are_other_cells(tmp_path: Path) -> None:
     text = (second / "sweep.yaml").read_text()
     (second / "sweep.yaml").write_text(text.replace("epochs: 20", "epochs: 40"))
     assert SweepResult.read(first, second).cells == ["A: all", "B: all"]
+
+
+def test_sweeps_of_other_dense_networks_are_other_cells(tmp_path: Path) -> None:
+    first = run_folder(tmp_path / "A", SMALL, name="A")
+    other = [{**row, "dense_val_accuracy": 0.91} for row in SMALL]
+    result = SweepResult.read(first, run_folder(tmp_path / "B", other, name="B"))
+    assert result.cells == ["A: all", "B: all"]
+    assert "each has panels of its own" in "\n".join(cautions(result))
+    judged_on_a_part = [{**row, "reward_images": 5000} for row in other]
+    result = SweepResult.read(first, run_folder(tmp_path / "C", judged_on_a_part, name="C"))
+    assert result.cells == ["all"]
+
+
+def test_other_data_share_no_axis_and_no_frontier(tmp_path: Path) -> None:
+    first = run_folder(tmp_path / "A", SMALL, name="A")
+    faces = [
+        {**row, "dataset": "faces", "val_accuracy": row["val_accuracy"] / 2}
+        | {"dense_val_accuracy": 0.45}
+        for row in SMALL
+    ]
+    second = run_folder(tmp_path / "B", faces, name="B")
+    text = (second / "sweep.yaml").read_text()
+    (second / "sweep.yaml").write_text(text.replace("name: digits", "name: faces"))
+    together = write_report(first, second)
+    page = (together / "report.html").read_text()
+    assert "Accuracies on different data are not compared" in page
+    assert "All settings together" not in page
+    figures = re.search(r"^const figures = (.*);$", page, re.M)
+    assert figures is not None
+    tops = {
+        layer["encoding"]["y"]["scale"]["domain"][1]
+        for chart in json.loads(figures[1])
+        for layer in chart["layer"]
+        if layer["encoding"].get("x", {}).get("field") == "multiplications"
+    }
+    assert len(tops) == 2 and min(tops) < 0.5 < 0.9 < max(tops)
+    for record in drawn_trials(together):
+        own = [r for r in drawn_trials(together) if r["data"] == record["data"]]
+        beaten = any(
+            r["val_accuracy"] >= record["val_accuracy"]
+            and r["multiplications"] <= record["multiplications"]
+            and (r["val_accuracy"], r["multiplications"])
+            != (record["val_accuracy"], record["multiplications"])
+            for r in own
+        )
+        assert record["overall_multiplications"] != beaten
+
+
+def test_budgets_that_several_sweeps_ask_for_are_all_answered(tmp_path: Path) -> None:
+    folders = []
+    for name, budget in (("A", 0.3), ("B", 0.6)):
+        folder = run_folder(tmp_path / name, SMALL, name=name)
+        sweep = yaml.safe_load((folder / "sweep.yaml").read_text())
+        sweep["methods"]["vanilla"] = {"keep_multiplications": budget}
+        (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+        folders.append(folder)
+    found = decisions(SweepResult.read(*folders))
+    assert [each.budget for each in found] == [0.75, 0.6, 0.5, 0.3, 0.25]
 
 
 def test_sweeps_of_other_objectives_are_refused(

@@ -8,6 +8,7 @@ from orchestrator.palette import DARK, LIGHT
 from orchestrator.report.page import write_report
 from orchestrator.run_folder.trial_files import write_reports
 from tests.browser import ask, needs_chromium
+from tests.live_page import live_page
 from tests.report_rows import CONFIRMED, folder_with_images, run_folder
 
 pytestmark = needs_chromium
@@ -84,6 +85,43 @@ def test_pointing_at_a_mark_shows_the_trial_and_its_command(page: Path) -> None:
     found = ask(page, point)
     assert found["problems"] == []
     assert "python -m orchestrator.trial" in found["tip"] and "validation accuracy" in found["tip"]
+
+
+LOOK_AT_EDGES = """(() => {
+  const charts = [...document.querySelectorAll(".chart, #chart")];
+  if (!charts.length || !charts.every((chart) => chart.querySelector("svg path"))) return null;
+  const beyond = (element) => {
+    const box = element.getBoundingClientRect();
+    return box.width > 0 && (box.right > innerWidth + 1 || box.left < -1);
+  };
+  const shown = [...document.querySelectorAll("body *")]
+    .filter((element) => !element.closest("thead, script"))
+    .filter((element) => !element.closest("svg") || element.tagName === "text");
+  const scrolled = [...document.querySelectorAll(".scroll, pre")]
+    .filter((element) => element.scrollWidth > element.clientWidth + 1);
+  return {
+    inner: innerWidth, surface: getComputedStyle(document.body).backgroundColor,
+    cut: [...shown.filter(beyond), ...scrolled].map((e) => e.outerHTML.slice(0, 300)),
+    links: [...document.querySelectorAll("nav a")].map((a) => [a.textContent, a.hash]),
+    headings: [...document.querySelectorAll("main h2")].map((h) => [h.textContent, `#${h.id}`]),
+  };
+})()"""
+
+
+def test_nothing_is_cut_off_at_any_width_and_the_contents_lead_to_every_section(
+    page: Path, tmp_path: Path
+) -> None:
+    with live_page(tmp_path) as browser:
+        for width in (1400, 800, 390):
+            for name in ("report.html", "frontier.html"):
+                browser.resize(width, 900, dark=width == 800)
+                browser.open(page.with_name(name).resolve().as_uri())
+                found = browser.when(f"location.href.endsWith('{name}') && {LOOK_AT_EDGES}")
+                assert found["inner"] == width
+                assert found["cut"] == [], (name, width)
+                assert found["surface"] == rgb((DARK if width == 800 else LIGHT).surface)
+                assert found["links"] == found["headings"]
+                assert bool(found["links"]) == (name == "report.html")
 
 
 def test_single_images_costs_are_drawn(tmp_path: Path) -> None:

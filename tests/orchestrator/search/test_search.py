@@ -251,6 +251,7 @@ def test_the_journal_is_read_by_optunas_own_backend(tmp_path: Path) -> None:
         optuna.study.StudyDirection.MAXIMIZE,
         optuna.study.StudyDirection.MINIMIZE,
     ]
+    assert read.metric_names == list(OBJECTIVES), "what a dashboard calls the values"
 
 
 def test_the_journal_costs_little_and_no_more_at_the_thousandth_trial(tmp_path: Path) -> None:

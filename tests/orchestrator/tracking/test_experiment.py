@@ -107,6 +107,7 @@ def test_a_trial_is_one_flat_run_with_everything_about_it(output: Path) -> None:
         "phase": "search",
         "trial_id": "t-0",
         "sweep_id": sweep_id(output / "sweep"),
+        "sweep": "sweep",
     }
     assert "mlflow.parentRunId" not in run.data.tags
     assert run.data.metrics == {

@@ -13,8 +13,9 @@ from PIL import Image, ImageColor
 from test_mlflow_server import mlflow_server
 
 from orchestrator.analysis.comparison import compare_methods
+from orchestrator.analysis.decision import decisions
 from orchestrator.analysis.sweep_result import SweepResult
-from orchestrator.palette import LIGHT, method_marks
+from orchestrator.palette import LIGHT, lighter, method_marks
 from orchestrator.plan import make_plan
 from orchestrator.report import write_report
 from orchestrator.sweep_file import load_sweep
@@ -68,7 +69,8 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepResult, str]
             Tracker(plan, folder, said.append, rows) as tracker,
         ):
             environment.delenv("MLFLOW_TRACKING_URI", raising=False)
-            tracker.finish(compare_methods(result.trials, result.objectives))
+            comparison = compare_methods(result.trials, result.objectives)
+            tracker.finish(comparison, decisions(result))
     assert said == []
     return result, f"sqlite:///{folder.parent / 'mlflow.db'}"
 
@@ -99,19 +101,43 @@ def test_an_experiment_has_one_view_with_the_chart_and_its_runs_the_reports_colo
     tags = MlflowClient(tracked[1]).get_experiment(experiment).tags
     (view,) = [tag for tag in tags if tag.startswith("mlflow.sharedViewState.")]
     assert view == TAG and json.loads(tags[view])["name"] == "Frontier"
-    (chart,) = state_of(tags[view])["compareRunCharts"]
+    charts = state_of(tags[view])["compareRunCharts"]
     metrics = {name for run in found.values() for name in run.data.metrics}
     params = {name for run in found.values() for name in run.data.params}
-    assert {chart["xaxis"]["key"], chart["yaxis"]["key"]} <= metrics
+    axes = [(chart["xaxis"]["key"], chart["yaxis"]["key"]) for chart in charts]
+    assert axes == [("share", "val_accuracy"), ("confirmed_share", "confirmed_accuracy")]
+    assert {key for pair in axes for key in pair} <= metrics
     for column in state_of(tags[view])["selectedColumns"]:
         kind, name = column.split(".", 1)
-        known = {"params": params, "metrics": metrics, "tags": {"status"}}[kind]
+        known = {"params": params, "metrics": metrics, "tags": {"status", "phase"}}[kind]
         assert name.strip("`") in known
     marks = method_marks(tracked[0].methods, LIGHT)
     assert len(found) == len(tracked[0].trials) + 1
     for name, run in found.items():
         if name != "frontier":
-            assert run.data.tags["mlflow.runColor"] == marks[run.data.params["method"]][0]
+            colour = marks[run.data.params["method"]][0]
+            again = run.data.tags["phase"] == "confirmation"
+            assert run.data.tags["mlflow.runColor"] == (lighter(colour) if again else colour)
+
+
+def test_runs_say_which_sweep_and_phase_they_are_of_and_what_confirmations_came_to(
+    tracked: tuple[SweepResult, str],
+) -> None:
+    _, found = runs(tracked)
+    assert {run.data.tags["sweep"] for run in found.values()} == {"small"}
+    assert found["vanilla-002-c1"].data.tags["phase"] == "confirmation"
+    searched = found["vanilla-002"].data
+    assert searched.tags["phase"] == "search" and searched.tags["method"] == "vanilla"
+    assert searched.tags["confirmed"] == "0.850 ± 0.010 on test images, n = 3"
+    assert searched.metrics["confirmed_accuracy"] == pytest.approx(0.85)
+    assert searched.metrics["confirmed_share"] == searched.metrics["share"] == 0.5
+    assert searched.metrics["latency_ratio"] == pytest.approx(0.6)
+    assert "confirmed" not in found["vanilla-001"].data.tags
+    report = found["frontier"].data
+    assert report.tags["phase"] == "report"
+    assert report.tags["best_at_50"] == "vanilla: vanilla-002"
+    assert report.metrics["best_at_50/accuracy"] == pytest.approx(0.85)
+    assert report.metrics["best_at_50/share"] == 0.5
 
 
 @needs_chromium
@@ -123,10 +149,14 @@ def test_the_view_shows_the_runs_and_the_scatter_chart(
     shared = "compareRunsMode=CHART&viewStateShareKey=frontier"
     browser.open(f"{url}/#/experiments/{experiment}/runs?{shared}")
     chart = browser.when(AXES)
-    assert (chart["x"], chart["y"]) == ("multiplications", "val_accuracy")
+    assert (chart["x"], chart["y"]) == ("share", "val_accuracy")
     trials = tracked[0].trials.dropna(subset=["val_accuracy", "multiplications"])
     marks = method_marks(tracked[0].methods, LIGHT)
-    expected = [ImageColor.getrgb(marks[method][0]) for method in trials["method"]]
+    colours = [
+        lighter(marks[method][0]) if phase == "confirmation" else marks[method][0]
+        for method, phase in zip(trials["method"], trials["phase"], strict=True)
+    ]
+    expected = list(map(ImageColor.getrgb, colours))
     assert sorted(chart["colours"]) == sorted(f"rgb{colour}" for colour in expected)
     opener = browser.when("document.querySelector('[data-testid=saved-views-trigger]')?.innerText")
     assert opener == "Frontier"

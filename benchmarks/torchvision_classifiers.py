@@ -119,7 +119,7 @@ def method_for(name: str, network: nn.Module, data: Splits) -> PruningMethod:
     Where residual blocks hold all channels (RepVGG) their sums lose some too; ThiNet samples few
     images where these are enough.
     """
-    found: list[PruningMethod] = []
+    found: list[L1Filter | RandomChannels | ThiNet] = []
     for scope in ("inside_blocks", "all"):
         given: dict[str, Any] = {"keep_multiplications": SHARE, "scope": scope}
         if name == "thinet":

@@ -7,7 +7,8 @@
 points. Accuracies are of images that neither training nor pruning has seen and that are no test
 images; a drop is what a network loses of its dense network's accuracy, in points. The row `dense`
 is that network fine-tuned as the others are. Writes a csv and a Markdown table after each row; what
-the csv has already is not run again, and dense networks are kept in FOLDER/dense.
+the csv has already is not run again, and a row that was stopped goes on after its last layer.
+FOLDER/dense and FOLDER/unfinished have what that takes.
 """
 
 import argparse
@@ -74,7 +75,7 @@ def dense_network(network: str, seed: int, data: Splits, folder: Path) -> nn.Mod
 def row_of(network: str, seed: int, bound: str, root: Path, folder: Path) -> Row:
     """Prunes, fine-tunes and judges one network; of the bound "dense" it is not pruned."""
     data, judged = images_of(root, seed)
-    dense = dense_network(network, seed, data, folder)
+    dense = dense_network(network, seed, data, folder / "dense")
     dense_accuracy = evaluate(dense, judged, data, device=CPU)
     started = time.monotonic()
 
@@ -83,7 +84,8 @@ def row_of(network: str, seed: int, bound: str, root: Path, folder: Path) -> Row
             told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             print(f"  {time.monotonic() - started:.0f} s: {told}", flush=True)
 
-    run = Run(seed, CPU, TRAINING, FINE_TUNING, tell)
+    unfinished = folder / "unfinished" / f"{network}-{seed}-{bound}"
+    run = Run(seed, CPU, TRAINING, FINE_TUNING, tell, unfinished)
     parameters, all_multiplications = count_parameters(dense), multiplications(dense, data)
     if bound == "dense":
         pruned = dense
@@ -166,7 +168,7 @@ def main() -> None:
             (r["network"], str(r["seed"]), r["bound"]) for r in rows
         }:
             continue
-        rows.append(row_of(network, seed, bound, options.data, options.output / "dense"))
+        rows.append(row_of(network, seed, bound, options.data, options.output))
         # In order, and after each row, so that a stopped run leaves what it found.
         rows.sort(key=lambda r: (list(WIDTHS).index(r["network"]), r["bound"], int(r["seed"])))
         write(rows, options.output)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -170,6 +171,27 @@ def test_it_finds_the_channels_that_no_layer_of_a_residual_group_uses() -> None:
         estimate_statistics(each, [x])
     with torch.no_grad():
         torch.testing.assert_close(smaller(x), network(x))
+
+
+def ranks(values: list[float]) -> np.ndarray:
+    """Ties get the mean of their ranks."""
+    each = np.array(values)
+    return (each[:, None] > each).sum(axis=1) + ((each[:, None] == each).sum(axis=1) - 1) / 2
+
+
+def test_a_larger_drop_bound_keeps_fewer_multiplications() -> None:
+    data = tiny.splits(384, 192, brighter=18)  # hard enough that channels matter
+    bounds, costs = [], []
+    for seed in range(3):
+        network = tiny.network()
+        learning = tiny.LEARNING.model_copy(update={"epochs": 8})
+        train(network, data, learning, seed=seed, device=CPU)
+        for bound in (0.5, 5.0, 50.0):
+            method = PolicyGradient(drop_bound=bound, steps=20)
+            pruned = method.prune(network, data, tiny.run(0, seed=seed))
+            bounds.append(bound)
+            costs.append(count_multiplications(pruned, torch.zeros(1, 2, 8, 8)).multiplications)
+    assert np.corrcoef(ranks(bounds), ranks(costs))[0, 1] < -0.5
 
 
 def test_what_is_kept_falls_strictly_with_the_drop_bound(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ class PrefixBatchNorm(_BatchNorm):
         norm.running_mean, norm.running_var = self.prefix_mean[action], self.prefix_var[action]
         return norm
 
-    def forward(self, input: Tensor, actions: Tensor) -> Tensor:
+    def forward(self, input: Tensor, actions: Tensor) -> Tensor:  # type: ignore[override]
         """
         Args:
             input: (n, channels, ...).

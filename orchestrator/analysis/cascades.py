@@ -101,7 +101,7 @@ def _frontier(networks: _Networks) -> pd.DataFrame:
         front = front[np.linspace(0, len(front) - 1, MOST_COMBINED).round().astype(int)]
     if len(front) < 2:
         return pd.DataFrame()
-    own, judging = own.of_networks(front), judging.of_networks(front)
+    own, judging = own.of_networks(front.tolist()), judging.of_networks(front.tolist())
     tried = [
         each
         for size in (2, 3)

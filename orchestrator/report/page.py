@@ -11,6 +11,7 @@ import vl_convert
 
 from orchestrator.analysis.at_budget import HALF, best_of_each
 from orchestrator.analysis.comparison import attainment
+from orchestrator.analysis.pareto import as_share
 from orchestrator.analysis.seed_means import all_repeated
 from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.formatting import render
@@ -112,7 +113,7 @@ def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, An
     means_charts = repeated_charts(result, cost)
     charts = {
         name: [(cell, pareto_chart(result, trials, name, cell)) for cell in (cells or [""])]
-        for name in dict.fromkeys([cost, *ALWAYS_DRAWN, *result.objectives])
+        for name in dict.fromkeys([cost, *ALWAYS_DRAWN, *_saved(result), *result.objectives])
         if name in COSTS and any(name in each for each in trials)
     }
     reached_charts = [
@@ -166,6 +167,16 @@ def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, An
 def main_cost(result: SweepResult) -> str:
     """The first cost among the objectives, which the first chart has on its x axis."""
     return next(name for name in result.objectives if name != "val_accuracy")
+
+
+def _saved(result: SweepResult) -> list[str]:
+    """The costs of other machines that some method here is about."""
+    bits, zeros = (
+        as_share(result.searched, name) for name in ("mean_bits", "nonzero_multiplications")
+    )
+    winograd = as_share(result.searched, "winograd_multiplications")
+    saved = {"bit_operations": bits < 0.9, "winograd_multiplications": winograd < 0.9 * zeros}
+    return [name for name, trials in saved.items() if trials.any()]
 
 
 def _picture(result: SweepResult, trials: list[dict[str, Any]]) -> Spec:

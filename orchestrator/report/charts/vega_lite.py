@@ -25,6 +25,10 @@ COSTS = {  # on x axes
     "nonzero_multiplications": "Non-zero multiplications per image (millions)",
     "parameters": "Parameters (millions)",
     "latency_ms": "Latency of one image (ms)",
+    "bit_operations": "Bit operations per image (millions)",
+    "mean_bits": "Mean bits of weights and inputs",
+    "footprint_bytes": "Footprint in bytes (millions)",
+    "winograd_multiplications": "Winograd multiplications per image (millions)",
 }
 CHOSEN: Spec = {"name": "chosen", "value": ""}  # the method pointed out on a page; others fade
 CONFIG: Spec = {  # quiet axes, so that the marks speak

@@ -12,6 +12,9 @@ from baselines.dense import Dense
 from baselines.runtime.cascade import Cascade
 from baselines.runtime.cascade_random import CascadeRandom
 from baselines.runtime.second_look import SecondLook
+from baselines.weights.autoprune import AutoPrune
+from baselines.weights.bit_pruning import BitPruning
+from baselines.weights.joint_sparsity import JointSparsity
 from baselines.weights.magnitude import Magnitude
 from baselines.weights.str import STR
 
@@ -19,10 +22,13 @@ __all__ = [
     "AMC",
     "PCAS",
     "STR",
+    "AutoPrune",
+    "BitPruning",
     "Cascade",
     "CascadeRandom",
     "ClassStatistics",
     "Dense",
+    "JointSparsity",
     "L1Filter",
     "Magnitude",
     "PolicyGradient",

@@ -16,8 +16,10 @@ from testbed.cost import (
 )
 from testbed.data import Images, NormalisedImages, Splits
 from testbed.prediction import Precision, predict
+from testbed.special_costs import special_costs
 
 LATENCY_BATCHES = (1, 128)
+LOOKED_AT = 8  # images whose activations say how many bits they have
 GLANCED_AT = 64  # images whose multiplications are a network's that is still being trained
 TIMED_BYTES = 2**27  # of inputs that latencies are measured with
 
@@ -68,6 +70,11 @@ def measure(
         "parameters": count_parameters(network),
         "dense_parameters": count_parameters(dense),
         "sparsity": sparsity(network),
+        **special_costs(network, cost, inputs[:LOOKED_AT]),
+        **{
+            f"dense_{name}": value
+            for name, value in special_costs(dense, dense_cost, inputs[:LOOKED_AT]).items()
+        },
         "kept_whole": json.dumps(layers_kept_whole(network, dense)),
     }
     return Measurement(figures | _latencies(network, dense, inputs), cost, logits, correct)
@@ -87,6 +94,7 @@ def network_costs(
         "multiplications": cost.multiplications,
         "nonzero_multiplications": cost.nonzero_multiplications,
         "parameters": count_parameters(network),
+        **special_costs(network, cost, inputs[:LOOKED_AT]),
     }
     if latency:
         figures["latency_ms"] = measure_latency({"": network}, inputs, (1,))["", 1].median_ms

@@ -7,6 +7,9 @@ normalisation, reductions, and moving or making data. (So a matrix product writt
 `*` and a sum is elementwise work, and what runs outside of torch is not seen.) Give an operation of
 your own a formula with `torch.utils.flop_counter.register_flop_formula`; 0 declares it free.
 
+A convolution in the Winograd domain is counted as the direct one that it stands for: what it saves
+is a cost of its own (`testbed.special_costs`), since any 3x3 conv of any network could run so.
+
 What composes a weight of parameters alone (`torch.nn.utils.parametrizations`) is free too: it
 depends on no image, and a network to be shipped holds the weight itself.
 """
@@ -23,6 +26,8 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+
+from testbed.winograd import WinogradConv2d, direct_multiplications
 
 aten = torch.ops.aten
 
@@ -116,7 +121,7 @@ def counting_multiplications(network: nn.Module) -> Iterator[Counter[str]]:
                     "that it was made from."
                 )
             # First in and last out, so that the work of other hooks belongs to the module too.
-            enter, leave = counter.hooks(name)
+            enter, leave = counter.hooks(name, module)
             stack.enter_context(module.register_forward_pre_hook(enter, prepend=True))
             stack.enter_context(module.register_forward_hook(leave, always_call=True))
         stack.enter_context(_plain_attention())
@@ -142,20 +147,27 @@ class _Counter(TorchDispatchMode):
         super().__init__()
         self.by_layer: Counter[str] = Counter()
         self._running = [""]
+        self._in_winograd: set[str] = set()
 
-    def hooks(self, name: str) -> tuple[Any, Any]:
+    def hooks(self, name: str, module: nn.Module) -> tuple[Any, Any]:
+        if isinstance(module, WinogradConv2d):
+            self._in_winograd.add(name)
+
         def enter(*_: Any) -> None:
             self._running.append(name)
 
-        def leave(*_: Any) -> None:
+        def leave(module: Any, _: Any, output: Any) -> None:
             self._running.pop()
+            if isinstance(module, WinogradConv2d) and output is not None:
+                self.by_layer[name] += direct_multiplications(module, output)
 
         return enter, leave
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         packet = func._overloadpacket if isinstance(func, OpOverload) else func
-        if ".parametrizations." in f".{self._running[-1]}":
+        running = self._running[-1]
+        if ".parametrizations." in f".{running}" or running in self._in_winograd:
             return func(*args, **kwargs)
         if packet in _FORMULAS:
             result = func(*args, **kwargs)

@@ -20,7 +20,7 @@ def weight_layers(network: nn.Module) -> dict[str, nn.Module]:
         ValueError: if there is none, or a weight is computed or shared: what is learnt of it would
             then be another layer's too.
     """
-    layers = {
+    layers: dict[str, nn.Module] = {
         name: module
         for name, module in network.named_modules()
         if isinstance(module, (_ConvNd, nn.Linear))

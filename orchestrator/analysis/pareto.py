@@ -20,6 +20,10 @@ DENSE_COST = {  # each cost, and the column of the dense network's own
     "nonzero_multiplications": "dense_multiplications",
     "parameters": "dense_parameters",
     "latency_ms": "dense_latency_ms",
+    "bit_operations": "dense_bit_operations",
+    "mean_bits": "dense_mean_bits",
+    "footprint_bytes": "dense_footprint_bytes",
+    "winograd_multiplications": "dense_winograd_multiplications",
 }
 LATENCY_RATIOS = {  # over the dense network's, measured in turn: of one image, and of a batch
     "latency_ratio": "latency_ms",

@@ -14,7 +14,7 @@ from orchestrator.analysis.at_budget import best_of_each
 from orchestrator.analysis.cascades import cascades
 from orchestrator.analysis.comparison import attainment
 from orchestrator.analysis.decision import HALF, decisions, headline_decisions
-from orchestrator.analysis.pareto import LATENCY_RATIOS
+from orchestrator.analysis.pareto import LATENCY_RATIOS, as_share
 from orchestrator.analysis.search_progress import SIMULATED, search_progress
 from orchestrator.analysis.seed_means import all_repeated
 from orchestrator.analysis.sweep_result import SweepResult
@@ -142,7 +142,9 @@ def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, An
     comparable = len(cells) > 1 and len(set(result.data_of.values())) == 1
     charts = {
         name: [(cell, pareto_chart(result, trials, name, cell)) for cell in (cells or [""])]
-        for name in dict.fromkeys([cost, *ALWAYS_DRAWN, *map(chart_cost, result.objectives)])
+        for name in dict.fromkeys(
+            [cost, *ALWAYS_DRAWN, *_saved(result), *map(chart_cost, result.objectives)]
+        )
         if name in COSTS and any(name in each for each in trials)
     }
     reached_charts = [
@@ -206,6 +208,16 @@ def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, An
 def main_cost(result: SweepResult) -> str:
     """The first cost among the objectives, as the first chart has it on its x axis."""
     return chart_cost(next(name for name in result.objectives if name != "val_accuracy"))
+
+
+def _saved(result: SweepResult) -> list[str]:
+    """The costs of other machines that some method here is about."""
+    bits, zeros = (
+        as_share(result.searched, name) for name in ("mean_bits", "nonzero_multiplications")
+    )
+    winograd = as_share(result.searched, "winograd_multiplications")
+    saved = {"bit_operations": bits < 0.9, "winograd_multiplications": winograd < 0.9 * zeros}
+    return [name for name, trials in saved.items() if trials.any()]
 
 
 def _picture(result: SweepResult, trials: list[dict[str, Any]]) -> Spec:

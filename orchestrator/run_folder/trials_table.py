@@ -77,6 +77,15 @@ COLUMNS: dict[str, str] = {
     "training_multiplications": FLOAT,  # one's, if it starts from that. Those of forward passes
     "latency_ms_iqr": FLOAT,  # the spread: between the quartiles
     "latency_ms_batch128_iqr": FLOAT,
+    # Costs on machines of other kinds, and the dense network's (see `testbed.special_costs`):
+    "bit_operations": FLOAT,  # per image
+    "dense_bit_operations": FLOAT,
+    "mean_bits": FLOAT,  # of the layers' weights and inputs
+    "dense_mean_bits": FLOAT,
+    "footprint_bytes": FLOAT,
+    "dense_footprint_bytes": FLOAT,
+    "winograd_multiplications": FLOAT,  # per image
+    "dense_winograd_multiplications": FLOAT,
     "started_at": STRING,  # UTC, ISO 8601
     "device": STRING,
     "threads": INTEGER,

@@ -82,6 +82,10 @@ class _Objectives(TypedDict, total=False):
     nonzero_multiplications: Literal["minimize"]
     parameters: Literal["minimize"]
     latency_ms: Literal["minimize"]
+    bit_operations: Literal["minimize"]
+    mean_bits: Literal["minimize"]
+    footprint_bytes: Literal["minimize"]
+    winograd_multiplications: Literal["minimize"]
 
 
 if TYPE_CHECKING:

@@ -29,6 +29,10 @@ COSTS = {  # on x axes
     "parameters": "Parameters (millions)",
     "latency_ratio": "Latency of one image over the dense network's",
     "latency_ratio_batch128": "Latency of 128 images over the dense network's",
+    "bit_operations": "Bit operations per image (millions)",
+    "mean_bits": "Mean bits of weights and inputs",
+    "footprint_bytes": "Footprint in bytes (millions)",
+    "winograd_multiplications": "Winograd multiplications per image (millions)",
 }
 CHOSEN: Spec = {"name": "chosen", "value": ""}  # the method pointed out on a page; others fade
 CONFIG: Spec = {  # quiet axes, so that the marks speak

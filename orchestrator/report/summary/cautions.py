@@ -150,6 +150,14 @@ def remarks(result: SweepResult) -> dict[str, str]:
         "parameters": "Weights that the network stores, whether they are zero or not.",
         "latency_ratio": _latency(result, "latency_ratio"),
         "latency_ratio_batch128": _latency(result, "latency_ratio_batch128"),
+        "bit_operations": "Multiplications of one image, each times the bits of both factors, as "
+        "the numbers themselves show them. Only a machine that multiplies few bits faster gains "
+        "from that.",
+        "mean_bits": "The mean over all layers' weights and inputs; 32 where they lie on no grid.",
+        "footprint_bytes": "What the parameters take, the weights with their bits.",
+        "winograd_multiplications": "Of 3x3 convolutions of stride 1 in the Winograd domain "
+        "F(2x2, 3x3), of other layers directly, both with non-zero weights alone. They are no "
+        "multiplications that ran, and shares are of the dense network run in the same way.",
     }
 
 

@@ -135,12 +135,22 @@ def test_hypervolume_of_no_point_is_zero() -> None:
 
 
 def test_every_cost_is_a_share_of_the_dense_networks() -> None:
-    frame = trials([(0.6, 90, 2.5)], nonzero_multiplications=40.0, parameters=300)
+    frame = trials(
+        [(0.6, 90, 2.5)],
+        nonzero_multiplications=40.0,
+        parameters=300,
+        mean_bits=8.0,
+        dense_mean_bits=32.0,
+        winograd_multiplications=9.0,
+        dense_winograd_multiplications=45.0,
+    )
     for cost, share in {
         "multiplications": 0.9,
         "nonzero_multiplications": 0.4,
         "parameters": 0.3,
         "latency_ms": 0.25,
+        "mean_bits": 0.25,
+        "winograd_multiplications": 0.2,
     }.items():
         volume = hypervolume(frame, {"val_accuracy": "maximize", cost: "minimize"})
         assert volume == pytest.approx(0.5 * (1 - share)), cost

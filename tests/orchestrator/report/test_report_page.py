@@ -180,7 +180,13 @@ def test_whatever_is_missing_the_report_is_written(
 
 @pytest.mark.parametrize(
     "objectives",
-    [("latency_ms",), ("parameters", "multiplications"), ("nonzero_multiplications",)],
+    [
+        ("latency_ms",),
+        ("parameters", "multiplications"),
+        ("nonzero_multiplications",),
+        ("mean_bits", "bit_operations"),
+        ("winograd_multiplications", "footprint_bytes"),
+    ],
 )
 def test_any_objectives_get_their_chart(tmp_path: Path, objectives: tuple[str, ...]) -> None:
     folder = run_folder(tmp_path, SMALL, objectives=objectives)
@@ -190,6 +196,17 @@ def test_any_objectives_get_their_chart(tmp_path: Path, objectives: tuple[str, .
     for cost in {*drawn, "multiplications", "nonzero_multiplications", "latency_ratio"}:
         assert f'data-cost="{cost}"' in page
     assert page.index(f'data-cost="{drawn[0]}"') == page.index("data-cost=")
+
+
+def test_bits_and_winograd_get_charts_where_a_method_saves_them(tmp_path: Path) -> None:
+    bits = trial("bit_pruning", 0.88, 1.0, bit_operations=2e9, mean_bits=4.5)
+    winograd = trial("joint_sparsity", 0.88, 1.0, winograd_multiplications=1e7)
+    costs = ("bit_operations", "winograd_multiplications")
+    for rows, drawn in ((SMALL, ()), ([*SMALL, bits], costs[:1]), ([*SMALL, winograd], costs[1:])):
+        folder = tmp_path / f"{len(rows)}{drawn}"
+        write_report(run_folder(folder, rows, methods=[*METHODS, "bit_pruning", "joint_sparsity"]))
+        page = page_without_scripts(folder)
+        assert [cost for cost in costs if f'data-cost="{cost}"' in page] == list(drawn)
 
 
 def test_two_thousand_trials_make_a_page_of_less_than_five_megabytes_in_ten_seconds(

@@ -68,8 +68,9 @@ serch: {}
         "my.yaml:22: objectives.val_accuracy: expected 'maximize', got 'minimize'. "
         "Did you mean 'maximize'?",
         "my.yaml:23: objectives: unknown option 'multiplication'. Did you mean "
-        "'multiplications'? Known: latency_ms, multiplications, nonzero_multiplications, "
-        "parameters, val_accuracy.",
+        "'multiplications'? Known: bit_operations, footprint_bytes, latency_ms, mean_bits, "
+        "multiplications, nonzero_multiplications, parameters, val_accuracy, "
+        "winograd_multiplications.",
         "my.yaml:24: search.sampler: expected 'tpe', 'nsga2', 'random' or 'grid', got 'tpee'. "
         "Did you mean 'tpe'?",
         "my.yaml:24: search.trials: expected at least 1, got 0.",

@@ -121,8 +121,9 @@ def test_set_mends_a_mistake_in_the_file(load: Callable[..., Sweep]) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")))
-def test_a_shipped_sweep_has_every_method_and_says_what_rnp_may_spend(path: Path) -> None:
+def test_a_shipped_sweep_has_the_controls_and_says_what_rnp_may_spend(path: Path) -> None:
     sweep = load_sweep(path)
-    assert set(sweep.methods) == set(METHODS)
+    assert {"dense", "vanilla", "random_channels", "static_prefix"} <= set(sweep.methods)
+    assert set(sweep.methods) <= set(METHODS)
     rnp = sweep.methods["rnp"]
     assert (rnp["p"] is None) != (rnp["keep_multiplications"] is None)

@@ -9,13 +9,17 @@ from baselines.channels.random_channels import RandomChannels
 from baselines.channels.thinet import ThiNet
 from baselines.channels.vanilla import Vanilla
 from baselines.dense import Dense
+from baselines.runtime.fbs import FBS
+from baselines.runtime.feature_maps import FeatureMaps
 from baselines.weights.magnitude import Magnitude
 
 __all__ = [
     "AMC",
+    "FBS",
     "PCAS",
     "ClassStatistics",
     "Dense",
+    "FeatureMaps",
     "L1Filter",
     "Magnitude",
     "PolicyGradient",

@@ -64,7 +64,7 @@ SHAPES = (
 # A method's place is its colour and its shape. A new method goes to the end, so that none changes.
 PLACES = (
     "vanilla", "rnp", "l1_filter", "magnitude", "thinet", "policy_gradient", "static_prefix",
-    "class_statistics", "pcas", "amc",
+    "class_statistics", "pcas", "amc", "feature_maps", "fbs",
 )  # fmt: skip
 
 

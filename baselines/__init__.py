@@ -11,6 +11,8 @@ from baselines.channels.vanilla import Vanilla
 from baselines.dense import Dense
 from baselines.runtime.cascade import Cascade
 from baselines.runtime.cascade_random import CascadeRandom
+from baselines.runtime.fbs import FBS
+from baselines.runtime.feature_maps import FeatureMaps
 from baselines.runtime.second_look import SecondLook
 from baselines.weights.autoprune import AutoPrune
 from baselines.weights.bit_pruning import BitPruning
@@ -20,6 +22,7 @@ from baselines.weights.str import STR
 
 __all__ = [
     "AMC",
+    "FBS",
     "PCAS",
     "STR",
     "AutoPrune",
@@ -28,6 +31,7 @@ __all__ = [
     "CascadeRandom",
     "ClassStatistics",
     "Dense",
+    "FeatureMaps",
     "JointSparsity",
     "L1Filter",
     "Magnitude",

@@ -15,6 +15,8 @@ METHODS = {
     "class_statistics": "baselines.channels.class_statistics:ClassStatistics",
     "pcas": "baselines.channels.pcas:PCAS",
     "amc": "baselines.channels.amc:AMC",
+    "feature_maps": "baselines.runtime.feature_maps:FeatureMaps",
+    "fbs": "baselines.runtime.fbs:FBS",
     "magnitude": "baselines.weights.magnitude:Magnitude",
     "str": "baselines.weights.str:STR",
     "autoprune": "baselines.weights.autoprune:AutoPrune",

@@ -256,14 +256,17 @@ KEEPS_ALL: dict[str, dict[str, Any]] = {
     "joint_sparsity": {"sparsity": 1e-9},
     # Every channel of a tiny network is missed by many points.
     "policy_gradient": {"steps": 20, "drop_bound": 60.0},
+    "fbs": {"density": 0.999},
 }
 # What a method's work takes of two epochs that tells it so.
 SPENT_BEFORE = {"policy_gradient": 2, "autoprune": 1, "bit_pruning": 1}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-# `dense` is to remove nothing; what decisions come to is measured.
-@pytest.mark.parametrize("name", [n for n in METHODS if n not in ("dense", *DECIDE_PER_IMAGE)])
+# `dense` is to remove nothing. What decisions, or the empty maps of images, come to is measured.
+@pytest.mark.parametrize(
+    "name", [n for n in METHODS if n not in ("dense", "feature_maps", *DECIDE_PER_IMAGE)]
+)
 def test_a_method_that_removes_nothing_fails_and_says_what_to_do(name: str, kind: str) -> None:
     cls = method_class(name)
     shares = [o for o in ("keep_ratio", "keep_multiplications") if o in cls.model_fields]

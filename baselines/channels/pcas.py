@@ -36,13 +36,14 @@ from baselines.channels.contributions import inputs_by_channel
 from baselines.channels.keep_ratio import AmountOptions, amount_for, multiple, n_removed
 from baselines.channels.multiplications import Multiplications
 from testbed.checkpoint import Checkpoint
-from testbed.data import Splits
+from testbed.data import Splits, normalise
 from testbed.method import Run
-from testbed.prediction import predict
+from testbed.prediction import autocast, evaluating
 from testbed.training import ignore, train
 
 Kind = Literal["softmax", "sigmoid"]
 
+BATCH_SIZE = 256
 FEWEST_HIDDEN = 8  # units: of one or two it happens that none is ever on
 
 
@@ -50,9 +51,9 @@ class PCAS(AmountOptions):
     """One of both amounts, of all channels together; a keep ratio of 0.5 where neither is given."""
 
     attention_epochs: int = Field(
-        default=2, ge=1, description="Passes over the training images that attention learns for."
+        default=4, ge=1, description="Passes over the training images that attention learns for."
     )
-    attention_rate: float = Field(default=0.1, gt=0, description="Their highest learning rate.")
+    attention_rate: float = Field(default=0.3, gt=0, description="Their highest learning rate.")
     reduction: int = Field(
         default=4, ge=1, description="Channels for each hidden unit of an attention module."
     )
@@ -149,8 +150,10 @@ class PCAS(AmountOptions):
         generator = torch.Generator().manual_seed(run.seed)
         drawn = torch.randperm(len(data.train), generator=generator)[: self.images]
         images = data.train.select(drawn.to(data.train.labels.device))
-        with attended.averaging() as importances:
-            predict(attended, images, data, device=run.device, precision=settings.precision)
+        precision, mean = autocast(settings.precision, run.device), attended.averaging()
+        with mean as importances, evaluating(attended), torch.no_grad(), precision:
+            for part in images.batches(BATCH_SIZE):  # `predict` runs a black image, too
+                attended(normalise(part.pixels.to(run.device), data.mean, data.std))
         passes = self.attention_epochs + len(images) / len(data.train)
         run.report({"statistics_epochs": passes})
         return importances

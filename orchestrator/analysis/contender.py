@@ -171,8 +171,9 @@ def offers(
         rows: of `judged`.
         tried: of `seeds_tried`.
     """
+    partly: list[Contender] = []
     if (rows["phase"] == "confirmation").any():
-        whole, partly = _confirmed(rows, limits), []
+        whole = _confirmed(rows, limits)
     else:
         found = _best_of_seeds(rows, limits)
         whole = [each for each in found if each.n >= tried[each.cell, each.method]]

@@ -64,8 +64,7 @@ class SweepResult:
     def data_of(self) -> dict[str, str]:
         """What each cell was judged on: data set, classes and images. Others do not compare."""
         rows = with_split(self.searched).groupby("cell")[DATA].first()
-        words = rows.astype(str).agg(", ".join, axis=1) if len(rows) else rows
-        return {str(cell): words[cell] for cell in rows.index}
+        return {str(cell): ", ".join(map(str, row)) for cell, row in rows.iterrows()}
 
     @cached_property
     def n_seeds(self) -> int:

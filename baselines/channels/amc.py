@@ -28,6 +28,7 @@ Its output is a smaller network: it runs fewer multiplications.
 import copy
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from pydantic import Field, model_validator
@@ -52,6 +53,10 @@ POSITIONS = 10  # that an image gives the refit of each layer
 
 Counts = Mapping[str, int]
 """Group -> how many channels of it go."""
+
+
+def _known(reward: float, counts: Counts) -> float:
+    return reward
 
 
 class AMC(AmountOptions):
@@ -104,7 +109,7 @@ class AMC(AmountOptions):
         space = Space(network, amount, self.keep_multiplications, self.lower_bound, self.round_to)
         search = Search(space, self.warm_up, run.seed)
         for reward in checkpoint.notes:  # known: the search takes the same way again
-            search.episode(lambda _, known=reward: known)
+            search.episode(partial(_known, reward))
         while search.episodes < self.episodes:
             known = len(search.rewards)
             for _ in range(min(EPISODES_A_REPORT, self.episodes - search.episodes)):

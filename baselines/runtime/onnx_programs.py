@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx.inliner import inline_local_functions
 from torch import nn
 
 from baselines.runtime.cascade_network import CascadeNetwork
@@ -230,4 +231,4 @@ def _exported(network: nn.Module, shape: Sequence[int]) -> onnx.ModelProto:
         )
     assert program is not None
     model = program.model_proto
-    return onnx.inliner.inline_local_functions(model) if model.functions else model
+    return inline_local_functions(model) if model.functions else model

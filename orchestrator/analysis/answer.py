@@ -81,7 +81,7 @@ def last_lines(result: SweepResult) -> list[str]:
 def line(result: SweepResult, decision: Decision) -> str:
     """50 %: l1_filter-s0-003 (keep_ratio 0.45), test accuracy 0.880 (2.0 points behind ..."""
     best = decision.best
-    own = result.by_id.loc[best.trial_id]
+    own = result.row(best.trial_id)
     options = result.settings(own)
     place = f"{decision.cell}, " if len(result.cells) > 1 else ""
     close = [each.method for each in decision.close]

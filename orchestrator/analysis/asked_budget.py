@@ -67,11 +67,11 @@ def missed_budgets(trials: pd.DataFrame) -> list[str]:
     asked = np.array([asked_of(row) for row in rows.to_dict("records")])
     shares = (spent / rows["dense_multiplications"]).to_numpy(float, na_value=math.nan)
     frame = pd.DataFrame({"method": rows["method"].to_numpy(), "asked": asked, "share": shares})
-    means = frame.dropna().groupby(["method", "asked"], sort=False)["share"].mean()
+    means = frame.dropna().groupby(["method", "asked"], sort=False, as_index=False)["share"].mean()
     return [
-        f"{method} asked for {percent(budget)} came to {percent(share)}"
-        for (method, budget), share in means.items()
-        if is_missed(share, budget)
+        f"{each['method']} asked for {percent(each['asked'])} came to {percent(each['share'])}"
+        for each in means.to_dict("records")
+        if is_missed(each["share"], each["asked"])
     ]
 
 

@@ -76,7 +76,7 @@ def _comparable(result: SweepResult) -> Iterator[tuple[str, int, _Networks]]:
     """
     rows = result.searched[result.searched["status"] == "completed"]
     for (cell, seed), group in rows.groupby(["cell", "seed"], sort=False):
-        same: dict[bytes, list[tuple[float, str, Floats, NDArray[np.int64]]]] = {}
+        same: dict[bytes, list[tuple[float, str, NDArray[np.float32], NDArray[np.int64]]]] = {}
         for _, row in group.sort_values("multiplications", kind="stable").iterrows():
             path: Path = result.file(row, LOGITS)
             if result.decides_per_image(row) or not path.exists():
@@ -87,7 +87,11 @@ def _comparable(result: SweepResult) -> Iterator[tuple[str, int, _Networks]]:
         for members in same.values():
             costs, ids, logits_of, labels_of = zip(*members, strict=True)
             answers = _log_softmax(np.stack(logits_of).astype(np.float64))
-            yield str(cell), int(seed), _Networks(list(ids), np.array(costs), answers, labels_of[0])
+            yield (
+                str(cell),
+                int(str(seed)),
+                _Networks(list(ids), np.array(costs), answers, labels_of[0]),
+            )
 
 
 def _frontier(networks: _Networks) -> pd.DataFrame:

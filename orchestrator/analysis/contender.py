@@ -95,7 +95,7 @@ class Contender:
     @property
     def network(self) -> str:
         """The trial whose network is shipped: the test images choose none."""
-        return str(self.rows.loc[self.rows["val_accuracy"].idxmax(), "trial_id"])
+        return str(self.rows["trial_id"][self.rows["val_accuracy"].idxmax()])
 
     @property
     def n(self) -> int:
@@ -208,7 +208,7 @@ def _confirmed(rows: pd.DataFrame, limits: Limits) -> list[Contender]:
     """Of each cell and method the point within the limits that validation images prefer."""
     costs = {name: (name, "mean") for name in ("accuracy", "val_accuracy", *COSTS)}
     cells = {"cell": ("cell", "first"), "method": ("method", "first")}
-    points = rows.groupby("point", sort=False).agg(**cells, **costs)  # type: ignore[call-overload]
+    points = rows.groupby("point", sort=False).agg(**cells, **costs)
     chosen = limits.hold(points).groupby(["cell", "method"], sort=False).head(1)
     by_point = dict(list(rows.groupby("point")))
     return [Contender(by_point[point]) for point in chosen.index]

@@ -76,6 +76,10 @@ class SweepResult:
         """All trials, found by their names."""
         return self.trials.set_index("trial_id", drop=False)
 
+    def row(self, trial_id: str) -> dict[Any, Any]:
+        """A trial's row, by column."""
+        return self.trials[self.trials["trial_id"] == trial_id].iloc[0].to_dict()
+
     @cached_property
     def methods(self) -> list[str]:
         """In the sweep file's order."""

@@ -306,9 +306,8 @@ def _figures(
             yield name, float(row[name]), None, last.get(name, 0)
     over_dense = {"share": "multiplications", **LATENCY_RATIOS}
     for name, own in over_dense.items():
-        cost, dense = row.get(own), row.get(f"dense_{own}")
-        if _is_number(cost) and _is_number(dense):
-            yield name, float(cost) / float(dense), None, 0
+        if _is_number(row.get(own)) and _is_number(row.get(f"dense_{own}")):
+            yield name, float(row[own]) / float(row[f"dense_{own}"]), None, 0
 
 
 def _settings(row: Mapping[str, Any], trial: Trial) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def answers_table(result: SweepResult, found: Sequence[Decision]) -> Table:
                 "cell": _cell(result, each.best),
                 "at most": percent(each.budget),
                 "method": each.best.method,
-                "settings": result.settings(result.by_id.loc[each.best.trial_id]),
+                "settings": result.settings(result.row(each.best.trial_id)),
                 "accuracy": each.best.written("accuracy"),
                 "dense": MISSING if each.dense is None else each.dense.written("accuracy"),
                 "points behind": _points(each.accuracy_cost),
@@ -72,7 +72,7 @@ def methods_at_budget_table(result: SweepResult, first: Sequence[Decision]) -> T
 
 
 def _costs(result: SweepResult, each: Contender) -> dict[str, str]:
-    asked = asked_of(result.by_id.loc[each.trial_id])
+    asked = asked_of(result.row(each.trial_id))
     return {
         "multiplications": millions(each.mean("multiplications")),
         "of dense": share_said(each.mean("share"), asked),

@@ -67,7 +67,8 @@ def missed_budgets(trials: pd.DataFrame) -> list[str]:
     asked = np.array([asked_of(row) for row in rows.to_dict("records")])
     shares = (spent / rows["dense_multiplications"]).to_numpy(float, na_value=math.nan)
     frame = pd.DataFrame({"method": rows["method"].to_numpy(), "asked": asked, "share": shares})
-    means = frame.dropna().groupby(["method", "asked"], sort=False, as_index=False)["share"].mean()
+    groups = frame.dropna().groupby(["method", "asked"], sort=False)
+    means = groups[["share"]].mean().reset_index()
     return [
         f"{each['method']} asked for {percent(each['asked'])} came to {percent(each['share'])}"
         for each in means.to_dict("records")

@@ -24,7 +24,7 @@ def test_a_program_holds_the_weights_that_the_method_made(name: str, tmp_path: P
 
     method = method_class(name)(**METHODS[name])
     network = method.prune(tiny.trained(), tiny.splits(), tiny.run(2)).eval()
-    write_programs(network, tiny.splits(), tmp_path)  # checks what they give
+    write_programs(network, tiny.network(), tiny.splits(), tmp_path)  # checks what they give
     held = [
         torch.from_numpy(onnx.numpy_helper.to_array(each).copy())
         for each in onnx.load(str(tmp_path / "model.onnx")).graph.initializer

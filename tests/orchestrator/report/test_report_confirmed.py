@@ -331,5 +331,5 @@ def test_a_report_with_confirmations_shows_them_first(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, CONFIRMED)
     write_report(folder)
     page = (folder / "report.html").read_text()
-    assert page.index("<h2>Confirmed</h2>") < page.index("<h2>What the search saw</h2>")
+    assert page.index(">Confirmed</h2>") < page.index(">What the search saw</h2>")
     assert "by the confirmations alone" in page

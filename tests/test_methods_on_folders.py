@@ -19,6 +19,9 @@ MOST_AT_ONCE = 256  # images
 QUICK: dict[str, dict[str, Any]] = {
     "rnp": {"steps": 20},
     "policy_gradient": {"steps": 3, "drop_bound": 60.0},
+    # Few weights of a tiny network can go in two epochs.
+    "str": {"sparsity": 0.2},
+    "joint_sparsity": {"sparsity": 0.2},
     "cascade": {"stages": (0.34, 0.58)},
     "cascade_random": {"stages": (0.34, 0.58)},
     "second_look": {"keep_multiplications": 0.44},

@@ -305,7 +305,7 @@ def test_training_from_scratch_is_looked_at_at_the_same_shares_of_its_budget() -
 
     Vanilla(keep_ratio=0.5).prune(tiny.trained(), tiny.splits(), run)
 
-    accuracies = {report["epoch"]: report["val_accuracy"] for report in reports}
+    accuracies = {each["epoch"]: each["val_accuracy"] for each in reports if "epoch" in each}
     assert [values["val_accuracy"] for _, values in reached] == [accuracies[e] for e in (2, 3, 6)]
 
 

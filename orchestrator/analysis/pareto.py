@@ -140,6 +140,21 @@ def volume(points: np.ndarray, objectives: Mapping[str, str], chance: float) -> 
     return float(moocore.hypervolume(points, ref=reference, maximise=maximise))
 
 
+def growing_volume(points: np.ndarray, objectives: Mapping[str, str], chance: float) -> list[float]:
+    """Hypervolume after each of the points (n, objectives), as `volume` of those up to it."""
+    signs = _signs(objectives)
+    front, volumes = np.empty((0, len(objectives))), [0.0]
+    for point in points:
+        better = (signs * front >= signs * point).all(axis=1)
+        if np.isfinite(point).all() and not better.any():
+            beaten = (signs * front <= signs * point).all(axis=1)
+            front = np.vstack([front[~beaten], point])
+            volumes.append(volume(front, objectives, chance))
+        else:  # seconds, where a thousand tries change little
+            volumes.append(volumes[-1])
+    return volumes[1:]
+
+
 def beyond_reference(
     points: np.ndarray, objectives: Mapping[str, str], chance: float
 ) -> np.ndarray:
@@ -148,9 +163,13 @@ def beyond_reference(
     Args:
         points: as `shares` gives them, all finite.
     """
-    signs = np.array([1 if each == "maximize" else -1 for each in objectives.values()])
+    signs = _signs(objectives)
     worse: np.ndarray = signs * points <= signs * np.array(_reference(objectives, chance))
     return worse
+
+
+def _signs(objectives: Mapping[str, str]) -> np.ndarray:
+    return np.array([1 if each == "maximize" else -1 for each in objectives.values()])
 
 
 def _reference(objectives: Mapping[str, str], chance: float) -> list[float]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from orchestrator.analysis.pareto import chance, shares, volume
+from orchestrator.analysis.pareto import chance, growing_volume, shares
 from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.run_folder.trials_table import option_column
 from orchestrator.sweep_file.grids_and_ranges import Range
@@ -38,7 +38,7 @@ def _searching(result: SweepResult) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def _progress(result: SweepResult, name: str, rows: pd.DataFrame) -> pd.DataFrame:
     points, guess = shares(rows, result.objectives), chance(result.searched)
-    covered = [volume(points[:n], result.objectives, guess) for n in range(1, len(rows) + 1)]
+    covered = growing_volume(points, result.objectives, guess)
     found = _one_range(result, rows)
     by_chance = [math.nan] * len(rows)
     if found is not None:
@@ -93,7 +93,6 @@ def _random_search(
     read = np.stack(
         [np.interp(drawn, places[order], values[order]) for values in points[known].T], axis=-1
     )
-    return [
-        float(np.mean([volume(each[:n], result.objectives, guess) for each in read]))
-        for n in range(1, len(rows) + 1)
-    ]
+    volumes = [growing_volume(each, result.objectives, guess) for each in read]
+    by_chance: list[float] = np.mean(volumes, axis=0).tolist()
+    return by_chance

@@ -9,10 +9,12 @@ from orchestrator.analysis.pareto import (
     best_within,
     eligible,
     frontier,
+    growing_volume,
     hypervolume,
     non_dominated,
     to_be_confirmed,
     to_be_tested,
+    volume,
 )
 from orchestrator.run_folder.trials_table import COLUMNS
 from tests.trial_points import CHANCE, OBJECTIVES, staircase_area, trials
@@ -127,6 +129,17 @@ def test_hypervolume_in_three_dimensions_agrees_with_counting_a_fine_grid() -> N
 )
 def test_hypervolume_of_one_point(point: tuple[float, float], expected: float) -> None:
     assert hypervolume(trials([point]), OBJECTIVES) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("objectives", [OBJECTIVES, THREE], ids=["two", "three"])
+@pytest.mark.parametrize("decimals", [1, 6], ids=["ties", "distinct"])
+def test_growing_volume_is_that_of_the_points_so_far(
+    objectives: dict[str, str], decimals: int
+) -> None:
+    points = np.random.default_rng(0).random((60, len(objectives))).round(decimals)
+    points[[0, 7]] = math.nan
+    expected = [volume(points[:n], objectives, CHANCE) for n in range(1, 61)]
+    np.testing.assert_allclose(growing_volume(points, objectives, CHANCE), expected, atol=1e-12)
 
 
 def test_hypervolume_of_no_point_is_zero() -> None:

@@ -36,6 +36,6 @@ setup: .venv/installed .venv/compiled
 	touch $@
 
 # Without a C++ compiler, this says so and torch's own operators are used.
-.venv/compiled: .venv/installed rnp/execution/compiled/runtime.cpp
-	-$(BIN)/python -m rnp.execution.compiled
+.venv/compiled: .venv/installed testbed/compiled/operators.cpp
+	-$(BIN)/python -m testbed.compiled
 	touch $@

@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python benc
 
 from benchmarks.networks import SHAPE, backbone
 from benchmarks.side_by_side import Goal, Result, Work, arguments, measure, show
-from rnp.execution import compiled
 from rnp.runtime_network import RuntimeNetwork
 from rnp.runtime_neural_pruning import RNP
+from testbed import compiled
 from testbed.data import Images, load_splits, normalise
 from testbed.machine import Precision, set_threads, tune_malloc
 from testbed.method import Run

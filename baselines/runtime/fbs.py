@@ -36,7 +36,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, fx, nn
 
-from baselines.runtime.gathered import conv_on
+from baselines.runtime.gathered import conv_on, operators_for
 from testbed.checkpoint import Checkpoint
 from testbed.data import Splits
 from testbed.method import Run, shared_by_rounds
@@ -208,7 +208,7 @@ class GatedConv2d(nn.Conv2d):
     """(outputs,)."""
     beta: nn.Parameter
     """(outputs,)."""
-    _folded: tuple[list[int], Tensor, Tensor] | None
+    _folded: tuple[list[int], tuple[Tensor, Tensor, Tensor]] | None
 
     @classmethod
     def put_into(
@@ -292,15 +292,25 @@ class GatedConv2d(nn.Conv2d):
     @torch.no_grad()
     def _skipping(self, image: Tensor) -> Tensor:
         """Of one image (1, inputs, H, W)."""
+        weight, bias, positions = self._inference_form()
+        reference = self.form == "reference"
+        if (compiled := operators_for(self, image)) is not None:
+            outputs, scale, inputs = compiled.gate(
+                image, self.phi, self.rho, self.active, reference
+            )
+            computed: Tensor = compiled.conv_on(
+                *(image, inputs, outputs, positions, bias, scale, self.beta if reference else None),
+                *(self.kernel_size, self.stride, self.padding, self.dilation),
+            )
+            return computed
         image = image.contiguous()  # whose maps are copied as wholes
         means = _means(image)
         outputs, scale = self._chosen_of_one(self.gates(means))
         inputs = means[0].nonzero().flatten()
-        weight, bias = self._inference_form()
         part = weight.index_select(0, outputs).index_select(1, inputs)
         maps = conv_on(self, image, inputs, part, bias.index_select(0, outputs))
         maps = maps * scale[:, None, None].to(maps.dtype)
-        if self.form == "reference":
+        if reference:
             maps += self.beta.index_select(0, outputs)[:, None, None]
         result = maps.new_zeros(1, self.out_channels, *maps.shape[2:])
         return result.index_copy_(1, outputs, maps)
@@ -314,8 +324,9 @@ class GatedConv2d(nn.Conv2d):
         outputs = self.chosen(gates)[0].nonzero().flatten()
         return outputs, gates[0].index_select(0, outputs)
 
-    def _inference_form(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias with the norm folded in, and beta in the paper's form.
+    def _inference_form(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weight and bias with the norm folded in, and beta in the paper's form; and the weight as
+        (kernel positions, outputs, inputs), which the compiled operators read.
 
         Made anew where any of them has changed.
         """
@@ -336,8 +347,9 @@ class GatedConv2d(nn.Conv2d):
                 weight, bias = weight * factor[:, None, None, None], (bias - mean) * factor
             if self.form == "paper":
                 bias = bias + self.beta.detach()
-            self._folded = state, weight.contiguous(), bias
-        return self._folded[1], self._folded[2]
+            positions = weight.flatten(2).permute(2, 0, 1).contiguous()
+            self._folded = state, (weight.contiguous(), bias, positions)
+        return self._folded[1]
 
     def train(self, mode: bool = True) -> Self:
         self._folded = None

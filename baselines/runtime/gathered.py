@@ -1,6 +1,11 @@
 """Convs on some of their channels: inputs that hold nothing are not read."""
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
+
+from testbed import compiled
 
 
 def conv_on(
@@ -24,3 +29,16 @@ def conv_on(
     if bias is None:
         return images.new_zeros(shape, dtype=weight.dtype)
     return bias[None, :, None, None].expand(shape)
+
+
+def operators_for(conv: nn.Conv2d, images: Tensor) -> Any:
+    """The compiled operators `gate` and `conv_on`, if they can run this conv on these images.
+
+    None where they were not built, on a GPU, in another precision, or while a program is exported.
+    """
+    plain = conv.padding_mode == "zeros" and not isinstance(conv.padding, str) and conv.groups == 1
+    on_cpu = images.is_cpu and images.dtype is conv.weight.dtype is torch.float32
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if not plain or not on_cpu or traced or torch.is_autocast_enabled("cpu"):
+        return None
+    return compiled.operators()

@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from rnp.execution import compiled
+from testbed import compiled
 
 PreparedStep = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
 """Features and state to Q-values and next state (see `DecisionNetwork.forward`)."""

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, fx, nn
 
-from rnp.execution import compiled
 from rnp.execution.decision import DecisionNetwork
 from rnp.execution.layers import (
     PrefixBatchNorm,
@@ -24,6 +23,7 @@ from rnp.execution.layers import (
 from rnp.execution.masked_run import Traced
 from rnp.execution.segments import Segment, cut_into_segments
 from rnp.structure.channel_flow import ChannelFlow, module_of
+from testbed import compiled
 from testbed.inference_form import folded_graph
 from testbed.prepared_layers import prepare_conv, prepare_linear
 

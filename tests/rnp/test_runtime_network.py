@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import rnp.runtime_network
-from rnp.execution import compiled
 from rnp.execution.decision import DecisionNetwork
 from rnp.execution.layers import PrefixBatchNorm
 from rnp.execution.masked_run import MaskedRun
 from rnp.execution.prepared import PreparedNetwork
 from rnp.execution.skipping import CHUNK
 from rnp.runtime_network import RuntimeNetwork
+from testbed import compiled
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications, weights_by_layer
 from testbed.operations import counting_multiplications

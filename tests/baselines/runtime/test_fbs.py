@@ -12,11 +12,21 @@ from torch import Tensor, nn
 
 from baselines import FBS
 from baselines.runtime.fbs import GatedConv2d, gateable_convs, set_density
+from testbed import compiled
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications
 from testbed.prediction import evaluating
 
 FORMS = ["paper", "reference"]
+
+
+@pytest.fixture(params=["compiled", "torch"], autouse=True)
+def _operators(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything here holds with the compiled operators, if they are built, and without."""
+    if request.param == "torch":
+        monkeypatch.setattr(compiled, "operators", lambda: None)
+    elif compiled.operators() is None:
+        pytest.skip("the compiled operators are not built")
 
 
 def images(n: int = 4, channels: int = 2, size: int = 8) -> Tensor:

@@ -1,4 +1,4 @@
-"""Builds the operators for deciding: `python -m rnp.execution.compiled`. Fails if it cannot."""
+"""Builds the operators for deciding per image: `python -m testbed.compiled`. Fails if it cannot."""
 
 import os
 import shlex
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from rnp.execution.compiled import SOURCE, library_path
+from testbed.compiled import SOURCE, library_path
 
 _TORCH = Path(torch.__file__).parent
 # What torch means by the names of its CPU capabilities, to the compiler.

@@ -4,7 +4,6 @@ Its answer is the log-probabilities of the classes, averaged over the looks that
 training mode all look at every image, so that gradients reach them.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Literal, Self
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.runtime.image_hash import uniform_of_images
+from testbed import compiled
 from testbed.inference_form import inference_form
 
 Confidence = Literal["margin", "max_softmax"]
@@ -60,36 +60,44 @@ class CascadeNetwork(nn.Module):
 
     def compacted(self, images: Tensor) -> Tensor:
         """As `masked`, but each look is at the images alone that go on to it."""
-        if len(images) == 1 and self.confidence != "drawn":
-            return self._of_one(images)
-        waiting = images
-        current = answers = self.look(0, images).log_softmax(dim=1)
+        weights, thresholds = self.weights.tolist(), self.thresholds.tolist()
+        answers, confidences = self._answered(0, None, images, 1.0)
+        waiting, current = images, answers
         places: Tensor | None = None  # of those waiting; None: all
-        for number, threshold in enumerate(self.thresholds.tolist(), start=1):
-            rows = (self.confidences(current, waiting) < threshold).nonzero().flatten()
-            if len(rows) == 0:
-                break
-            if len(rows) < len(waiting):
-                waiting, current = _gathered(waiting, rows), current.index_select(0, rows)
-                places = rows if places is None else places.index_select(0, rows)
-            current = self.averaged(number, current, self.look(number, waiting))
+        for number, threshold in enumerate(thresholds, start=1):
+            if len(images) == 1:  # half of the small operations, which take time too
+                if confidences.item() >= threshold:
+                    break
+            else:
+                rows = (confidences < threshold).nonzero().flatten()
+                if len(rows) == 0:
+                    break
+                if len(rows) < len(waiting):
+                    waiting, current = _gathered(waiting, rows), current.index_select(0, rows)
+                    places = rows if places is None else places.index_select(0, rows)
+            current, confidences = self._answered(number, current, waiting, weights[number])
             answers = current if places is None else answers.index_copy(0, places, current)
         return answers
 
-    def _of_one(self, image: Tensor) -> Tensor:
-        """As `compacted`, of (1, C, H, W): half of the small operations, which take time too."""
-        weights = self.weights.tolist()
-        answer = self.look(0, image).log_softmax(dim=1)
-        for number, threshold in enumerate(self.thresholds.tolist(), start=1):
-            first, second = answer.topk(2, dim=1).values[0].tolist()
-            confidence = math.exp(first)
-            if self.confidence == "margin":
-                confidence -= math.exp(second)
-            if confidence >= threshold:
-                break
-            own = self.look(number, image).log_softmax(dim=1)
-            answer = average(answer, own, weights[number])
-        return answer
+    def _answered(
+        self, number: int, before: Tensor | None, images: Tensor, weight: float
+    ) -> tuple[Tensor, Tensor]:
+        """Answers (n, classes) after a look at images (n, C, H, W), and how sure they are, (n,).
+
+        Args:
+            before: the answers before it; None at the first look.
+            weight: the share of the look's own log-probabilities.
+        """
+        logits = self.look(number, images)
+        operators = compiled.operators() if _allows_compiled(logits) else None
+        if operators is not None and self.confidence != "drawn":
+            answers, confidences = operators.answer(
+                before, logits, weight, self.confidence == "margin"
+            )
+            return answers, confidences
+        own = logits.log_softmax(dim=1)
+        answers = own if before is None else average(before, own, weight)
+        return answers, self.confidences(answers, images)
 
     def masked(self, images: Tensor) -> Tensor:
         """As `forward` in evaluation mode, with every look at all images."""
@@ -143,6 +151,11 @@ def confidence_of(answers: Tensor, confidence: Confidence) -> Tensor:
         return answers.amax(dim=1).exp()
     first, second = answers.topk(2, dim=1).values.exp().unbind(dim=1)
     return first - second
+
+
+def _allows_compiled(logits: Tensor) -> bool:
+    exported = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return logits.is_cpu and logits.shape[1] > 1 and not logits.requires_grad and not exported
 
 
 def _gathered(images: Tensor, rows: Tensor) -> Tensor:

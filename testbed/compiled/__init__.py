@@ -36,7 +36,8 @@ def operators() -> Any:
     except OSError as error:
         log.warning("Deciding with torch's own operators, as %s does not load: %s", path, error)
         return None
-    register_flop_formula(torch.ops.deciding.pooled)(lambda *_, **__: 0)
+    for free in (torch.ops.deciding.answer, torch.ops.deciding.pooled):
+        register_flop_formula(free)(lambda *_, **__: 0)
     register_flop_formula(torch.ops.deciding.gate)(_gate_flops)
     register_flop_formula(torch.ops.deciding.conv_on)(_conv_flops)
     register_flop_formula(torch.ops.deciding.q_values)(_decision_flops)

@@ -319,9 +319,49 @@ Tensor conv_on(
   return result;
 }
 
+// Log-probabilities (n, classes) of logits, averaged with those before, of which `weight` is the share
+// of the new ones; and how sure each row is: its largest probability, of which the second is taken
+// away for the margin.
+std::tuple<Tensor, Tensor> answer(
+    const std::optional<Tensor>& before, const Tensor& logits, double weight, bool margin) {
+  TORCH_CHECK(logits.dim() == 2 && logits.size(1) > 1, "answer: logits of two classes or more");
+  const Tensor given = logits.to(at::kFloat).contiguous();
+  const int64_t n = given.size(0), classes = given.size(1);
+  const Tensor earlier = before ? before->contiguous() : Tensor();
+  Tensor answers = at::empty({n, classes}, at::kFloat), confidences = at::empty({n}, at::kFloat);
+  const float* from = given.const_data_ptr<float>();
+  const float* old = before ? earlier.const_data_ptr<float>() : nullptr;
+  float* to = answers.mutable_data_ptr<float>();
+  float* confidence = confidences.mutable_data_ptr<float>();
+  const auto normalise = [classes](const float* values, float* result) {
+    const float largest = *std::max_element(values, values + classes);
+    float sum = 0;
+    for (int64_t i = 0; i < classes; ++i) sum += std::exp(values[i] - largest);
+    const float log_sum = largest + std::log(sum);
+    for (int64_t i = 0; i < classes; ++i) result[i] = values[i] - log_sum;
+  };
+  for (int64_t row = 0; row < n; ++row, from += classes, to += classes, ++confidence) {
+    normalise(from, to);
+    if (old != nullptr) {
+      for (int64_t i = 0; i < classes; ++i) to[i] = old[i] + float(weight) * (to[i] - old[i]);
+      normalise(to, to);
+      old += classes;
+    }
+    float first = -INFINITY, second = -INFINITY;
+    for (int64_t i = 0; i < classes; ++i) {
+      second = std::max(second, std::min(first, to[i]));
+      first = std::max(first, to[i]);
+    }
+    *confidence = std::exp(first) - (margin ? std::exp(second) : 0.0f);
+  }
+  return {answers, confidences};
+}
+
 }  // namespace
 
 TORCH_LIBRARY(deciding, library) {
+  library.def(
+      "answer(Tensor? before, Tensor logits, float weight, bool margin) -> (Tensor, Tensor)");
   library.def(
       "gate(Tensor image, Tensor phi, Tensor rho, int most, bool strictly_above) "
       "-> (Tensor, Tensor, Tensor)");
@@ -338,6 +378,7 @@ TORCH_LIBRARY(deciding, library) {
 }
 
 TORCH_LIBRARY_IMPL(deciding, CPU, library) {
+  library.impl("answer", &answer);
   library.impl("gate", &gate);
   library.impl("conv_on", &conv_on);
   library.impl("pooled", &pooled);

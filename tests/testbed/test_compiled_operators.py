@@ -78,3 +78,22 @@ def test_of_equal_gates_none_is_strictly_above() -> None:
     image, phi, rho = torch.ones(1, 2, 3, 3), torch.zeros(4, 2), torch.tensor([1.0, 2, 1, 1])
     outputs, _, _ = compiled.operators().gate(image, phi, rho, 2, True)
     assert outputs.tolist() == [1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("margin", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_answers_are_averaged_log_probabilities_and_how_sure_they_are(
+    margin: bool, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    logits, earlier = (3 * torch.randn(2, 6, 10)).to(dtype).unbind()
+    before = earlier.float().log_softmax(dim=1)
+    answers, confidences = compiled.operators().answer(before, logits, 0.3, margin)
+    expected = torch.lerp(before, logits.float().log_softmax(dim=1), 0.3).log_softmax(dim=1)
+    torch.testing.assert_close(answers, expected, rtol=1e-5, atol=1e-5)
+    first, second = expected.exp().topk(2, dim=1).values.unbind(dim=1)
+    torch.testing.assert_close(confidences, first - margin * second, rtol=1e-5, atol=1e-6)
+    first_answers, _ = compiled.operators().answer(None, logits, 1.0, margin)
+    own = logits.float().log_softmax(dim=1)
+    torch.testing.assert_close(first_answers, own, rtol=1e-5, atol=1e-5)

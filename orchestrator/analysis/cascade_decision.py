@@ -163,7 +163,8 @@ def named_cascade(
 def _beside(networks: OwnNetworks, cascade: pd.Series, multiplications: float) -> OwnCascade:
     """A cascade of a `frontier`, beside the best network alone within so many multiplications."""
     alone = _best(networks.alone[networks.costs <= multiplications])
-    return judged(networks, cascade["members"], cascade["thresholds"], alone.name)
+    place = networks.place(alone["trial_id"])
+    return judged(networks, cascade["members"], cascade["thresholds"], place)
 
 
 def _best(rows: pd.DataFrame) -> pd.Series:

@@ -226,11 +226,10 @@ def _unbeaten(tried: Sequence[_Tried], alone: pd.DataFrame) -> pd.DataFrame:
         alone: val_accuracy and multiplications of these.
     """
     ends = np.cumsum([0, *(each.accuracies.size for each in tried)])
-    accuracies = [*(each.accuracies.ravel() for each in tried), alone["val_accuracy"]]
-    costs = [*(each.costs.ravel() for each in tried), alone["multiplications"]]
-    points = pd.DataFrame(
-        {"val_accuracy": np.concatenate(accuracies), "multiplications": np.concatenate(costs)}
-    )
+    figures = [(each.accuracies.ravel(), each.costs.ravel()) for each in tried]
+    figures.append((alone["val_accuracy"].to_numpy(), alone["multiplications"].to_numpy()))
+    accuracies, costs = map(np.concatenate, zip(*figures, strict=True))
+    points = pd.DataFrame({"val_accuracy": accuracies, "multiplications": costs})
     best = points[non_dominated(points, TRADE)].drop_duplicates()
     best = best[best.index < ends[-1]].sort_values("multiplications", kind="stable")
     numbers = np.searchsorted(ends, best.index, side="right") - 1

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
+from torch import nn
+
 from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.deploy.own_cascade import built
 from orchestrator.deploy.programs import SINGLE_IMAGES, write_programs
@@ -38,6 +41,7 @@ def export(result: SweepResult, choice: Choice, target: Path, data_root: Path) -
     import onnxruntime  # noqa: F401
 
     (folder,) = result.folders
+    network: nn.Module
     if choice.cascade is not None:
         network, trials, splits = built(result, choice.cascade, data_root)
     else:
@@ -45,7 +49,7 @@ def export(result: SweepResult, choice: Choice, target: Path, data_root: Path) -
         splits = load_splits(trials[0].data, data_root, trials[0].seed)
         path = folder / "networks" / f"{choice.network}.safetensors"
         network = saved_network(trials[0], splits, path).eval()
-    rows = [result.by_id.loc[each.trial_id] for each in trials]
+    rows = [pd.Series(result.row(each.trial_id)) for each in trials]
     shown = {"sweep": result.sweep, "choice": choice, "trial": trials[0], "row": rows[0]}
     shown["networks"] = [
         (trial, row, result.command(row)) for trial, row in zip(trials, rows, strict=True)

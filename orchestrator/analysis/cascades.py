@@ -75,6 +75,8 @@ class OwnCascade:
 def frontier(networks: OwnNetworks) -> pd.DataFrame:
     """The cascades that nothing beats on the images that choose, the cheapest first.
 
+    None is dearer than the dense network.
+
     Columns: members (their places), thresholds, val_accuracy (of these images), multiplications.
     """
     fixed = np.flatnonzero(networks.fixed)
@@ -83,11 +85,12 @@ def frontier(networks: OwnNetworks) -> pd.DataFrame:
         front = [front[place] for place in evenly(len(front), MOST_COMBINED)]
     looks = _Looks(networks, front)
     tried = [_tried(looks, each) for size in (2, 3) for each in combinations(front, size)]
-    return _unbeaten(tried, networks.alone)
+    found = _unbeaten(tried, networks.alone)
+    return found[found["multiplications"] <= networks.dense_multiplications]
 
 
 def frontier_of(networks: OwnNetworks, members: Sequence[int]) -> pd.DataFrame:
-    """As `frontier`, of these two or three networks alone, in this order."""
+    """As `frontier`, of these two or three networks alone, in this order and at any cost."""
     looks = _Looks(networks, members)
     return _unbeaten([_tried(looks, tuple(members))], networks.alone.iloc[:0])
 

@@ -7,17 +7,19 @@ from collections import Counter
 from collections.abc import Sequence
 
 from orchestrator.analysis.asked_budget import asked_of, missed_budgets, share_said
+from orchestrator.analysis.cascade_decision import Ahead
 from orchestrator.analysis.contender import Contender
 from orchestrator.analysis.decision import (
     HALF,
     Decision,
+    cascade_command,
     decisions,
     export_command,
     headline_decisions,
 )
 from orchestrator.analysis.pareto import BUDGETS
 from orchestrator.analysis.sweep_result import SweepResult
-from orchestrator.formatting import extent, listed, millions, percent, ratio
+from orchestrator.formatting import accuracy, extent, listed, millions, percent, ratio
 
 CONTROL = "random_channels"
 MOST_MISSED = 6  # in a terminal; the report has all
@@ -49,10 +51,11 @@ def answer(result: SweepResult, found: Sequence[Decision] | None = None) -> tupl
             return headline, "Networks of different data sets are not compared with each other."
         cost = millions(best.best.mean("multiplications"))
         reached = _reached(best)
-        return headline, (
+        said = [
             f"The best of all is {best.best.method} at {best.cell} with {cost} multiplications: "
             f"{reached}."
-        )
+        ]
+        return headline, " ".join([*said, *_of_cascade(best)])
     budget = budget_in_words(best.budget)
     headline = f"{best.best.method} is the most accurate at {budget}: {_reached(best)}"
     if best.best.confirmed:
@@ -75,6 +78,9 @@ def last_lines(result: SweepResult) -> list[str]:
     if first:
         best = max(first, key=lambda each: each.best.accuracy)
         lines.append(f"Export it: {export_command(result, best.best.trial_id)}")
+        if best.cascade is not None:
+            command = cascade_command(result, best.cascade.cascade)
+            lines.append(f"{cascade_said(best.cascade)} Confirm and export it: {command}")
     return lines
 
 
@@ -91,6 +97,19 @@ def line(result: SweepResult, decision: Decision) -> str:
         f"{share_said(best.mean('share'), asked_of(own))} of the dense multiplications"
         f"{_latency(best, ', ')}"
         f"{f'; too close to tell: {listed(close)}' if close else ''}"
+    )
+
+
+def cascade_said(ahead: Ahead) -> str:
+    """A cascade of these networks (a, then b) is ahead of each alone: validation accuracy ..."""
+    own = ahead.cascade
+    mean = f", mean of {ahead.n} seeds" if ahead.n > 1 else ""
+    return (
+        f"A cascade of these networks ({', then '.join(own.networks)}) is ahead of each alone at "
+        f"this budget: validation accuracy {accuracy(own.accuracy)} against "
+        f"{accuracy(own.alone_accuracy)} of {own.alone} on the same {own.images:,} images "
+        f"({ahead.points:.1f} points, standard error {ahead.error:.1f}{mean}), at "
+        f"{percent(own.share)} of the dense multiplications. It is not confirmed."
     )
 
 
@@ -170,4 +189,8 @@ def _more(decision: Decision) -> list[str]:
         said.append(
             f"So cheap in some seeds alone, and not compared here: {listed(decision.partly)}."
         )
-    return said
+    return [*said, *_of_cascade(decision)]
+
+
+def _of_cascade(decision: Decision) -> list[str]:
+    return [] if decision.cascade is None else [cascade_said(decision.cascade)]

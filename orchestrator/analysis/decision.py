@@ -6,13 +6,15 @@ A budget is a share of the dense network's multiplications: 75, 50 and 25 %, and
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from orchestrator.analysis.asked_budget import asked_budgets
+from orchestrator.analysis.cascade_decision import Ahead, OwnCascades
+from orchestrator.analysis.cascades import OwnCascade
 from orchestrator.analysis.contender import Contender, Limits, judged, offers, seeds_tried
 from orchestrator.analysis.curve import ROUNDING
 from orchestrator.analysis.pareto import BUDGETS
@@ -38,6 +40,8 @@ class Decision:
     """Methods within the budget in some of their seeds, and not compared with it."""
     dense: Contender | None
     """The dense network, fine-tuned as long; None where the sweep has none."""
+    cascade: Ahead | None
+    """A cascade of the cell's networks that is ahead of all of them alone, on validation images."""
 
     @property
     def cell(self) -> str:
@@ -49,13 +53,17 @@ class Decision:
         return math.nan if self.dense is None else self.dense.accuracy - self.best.accuracy
 
 
-def decisions(result: SweepResult, *budgets: float) -> list[Decision]:
+def decisions(
+    result: SweepResult, *budgets: float, cascades: OwnCascades | None = None
+) -> list[Decision]:
     """The best network of each cell within each budget that any comes to, the dearest first.
 
     Args:
         budgets: shares of the dense multiplications; those of `budgets_of` if none is given.
+        cascades: of the result, where the caller has them.
     """
     rows, tried = judged(result.trials), seeds_tried(result.trials)
+    cascades = cascades or OwnCascades(result)
     found = []
     for budget in sorted(budgets or budgets_of(result.sweep), reverse=True):
         whole, partly = offers(rows, tried, Limits(share=budget))
@@ -63,7 +71,8 @@ def decisions(result: SweepResult, *budgets: float) -> list[Decision]:
             if own := [each for each in whole if each.cell == cell]:
                 some = [each.method for each in partly if each.cell == cell]
                 dense = _dense_beside(rows, tried, own[0])
-                found.append(_decided(budget, own, some, dense))
+                ahead = cascades.ahead(cell, Limits(share=budget))
+                found.append(_decided(budget, own, some, dense, ahead))
     return found
 
 
@@ -103,17 +112,28 @@ def told_apart(one: Contender, other: Contender) -> bool:
 
 def export_command(result: SweepResult, trial_id: str) -> str:
     """The command that exports a trial's network."""
-    row = result.by_id.loc[trial_id]
-    folder = row[OUT_OF] if OUT_OF in row else result.folders[0]
-    own_name = trial_id.rpartition("/")[2]
-    return (
-        f"python -m orchestrator.choose {shlex.quote(str(folder))} --trial {shlex.quote(own_name)} "
-        "--export my_network"
-    )
+    return _choose(result, [trial_id], "--export my_network")
+
+
+def cascade_command(result: SweepResult, cascade: OwnCascade) -> str:
+    """The command that confirms a cascade on test images and exports it."""
+    at_most = f"--max-multiplications {cascade.at_most}"
+    return _choose(result, cascade.networks, f"{at_most} --export my_network")
+
+
+def _choose(result: SweepResult, trial_ids: Sequence[str], rest: str) -> str:
+    row = result.by_id.loc[trial_ids[0]]
+    folder = shlex.quote(str(row[OUT_OF] if OUT_OF in row else result.folders[0]))
+    own_names = shlex.quote(",".join(each.rpartition("/")[2] for each in trial_ids))
+    return f"python -m orchestrator.choose {folder} --trial {own_names} {rest}"
 
 
 def _decided(
-    budget: float, found: list[Contender], partly: list[str], dense: Contender | None
+    budget: float,
+    found: list[Contender],
+    partly: list[str],
+    dense: Contender | None,
+    cascade: Ahead | None,
 ) -> Decision:
     """
     Args:
@@ -132,6 +152,7 @@ def _decided(
         far=tuple(far),
         partly=tuple(partly),
         dense=dense,
+        cascade=cascade,
     )
 
 

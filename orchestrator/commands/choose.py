@@ -3,8 +3,10 @@
     python -m orchestrator.choose runs/NAME [--max-latency-ratio 0.6 | ...] --export my_network
 
 names the best network within the limits and why, and writes it, checked, with a model card. Without
-limits it is the one that the report begins with. `--register NAME` makes what is written a version
-of that model in MLflow's registry. Exit status: 0, or 2 where nothing is within the limits.
+limits it is the one that the report begins with. Where a cascade of the sweep's own networks is
+ahead within --max-multiplications, or `--trial A,B` asks for one, it meets the test images, once.
+`--register NAME` makes what is written a version of that model in MLflow's registry. Exit status:
+0, or 2 where nothing is within the limits.
 """
 
 from __future__ import annotations
@@ -35,8 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.export is not None and args.export.exists():
         print(f"{args.export} exists already, and nothing is overwritten.", file=sys.stderr)
         return BAD_INPUT
-    if args.trial is not None and (limits != Limits() or args.method is not None):
-        print("--trial names the network itself: give no limits and no --method.", file=sys.stderr)
+    free = Limits(multiplications=limits.multiplications) if "," in (args.trial or "") else Limits()
+    if args.trial is not None and (limits != free or args.method is not None):
+        print(
+            "--trial names the network itself: give no limits and no --method. A cascade's, of "
+            "several trials, takes --max-multiplications alone.",
+            file=sys.stderr,
+        )
         return BAD_INPUT
     if args.register is not None and args.export is None:
         print("--register takes what --export FOLDER writes: give both.", file=sys.stderr)
@@ -44,11 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = SweepResult.read(args.folder)
         choice = choose(result, limits, args.method, args.trial)
+        if choice.cascade is not None:
+            from orchestrator.deploy.own_cascade import confirmed
+
+            choice = confirmed(result, choice, args.data_root)
         print(f"{choice.trial_id}: {choice.why}")
         if args.export is not None:
             _ship(args, result, choice)
     except FileNotFoundError as error:
-        print(f"{error.filename} is missing: expected a run folder, whole.", file=sys.stderr)
+        missing = f"{error.filename} is missing" if error.filename else str(error)
+        print(f"{missing}: expected a run folder, whole.", file=sys.stderr)
         return BAD_INPUT
     except ImportError as error:
         print(
@@ -79,12 +91,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.choose",
         description="Name the best network of a sweep within limits, and export it. Without limits "
-        "it is the one that the report begins with.",
+        "it is the one that the report begins with. Within --max-multiplications it may be a "
+        "cascade of the sweep's own networks, which is run on the test images once.",
         allow_abbrev=False,
     )
     parser.add_argument("folder", type=Path, help="a run folder, such as runs/digits_quick")
     parser.add_argument("--method", metavar="METHOD", help="of this method's networks alone")
-    parser.add_argument("--trial", metavar="TRIAL_ID", help="this trial's network, and no limits")
+    parser.add_argument(
+        "--trial",
+        metavar="TRIAL_ID[,...]",
+        help="this trial's network, and no limits; of two or three trials their cascade",
+    )
     parser.add_argument("--max-multiplications", type=float, metavar="N", help="per image: 8e6")
     parser.add_argument(
         "--max-latency-ratio",
@@ -112,6 +129,6 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("data"),
         metavar="FOLDER",
-        help="where data sets lie, to check what is exported (default: data)",
+        help="where data sets lie, to check what is exported and confirm cascades (default: data)",
     )
     return parser

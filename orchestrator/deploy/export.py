@@ -1,22 +1,27 @@
-"""A trial's network as others can use it: weights, programs in several formats, a model card."""
+"""A network as others can use it: weights, programs in several formats, a model card."""
 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
+from torch import nn
+
 from orchestrator.analysis.sweep_result import SweepResult
+from orchestrator.deploy.own_cascade import built
 from orchestrator.deploy.programs import SINGLE_IMAGES, write_programs
 from orchestrator.deploy.selection import Choice
 from orchestrator.formatting import render
 from orchestrator.jobs.dense import drawn
-from orchestrator.methods import method_class
+from orchestrator.jobs.saved_network import saved_network
 from orchestrator.run_folder.atomic_files import write_atomically
 from orchestrator.run_folder.reader import past_trial
 from testbed.data import load_splits
-from testbed.method import load_pruned
+from testbed.network_file import save_network
 
 WEIGHTS, CARD = "weights.safetensors", "README.md"
+TEMPLATES = {False: "model_card.md.jinja", True: "cascade_card.md.jinja"}  # whether it is a cascade
 
 
 def export(result: SweepResult, choice: Choice, target: Path, data_root: Path) -> list[str]:
@@ -36,22 +41,24 @@ def export(result: SweepResult, choice: Choice, target: Path, data_root: Path) -
     import onnxruntime  # noqa: F401
 
     (folder,) = result.folders
-    trial = past_trial(folder, result.trials, choice.network)
-    splits = load_splits(trial.data, data_root, trial.seed)
-    method = method_class(trial.method).model_validate(trial.options)
-    weights = folder / "networks" / f"{trial.trial_id}.safetensors"
-    network = load_pruned(weights, method, drawn(trial, splits)).eval()
-    row = result.trials[result.trials["trial_id"] == choice.network].iloc[0]
-    shown = {"sweep": result.sweep, "choice": choice, "trial": trial, "row": row}
-    shown["command"] = result.command(row)
+    network: nn.Module
+    if choice.cascade is not None:
+        network, trials, splits = built(result, choice.cascade, data_root)
+    else:
+        trials = [past_trial(folder, result.trials, choice.network)]
+        splits = load_splits(trials[0].data, data_root, trials[0].seed)
+        path = folder / "networks" / f"{choice.network}.safetensors"
+        network = saved_network(trials[0], splits, path).eval()
+    rows = [pd.Series(result.row(each.trial_id)) for each in trials]
+    shown = {"sweep": result.sweep, "choice": choice, "trial": trials[0], "row": rows[0]}
+    shown["networks"] = [
+        (trial, row, result.command(row)) for trial, row in zip(trials, rows, strict=True)
+    ]
     with _whole(target) as unfinished:
-        shutil.copyfile(weights, unfinished / WEIGHTS)
-        notes = write_programs(network, drawn(trial, splits), splits, unfinished)
-        card = render(
-            "orchestrator.deploy",
-            "model_card.md.jinja",
-            {**shown, "notes": notes, "single_images": SINGLE_IMAGES in notes[0]},
-        )
+        save_network(network, unfinished / WEIGHTS)
+        notes = write_programs(network, drawn(trials[0], splits), splits, unfinished)
+        shown |= {"notes": notes, "single_images": SINGLE_IMAGES in notes[0]}
+        card = render("orchestrator.deploy", TEMPLATES[choice.cascade is not None], shown)
         write_atomically(unfinished / CARD, card)
     return notes
 

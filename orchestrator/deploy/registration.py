@@ -34,6 +34,16 @@ def register(models: "ModelRegistry", exported: Path, result: SweepResult, choic
     """
     row = result.by_id.loc[choice.network]
     tags = {name: row[name] for name in TAGS if pd.notna(row[name])}
+    if choice.cascade is not None and choice.test is not None:
+        own = choice.cascade
+        tags = {
+            "trial_id": choice.trial_id,
+            "method": "cascade of the sweep's own networks",
+            "val_accuracy": own.accuracy,
+            "test_accuracy": choice.test.accuracy,
+            "multiplications": own.multiplications,
+            "dense_multiplications": row["dense_multiplications"],
+        }
     tags["sweep"] = result.sweep["name"]
     try:
         return models.register(exported, tags, choice.why)

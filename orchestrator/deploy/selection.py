@@ -1,29 +1,41 @@
-"""Selection of the network to ship: the report's, the best within limits, or one that is named."""
+"""Selection of the network to ship: the report's, the best within limits, or one that is named.
 
+Within a limit of multiplications it may be a cascade of the sweep's own networks.
+"""
+
+import math
 from typing import NamedTuple
 
-from orchestrator.analysis.answer import images
+from orchestrator.analysis.answer import cascade_said, images
+from orchestrator.analysis.cascade_decision import OwnCascades, compete, named_cascade
+from orchestrator.analysis.cascades import OwnCascade
 from orchestrator.analysis.contender import Contender, Limits, contender, contenders
-from orchestrator.analysis.decision import decisions, headline_decisions
+from orchestrator.analysis.decision import cascade_command, decisions, headline_decisions
 from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.formatting import accuracy, listed, millions, milliseconds, percent, ratio
+from orchestrator.run_folder.cascade_tests import CascadeTest
 
 
 class Choice(NamedTuple):
     """A network that was chosen, and why."""
 
     best: Contender
+    """The best network alone."""
     why: str
+    cascade: OwnCascade | None = None
+    """What was chosen in its place."""
+    test: CascadeTest | None = None
+    """What the cascade came to on test images."""
 
     @property
     def trial_id(self) -> str:
-        """The search's trial."""
-        return self.best.trial_id
+        """The search's trial; of a cascade those of its networks."""
+        return self.best.trial_id if self.cascade is None else self.cascade.trial_id
 
     @property
     def network(self) -> str:
-        """The trial_id whose network is shipped."""
-        return self.best.network
+        """The trial_id whose network is shipped; of a cascade that of the last look."""
+        return self.best.network if self.cascade is None else self.cascade.networks[-1]
 
 
 def choose(
@@ -39,11 +51,17 @@ def choose(
 
     Args:
         method: the one method whose networks count.
-        trial_id: the one trial that counts.
+        trial_id: the one trial that counts; or several with commas between them, whose cascade
+            counts, in this order. Its thresholds are then the best within `multiplications`.
 
     Raises:
         ValueError: if there is none; says how near the nearest ones come.
     """
+    if trial_id is not None and "," in trial_id:
+        most = math.inf if limits.multiplications is None else limits.multiplications
+        own = named_cascade(result, [each.strip() for each in trial_id.split(",")], most)
+        why = f"asked for by name; {_cascade_figures(own)}."
+        return Choice(contender(result.trials, own.alone), why, own)
     if trial_id is not None:
         best = contender(result.trials, trial_id)
         return Choice(best, f"asked for by name; {_figures(best)}.")
@@ -60,11 +78,19 @@ def choose(
         raise ValueError(_nothing_within(contenders(trials, Limits()), limits))
     _of_one_data_set(within)
     best, *others = within
+    cascades = OwnCascades(result)
+    if method is None and (ahead := cascades.ahead(best.cell, limits)):
+        own = ahead.cascade
+        why = f"a cascade of these networks is the most accurate within {_said(limits)}; "
+        why += f"{_cascade_figures(own)}."
+        return Choice(best, f"{why} Next: {best.trial_id}, {_figures(best)}.", own)
     aim = "the fewest multiplications" if limits.ask_for_cheapest else "the most accurate"
     of_method = f" of {method}" if method else ""
     why = f"{aim}{of_method} within {_said(limits)}; {_figures(best)}."
     if others:
         why += f" Next: {others[0].trial_id}, {_figures(others[0])}."
+    if method is None and not compete(limits) and cascades.groups:
+        why += " Cascades of its networks compete where --max-multiplications is the only limit."
     return Choice(best, why)
 
 
@@ -75,11 +101,14 @@ def _headline(result: SweepResult) -> Choice:
     _of_one_data_set([each.best for each in first])
     decision = max(first, key=lambda each: each.best.accuracy)
     budget = percent(decision.budget)
-    return Choice(
-        decision.best,
+    why = (
         f"the most accurate within {budget} of the dense multiplications, as the report has it; "
-        f"{_figures(decision.best)}.",
+        f"{_figures(decision.best)}."
     )
+    if decision.cascade is not None:
+        command = cascade_command(result, decision.cascade.cascade)
+        why += f" {cascade_said(decision.cascade)} Confirm and export it: {command}"
+    return Choice(decision.best, why)
 
 
 def _of_one_data_set(found: list[Contender]) -> None:
@@ -121,6 +150,17 @@ def _figures(best: Contender) -> str:
         f"{millions(best.mean('multiplications'))} multiplications "
         f"({percent(best.mean('share'))} of dense), {milliseconds(best.mean('latency_ms'))} for "
         f"one image ({ratio(best.mean('latency_ratio'))} times the dense latency)"
+    )
+
+
+def _cascade_figures(own: OwnCascade) -> str:
+    """accuracy 0.912 on 1,250 validation images that chose nothing, 1.5 points ahead of ..."""
+    side = "ahead of" if own.ahead >= 0 else "behind"
+    return (
+        f"accuracy {accuracy(own.accuracy)} on {own.images:,} validation images that chose "
+        f"nothing, {abs(own.ahead):.1f} points {side} {own.alone}, the best of the networks alone "
+        f"there (standard error {own.error:.1f}), {millions(own.multiplications)} multiplications "
+        f"({percent(own.share)} of dense)"
     )
 
 

@@ -2,17 +2,19 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
-from orchestrator.jobs.dense import drawn
-from orchestrator.methods import method_class
+import torch
+from torch import Tensor, nn
+
+from orchestrator.jobs.saved_network import saved_network
 from orchestrator.plan import Trial
 from orchestrator.plan.jobs import TestResult
 from orchestrator.run_folder.workplace import Workplace
-from testbed.cost import count_multiplications
+from testbed.cost import Cost, count_multiplications
 from testbed.data import DataOptions, Images, Splits, load_test_images
 from testbed.measurement import multiplications_per_class
-from testbed.method import load_pruned
-from testbed.training import evaluate
+from testbed.prediction import predict
 
 
 def final_test(trial: Trial, splits: Splits, workplace: Workplace) -> TestResult:
@@ -21,18 +23,41 @@ def final_test(trial: Trial, splits: Splits, workplace: Workplace) -> TestResult
     Args:
         splits: the trial's own, for the normalisation that its network was trained with.
     """
-    method = method_class(trial.method).model_validate(trial.options)
-    pruned = load_pruned(workplace.network(trial.trial_id), method, drawn(trial, splits))
-    pruned = pruned.to(workplace.device)
-    images = _test_images(trial.data.model_dump_json(), workplace.data_root)
-    precision = trial.training.precision
-    cost = count_multiplications(pruned, splits.normalised(images))
+    pruned = saved_network(trial, splits, workplace.network(trial.trial_id))
+    found = on_test_images(pruned, trial, splits, workplace.data_root, workplace.device)
     return TestResult(
-        accuracy=evaluate(pruned, images, splits, device=workplace.device, precision=precision),
-        multiplications=cost.multiplications,
-        images=len(images),
-        per_class=multiplications_per_class(cost, images.labels, splits.class_names),
+        accuracy=found.correct.double().mean().item(),
+        multiplications=found.cost.multiplications,
+        images=len(found.labels),
+        per_class=multiplications_per_class(found.cost, found.labels, splits.class_names),
     )
+
+
+class OnTestImages(NamedTuple):
+    """What a network does on the test images."""
+
+    correct: Tensor
+    """(n,) bool: which it classifies right."""
+    cost: Cost
+    labels: Tensor
+    """(n,)."""
+
+
+def on_test_images(
+    network: nn.Module, trial: Trial, splits: Splits, data_root: Path, device: torch.device
+) -> OnTestImages:
+    """Has a network see the test images of a trial's data set.
+
+    Args:
+        network: ends on `device`.
+        splits: as for `final_test`.
+    """
+    images = _test_images(trial.data.model_dump_json(), data_root)
+    cost = count_multiplications(network.to(device), splits.normalised(images))
+    precision = trial.training.precision
+    logits = predict(network, images, splits, device=device, precision=precision)
+    labels = images.labels.cpu()
+    return OnTestImages(logits.argmax(dim=1) == labels, cost, labels)
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ import vl_convert
 
 from orchestrator.analysis.answer import answer, budget_in_words
 from orchestrator.analysis.at_budget import best_of_each
-from orchestrator.analysis.cascades import cascades
+from orchestrator.analysis.cascade_decision import OwnCascades
 from orchestrator.analysis.comparison import attainment
 from orchestrator.analysis.decision import HALF, decisions, headline_decisions
 from orchestrator.analysis.pareto import LATENCY_RATIOS, as_share
@@ -20,6 +20,7 @@ from orchestrator.analysis.seed_means import all_repeated
 from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.formatting import extent, render
 from orchestrator.palette import CSS, DARK, LIGHT, Palette, method_marks
+from orchestrator.report.charts.cascades import cascade_charts
 from orchestrator.report.charts.image_costs import image_costs
 from orchestrator.report.charts.pareto_front import (
     MOST_CELLS_IN_PICTURE,
@@ -130,7 +131,8 @@ def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, An
     Args:
         trials: of `drawn_trials`.
     """
-    found = decisions(result)
+    cascades = OwnCascades(result)
+    found = decisions(result, cascades=cascades)
     first = headline_decisions(found, result.sweep)
     first_words, more = answer(result, found)
     cost, cells, points = main_cost(result), result.cells, result.frontier
@@ -150,6 +152,7 @@ def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, An
     reached_charts = [
         (cell, attainment_chart(result, reached[reached["cell"] == cell])) for cell in cells
     ]
+    in_turn = cascades.shown()
     curves = [(cell, learning_curves(result, best[best["cell"] == cell])) for cell in cells]
     return {
         "name": result.sweep["name"],
@@ -173,7 +176,8 @@ def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, An
         "pairs": pairs_table(result),
         "pairs_by_seed": pairs_by_seed_table(result),
         "effort": effort_table(result),
-        "cascades": cascades_table(result, cascades(result)),
+        "cascades": cascades_table(result, [each for _, own in in_turn for each in own]),
+        "cascade_charts": list(cascade_charts(result, in_turn).items()),
         "spread": spread_table(result, deciding),
         "class_costs": list(class_costs(result, deciding)),
         "image_costs": list(image_costs(result, deciding)),

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from orchestrator.analysis.answer import cascade_said
 from orchestrator.analysis.decision import Decision
 from orchestrator.analysis.pareto import LATENCY_RATIOS
 from orchestrator.analysis.seed_means import confirmed
@@ -208,6 +209,10 @@ class Experiment:
             place = "" if one_cell else f"/{decision.cell}"
             name = _key(f"best_at_{100 * decision.budget:g}{place}")
             tags[name] = f"{decision.best.method}: {decision.best.trial_id}"
+            if decision.cascade is not None:
+                tags[_key(f"cascade_at_{100 * decision.budget:g}{place}")] = cascade_said(
+                    decision.cascade
+                )[:LONGEST_TAG]
             metrics += [
                 Metric(_key(f"{name}/{figure}"), decision.best.mean(figure), now, 0)
                 for figure in ("accuracy", *RATIOS)

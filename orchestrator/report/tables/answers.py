@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from orchestrator.analysis.asked_budget import asked_of, share_said
 from orchestrator.analysis.contender import Contender, Limits, contenders
-from orchestrator.analysis.decision import Decision, export_command
+from orchestrator.analysis.decision import Decision, cascade_command, export_command
 from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.formatting import MISSING, listed, millions, percent, ratio
 from orchestrator.report.tables.table import Table
@@ -33,8 +33,15 @@ def answers_table(result: SweepResult, found: Sequence[Decision]) -> Table:
 
 
 def export_commands(result: SweepResult, found: Sequence[Decision]) -> list[tuple[str, str]]:
-    """What exports the best network of each: whose it is, and the command."""
-    return [(each.best.trial_id, export_command(result, each.best.trial_id)) for each in found]
+    """What exports the best network of each and a cascade that is ahead: whose, and the command."""
+    commands = []
+    for each in found:
+        commands.append((each.best.trial_id, export_command(result, each.best.trial_id)))
+        if each.cascade is not None:
+            own = each.cascade.cascade
+            name = f"{', then '.join(own.networks)}, which is confirmed first"
+            commands.append((name, cascade_command(result, own)))
+    return commands
 
 
 def methods_at_budget_table(result: SweepResult, first: Sequence[Decision]) -> Table:

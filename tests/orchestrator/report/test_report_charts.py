@@ -23,6 +23,7 @@ from orchestrator.report.charts.seed_means import confirmed_charts
 from orchestrator.report.charts.vega_lite import Spec
 from orchestrator.report.page import write_report
 from orchestrator.run_folder.trial_files import write_reports
+from tests.knowing_networks import knowing, swept
 from tests.report_rows import (
     CONFIRMED,
     METHODS,
@@ -82,6 +83,7 @@ def all_charts(path: Path) -> list[Spec]:
         for cell in ("depth=4", "depth=8")
     ]
     folders = [folder, run_folder(path / "seeds", seeds), folder_with_images(path / "images")]
+    folders += swept(path / "cascades", knowing(400, 4)).folders
     found: list[Spec] = []
     for each in folders:
         write_report(each)
@@ -98,7 +100,7 @@ def test_charts_are_valid_vega_lite(tmp_path: Path) -> None:
     charts = all_charts(tmp_path)
     said = "\n".join(chart.get("description", "") for chart in charts)
     kinds = ("Test accuracy", "means over seeds", "latency", "gone", "rounds", "epochs", "reach")
-    for kind in (*kinds, "How many images"):
+    for kind in (*kinds, "How many images", "Accuracy of cascades"):
         assert kind in said, kind
     schema = load_schema()
     vega_lite = validator_for(schema)(schema)

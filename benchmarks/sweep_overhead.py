@@ -33,7 +33,7 @@ from benchmarks.side_by_side import Goal, Result, arguments, show
 from orchestrator.console.progress import Progress
 from orchestrator.driver.coordinator import Coordinator
 from orchestrator.plan import make_plan
-from orchestrator.plan.jobs import DenseResult, Job, Outcome, TellRung, TrialResult, trial_of
+from orchestrator.plan.jobs import Job, Outcome, StoredResult, TellRung, TrialResult, trial_of
 from orchestrator.run_folder.recorder import Recorder
 from orchestrator.run_folder.trial_row import known_columns
 from orchestrator.search.proposer import Proposer
@@ -81,7 +81,7 @@ def nothing(job: Job, shared: Mapping[str, Any], report: Report, tell_rung: Tell
     """The row of a trial, without the trial; and no dense network."""
     trial = trial_of(job)
     if trial is None:
-        return DenseResult()
+        return StoredResult()
     figures = {
         "val_accuracy": 0.5,
         "multiplications": 1e6,

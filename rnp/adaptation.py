@@ -3,10 +3,11 @@
 Every image of a training batch runs with prefixes drawn at random, so that one set of weights
 serves all of them (slimmable networks: Yu et al. 2019, arXiv 1812.08928). Batch-norm statistics are
 then estimated for each prefix. RNP and its control, `static_prefix`, start from the same adapted
-backbone.
+backbone. It serves all their penalties and budgets: see `shared_stage`.
 """
 
 import copy
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,7 @@ from rnp.structure.channel_order import order_channels
 from testbed.data import Splits
 from testbed.method import OwnTeacher, Run
 from testbed.prediction import evaluating
+from testbed.shared_stage import obtain_stage
 
 Prefixes = Literal["sandwich", "widths"]
 
@@ -48,6 +50,28 @@ class Adaptation(BaseModel):
     In the adaptation in place, with the full width as it trains meanwhile (Yu and Huang 2019; but
     images at full width have that loss, too). In later fine-tuning, which rarely trains it, with it
     as it was before."""
+
+    @classmethod
+    def stage_options(cls) -> frozenset[str]:
+        """See `SharesStage`."""
+        return frozenset(Adaptation.model_fields)
+
+    def stage(self, model: nn.Module, data: Splits, run: Run) -> Mapping[str, Tensor]:
+        """The tensors of the adapted backbone (see `SharesStage`).
+
+        Spends `adaptation` of the fine-tuning epochs, rounded.
+        """
+        model = copy.deepcopy(model).to(run.device)
+        if self.order_channels:
+            order_channels(model, channel_flow(model, self.k))
+        network = drawn(model, self.k, run)
+        epochs = round(self.adaptation * run.fine_tuning.epochs)
+        prefixes = RandomPrefixes(network, self.prefixes)
+        teacher = self.teacher(network, in_place=True)
+        run.fine_tune(prefixes, data, epochs, teacher, judged=False)  # at full width they cost all
+        self.random_statistics(network, data, run)
+        tensors = network.state_dict()
+        return {name: tensors[name] for name in tensors if not name.startswith("decision.")}
 
     def teacher(self, network: RuntimeNetwork, in_place: bool = False) -> OwnTeacher | None:
         """What fine-tuning distils from: the full width of `network`.
@@ -82,7 +106,7 @@ def adapted(
 ) -> RuntimeNetwork:
     """A copy of `model` that works on any prefixes, with a decision network still to be taught.
 
-    Spends `options.adaptation` of the fine-tuning epochs, rounded.
+    Made once for all trials that agree in `Adaptation.stage_options`.
 
     Args:
         encoding, hidden: sizes of the decision network, which change nothing of the backbone.
@@ -90,18 +114,19 @@ def adapted(
     Raises:
         ValueError: if no conv of `model` can be pruned at run time.
     """
-    model = copy.deepcopy(model).to(run.device)
-    if options.order_channels:
-        order_channels(model, channel_flow(model, options.k))
+    network = drawn(model, options.k, run, encoding, hidden)
+    backbone = obtain_stage(options, model, data, run)
+    network.load_state_dict({**network.state_dict(), **backbone})
+    return network.eval()
+
+
+def drawn(
+    model: nn.Module, k: int, run: Run, encoding: int = 64, hidden: int = 128
+) -> RuntimeNetwork:
+    """A copy of `model` with a decision network drawn by the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(run.seed)
-        network = RuntimeNetwork(model, options.k, encoding, hidden).to(run.device)
-    epochs = round(options.adaptation * run.fine_tuning.epochs)
-    prefixes = RandomPrefixes(network, options.prefixes)
-    teacher = options.teacher(network, in_place=True)
-    run.fine_tune(prefixes, data, epochs, teacher, judged=False)  # at full width they cost all
-    options.random_statistics(network, data, run)
-    return network
+        return RuntimeNetwork(model, k, encoding, hidden).to(run.device)
 
 
 class RandomPrefixes(nn.Module):

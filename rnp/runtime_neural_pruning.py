@@ -67,7 +67,7 @@ class RNP(Adaptation, QLearning):
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A `RuntimeNetwork` made of `model` (see `PruningMethod`).
 
-        Resumes after the last complete round, if the run's folder holds a checkpoint.
+        Resumes after the adaptation or the last complete round, if the run has a folder.
         """
         network = self.skeleton(model).to(run.device)
         self.check(network, data)
@@ -78,7 +78,6 @@ class RNP(Adaptation, QLearning):
             network = adapted(model, data, run, self, self.encoding, self.hidden)
             self._before_learning(network.decision)
             completed = 0
-            checkpoint.save(completed, network)
         for number in range(completed + 1, self.rounds + 1):
             # The backbone is fixed.
             seen = self.random_statistics(network, data, run) if number > 1 else 0

@@ -38,7 +38,6 @@ from rnp.prefix_cost import Actions, PrefixCost
 from rnp.runtime_network import RuntimeNetwork
 from rnp.structure.channel_flow import ChannelFlow, PrunedConv, channel_flow
 from rnp.structure.channel_order import with_channels
-from testbed.checkpoint import Checkpoint
 from testbed.data import Splits, normalise
 from testbed.held_back import divided
 from testbed.method import Run
@@ -58,6 +57,11 @@ class StaticPrefix(Adaptation):
     choice_share: float = Field(default=0.5, gt=0, lt=1)
     """Of the validation images: those that the prefixes are chosen on."""
 
+    @classmethod
+    def stage_options(cls) -> frozenset[str]:
+        """Those of the adaptation, and what its accuracies are of (see `SharesStage`)."""
+        return super().stage_options() | {"choice_share"}
+
     def held_back(self, data: Splits) -> Splits:
         """`data` with only the validation images that choose nothing (see `HoldsBack`)."""
         return divided(data, self.choice_share, "choice_share")[1]
@@ -70,7 +74,7 @@ class StaticPrefix(Adaptation):
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned (see `PruningMethod`).
 
-        Resumes after the adaptation, if the run's folder holds a checkpoint.
+        Resumes after the adaptation, if the run has a folder.
 
         Raises:
             ValueError: if no conv can be pruned, the budget is below the smallest prefixes, or the
@@ -78,11 +82,7 @@ class StaticPrefix(Adaptation):
         """
         cost, budget = self._reachable(model, data)
         images, judged = divided(data, self.choice_share, "choice_share")
-        checkpoint = Checkpoint(self, model, data, run)
-        network = RuntimeNetwork(model, self.k).to(run.device)
-        if checkpoint.load(network) < 0:
-            network = adapted(model, judged, run, self)
-            checkpoint.save(0, network)
+        network = adapted(model, judged, run, self)
         choosing = replace(data, validation=images)
         actions = _best_prefixes(network, choosing, run, cost, budget)
         run.report(

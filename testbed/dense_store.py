@@ -1,20 +1,24 @@
-"""Dense networks, each trained once and kept under a hash of all that made it."""
+"""Dense networks, each trained once and kept under a hash of all that made it.
+
+Beside them lie the stages that methods share (see `shared_stage`), under hashes of what made these.
+"""
 
 import hashlib
 import importlib
 import inspect
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from testbed import model_zoo
 from testbed.file_lock import locked
@@ -24,6 +28,11 @@ from testbed.tensor_file import DamagedFileError, read_tensors, write_tensors
 
 Spec = Mapping[str, Any]
 History = list[dict[str, float]]
+Kept = tuple[Mapping[str, Tensor], Mapping[str, str]]
+"""What a file holds: tensors, and texts beside them."""
+T = TypeVar("T")
+
+_OF_A_NETWORK = ("history", "duration_s")
 
 # What shapes a dense network beside its images, which the spec has a fingerprint of.
 CODE = (
@@ -88,54 +97,76 @@ class DenseStore:
     ) -> tuple[nn.Module, DenseRecord]:
         """The network of `spec`, trained if there is none yet; on the CPU, in eval mode.
 
-        Of several processes that want the same network one trains it, while the others wait; if it
-        is killed, the next takes over. A damaged file is made again, with a warning in the log.
+        See `get_or_make`.
 
         Args:
             build: makes the untrained network; seeds its own weights.
             train: trains it in place and returns its history; gets the path of a file to keep its
                 state in, that is removed when the network is there.
         """
+
+        def make(unfinished: Path) -> Kept:
+            network = build()
+            started = time.monotonic()
+            history = train(network, unfinished / "training.safetensors")
+            texts = {"history": history, "duration_s": time.monotonic() - started}
+            return network.state_dict(), {name: json.dumps(text) for name, text in texts.items()}
+
+        def load(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> tuple[nn.Module, Any]:
+            network = build()
+            network.load_state_dict(tensors)
+            return network.eval(), {name: json.loads(texts[name]) for name in _OF_A_NETWORK}
+
+        (network, of_it), path, found = self.get_or_make(spec, make, load)
+        return network, DenseRecord(key=path.stem, path=path, found=found, **of_it)
+
+    def get_or_make(
+        self,
+        spec: Spec,
+        make: Callable[[Path], Kept],
+        load: Callable[[Mapping[str, Tensor], Mapping[str, str]], T],
+    ) -> tuple[T, Path, bool]:
+        """What is kept of `spec`, made if there is nothing yet; its file; whether it was there.
+
+        Of several processes that want the same one makes it, while the others wait; if it is
+        killed, the next takes over. A damaged file is made again, with a warning in the log.
+
+        Args:
+            make: gets a folder to keep its own state in, that is removed when the file is there.
+            load: takes what the file holds, also where it was made right now; raises RuntimeError
+                if the tensors do not fit.
+        """
         key = self.key(spec)
         path = self.folder / f"{key}.safetensors"
         with suppress(FileNotFoundError, DamagedFileError):
-            return _load(path, key, spec, build, found=True)
+            return _load(path, spec, load), path, True
         with locked(self.folder / f"{key}.lock"):
             try:  # another process may have made it while we waited
-                return _load(path, key, spec, build, found=True)
+                return _load(path, spec, load), path, True
             except FileNotFoundError:
                 pass
             except DamagedFileError as error:
-                log.warning("%s The network is trained again.", error)
+                log.warning("%s It is made again.", error)
             for leftover in self.folder.glob(f".{key}.*.tmp"):  # of a killed process
                 leftover.unlink()
-            network = build()
-            started = time.monotonic()
-            unfinished = self.folder / f"{key}.training.safetensors"
-            history = train(network, unfinished)
-            texts = {
-                "spec": _canonical(spec),
-                "history": json.dumps(history),
-                "duration_s": json.dumps(time.monotonic() - started),
-            }
-            write_tensors(path, network.state_dict(), texts)
-            unfinished.unlink(missing_ok=True)
-            return _load(path, key, spec, build, found=False)
+            unfinished = self.folder / f"{key}.unfinished"
+            unfinished.mkdir(exist_ok=True)
+            tensors, texts = make(unfinished)
+            write_tensors(path, tensors, {"spec": _canonical(spec), **texts})
+            shutil.rmtree(unfinished)
+            return _load(path, spec, load), path, False
 
 
 def _load(
-    path: Path, key: str, spec: Spec, build: Callable[[], nn.Module], found: bool
-) -> tuple[nn.Module, DenseRecord]:
+    path: Path, spec: Spec, load: Callable[[Mapping[str, Tensor], Mapping[str, str]], T]
+) -> T:
     tensors, texts = read_tensors(path)
     if texts.get("spec") != _canonical(spec):
-        raise DamagedFileError(f"{path} is damaged (it holds another network than its name says).")
-    network = build()
+        raise DamagedFileError(f"{path} is damaged (it holds something else than its name says).")
     try:
-        network.load_state_dict(tensors)
+        return load(tensors, texts)
     except RuntimeError as error:
         raise DamagedFileError(f"{path} does not fit its network ({error}).") from error
-    history, duration_s = json.loads(texts["history"]), json.loads(texts["duration_s"])
-    return network.eval(), DenseRecord(key, path, history, duration_s, found)
 
 
 @cache

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from testbed.data import Splits
+from testbed.dense_store import DenseRecord
 from testbed.measurement import network_costs
 from testbed.network_file import load_network
 from testbed.training import (
@@ -74,6 +75,8 @@ class Run:
     teacher_from_scratch: nn.Module | None = None
     """The network that training from scratch distils from, where `training` asks for one."""
     judge: Judge | None = None
+    dense: DenseRecord | None = None
+    """Where the dense network is kept, if it is. Stages that trials share lie beside it."""
     epochs_spent: int = field(default=0, init=False)
     """Epochs of the fine-tuning budget that are used up. To be read, not written."""
     reported: list[dict[str, float]] = field(default_factory=list, init=False)
@@ -278,7 +281,7 @@ class PruningMethod(Protocol):
     A method whose networks are more than the dense one with smaller layers is also a `Rebuilding`,
     one that learns from the accuracy on validation images also `HoldsBack`, one that cannot prune
     every network as asked also `ChecksNetwork`, one that knows what its network will cost also
-    `Foresees`.
+    `Foresees`, one whose first steps few of its options enter also `SharesStage`.
     """
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:

@@ -60,16 +60,27 @@ def _progress(result: SweepResult, name: str, rows: pd.DataFrame) -> pd.DataFram
 
 def _one_range(result: SweepResult, rows: pd.DataFrame) -> tuple[str, Range] | None:
     """The column and the range of what a study searches, if that is one range of numbers."""
+    searched = searched_ranges(result, rows)
+    if len(searched) != 1:
+        return None
+    ((column, found),) = searched.items()
+    if found.kind == "choice" or found.when or rows[column].isna().any():
+        return None
+    return column, found
+
+
+def searched_ranges(result: SweepResult, rows: pd.DataFrame) -> dict[str, Range]:
+    """What a study searches: the columns of its options, and their ranges.
+
+    Args:
+        rows: of one study.
+    """
     method = str(rows["method"].iloc[0])
-    searched = [
-        (option_column(".".join(map(str, key))), found)
+    return {
+        option_column(".".join(map(str, key))): found
         for key, found in result.varied(rows.iloc[0]).items()
         if isinstance(found, Range) and (key[0] != "methods" or key[1] == method)
-    ]
-    if len(searched) != 1 or searched[0][1].kind == "choice" or searched[0][1].when:
-        return None
-    column, found = searched[0]
-    return (column, found) if rows[column].notna().all() else None
+    }
 
 
 def _random_search(

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.console.progress import Progress
-from orchestrator.plan import DenseNetwork
+from orchestrator.plan import DenseNetwork, SharedStage
 from orchestrator.plan.jobs import (
-    DenseResult,
     Job,
     Lost,
     Outcome,
+    StoredResult,
     TestResult,
     TrialResult,
     job_name,
@@ -24,7 +24,7 @@ def show_end(progress: Progress, job: Job, outcome: Outcome, row: Mapping[str, A
         row: of trials.csv, if the job ran a trial.
     """
     name = job_name(job)
-    if isinstance(outcome, TrialResult | DenseResult):
+    if isinstance(outcome, TrialResult | StoredResult):
         for text in outcome.warnings:
             progress.message(f"{name}: {text}")
     if trial_of(job) is not None:
@@ -36,4 +36,4 @@ def show_end(progress: Progress, job: Job, outcome: Outcome, row: Mapping[str, A
         status, text = outcome.status, f"{name}  {outcome.status}: {outcome.error.splitlines()[0]}"
     elif isinstance(outcome, TestResult):
         text = f"{name}  test {outcome.accuracy:.3f}"
-    progress.job_done(name, status, text, counts=not isinstance(job, DenseNetwork))
+    progress.job_done(name, status, text, counts=not isinstance(job, DenseNetwork | SharedStage))

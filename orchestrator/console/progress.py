@@ -85,7 +85,7 @@ class Progress:
         """A job that is no trial has ended; `text` is its line.
 
         Args:
-            counts: whether it is one of this part's, as dense networks are not.
+            counts: whether it is one of this part's, as dense networks and shared stages are not.
         """
         with self._lock:
             if counts:

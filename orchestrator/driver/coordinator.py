@@ -1,19 +1,28 @@
 """The coordinator: which job of a sweep is next.
 
-Dense networks come first, each trial when its networks are there; then the confirmations of the
-Pareto fronts, then the networks that meet the test images. Each part begins when all jobs of the
-one before have ended.
+Dense networks come first, each trial when its networks are there, and the stage that it shares with
+others; then the confirmations of the Pareto fronts, likewise; then the networks that meet the test
+images. Each part begins when all jobs of the one before have ended.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any, Protocol
 
 import pandas as pd
 
 from orchestrator.analysis.pareto import to_be_confirmed, to_be_tested
-from orchestrator.plan import DenseNetwork, Plan, Trial, confirmation, confirmations, networks_of
+from orchestrator.plan import (
+    DenseNetwork,
+    Plan,
+    SharedStage,
+    Trial,
+    confirmation,
+    confirmations,
+    networks_of,
+    shared_stage,
+)
 from orchestrator.plan.jobs import (
     FailedTrial,
     FinalTest,
@@ -26,7 +35,7 @@ from orchestrator.plan.jobs import (
 )
 
 MOST_WAITING = 8
-"""Trials that may wait for networks: each was proposed without hearing of those before it."""
+"""Trials that may wait for what they need: each was proposed without hearing of those before it."""
 
 
 class Wait(Enum):
@@ -36,6 +45,9 @@ class Wait(Enum):
 
 
 WAIT = Wait.WAIT
+
+Needed = DenseNetwork | SharedStage
+"""What must be there before a trial can run."""
 
 OnPhase = Callable[[str, float], None]
 """Told of each part of the sweep as it begins: its title, and how many jobs it has."""
@@ -83,14 +95,12 @@ class Coordinator:
         self._trials = trials
         self._table = table
         self._on_phase = on_phase
-        self._networks = _Networks(plan.dense_networks)
+        self._needed = _AllNeeded(plan.dense_networks)
         self._may_start = may_start
-        self._waiting: list[tuple[Trial, list[str]]] = []  # with the networks that they need
+        self._waiting: list[tuple[Trial, list[str]]] = []  # with the keys of what they need
         self._running = 0
-        search = self._search()
-        confirmations = self._listed(self._to_be_confirmed, "Confirmation of the Pareto fronts")
-        final_tests = self._listed(self._to_be_tested, "Test images")
-        self._phases = deque[Iterator[Job | Wait]]([search, confirmations, final_tests])
+        phases = self._search(), self._confirmations(), self._final_tests()
+        self._phases = deque[Iterator[Job | Wait]](phases)
 
     @property
     def nothing_left(self) -> bool:
@@ -122,7 +132,11 @@ class Coordinator:
             error = None
             if isinstance(outcome, Lost):
                 error = f"Its dense network ({job_name(job)}) failed: {outcome.error}"
-            self._networks.ended(job, error)
+            self._needed.ended(job, error)
+        elif isinstance(job, SharedStage):
+            # Where it failed each of its trials tries it once more, and ends with an error of its
+            # own: it may have failed for options of the one that it was made for.
+            self._needed.ended(job, None)
         trial = trial_of(job)
         if trial is None or trial.phase != "search":
             return
@@ -133,34 +147,47 @@ class Coordinator:
 
     def _search(self) -> Iterator[Job | Wait]:
         self._on_phase("Trials", self._trials.left)
-        while (job := self._network_or_trial()) is not None:
+        yield from self._as_they_can_run(lambda: self._trials.ask(new=self._may_start()))
+
+    def _confirmations(self) -> Iterator[Job | Wait]:
+        again = deque(self._to_be_confirmed())
+        if again:
+            self._on_phase("Confirmation of the Pareto fronts", len(again))
+        yield from self._as_they_can_run(lambda: again.popleft() if again else None)
+
+    def _final_tests(self) -> Iterator[Job]:
+        found = self._to_be_tested()
+        if found:
+            self._on_phase("Test images", len(found))
+        yield from found
+
+    def _as_they_can_run(self, ask: Callable[[], Trial | None]) -> Iterator[Job | Wait]:
+        """Trials, and before each what it needs.
+
+        Args:
+            ask: for the next trial; None after the last.
+        """
+        while (job := self._needed_or_trial(ask)) is not None:
             yield job
 
-    def _network_or_trial(self) -> Job | Wait | None:
-        """A dense network, or a trial of the search that has all its networks."""
+    def _needed_or_trial(self, ask: Callable[[], Trial | None]) -> Job | Wait | None:
+        """What some trial needs, or a trial that has all that it needs."""
         while True:
-            network = self._networks.next()
-            if network is not None:
-                return network
+            needed = self._needed.next()
+            if needed is not None:
+                return needed
             for entry in self._waiting:
-                trial, needed = entry
-                error = self._networks.error(needed)
-                if error is not None or self._networks.are_there(needed):
+                trial, keys = entry
+                error = self._needed.error(keys)
+                if error is not None or self._needed.are_there(keys):
                     self._waiting.remove(entry)
                     return trial if error is None else FailedTrial(trial, error)
             if len(self._waiting) == MOST_WAITING:
                 return WAIT
-            asked = self._trials.ask(new=self._may_start())
+            asked = ask()
             if asked is None:
                 return WAIT if self._waiting else None
-            self._waiting.append((asked, self._networks.add(networks_of(asked))))
-
-    def _listed(self, jobs: Callable[[], Sequence[Job]], title: str) -> Iterator[Job]:
-        """The jobs of a later part, which are known once it begins."""
-        found = jobs()
-        if found:
-            self._on_phase(title, len(found))
-        yield from found
+            self._waiting.append((asked, self._needed.add(_needed_by(asked))))
 
     def _to_be_confirmed(self) -> list[Trial]:
         """The trials on a Pareto front with the fresh seeds that they still lack."""
@@ -186,51 +213,64 @@ class Coordinator:
         return self._trials.trial(trial_id)
 
 
-class _Networks:
-    """Dense networks: to be trained, in training, trained or failed."""
+def _needed_by(trial: Trial) -> list[Needed]:
+    """What must be there before a trial can run, what others need before these."""
+    stage = shared_stage(trial)
+    return [*networks_of(trial), *([stage] if stage else [])]
+
+
+class _AllNeeded:
+    """Dense networks and shared stages: to be made, in the making, there or failed."""
 
     def __init__(self, known: Iterable[DenseNetwork]) -> None:
-        self._untrained: dict[str, DenseNetwork] = {}
-        self._training: set[str] = set()
-        self._trained: set[str] = set()
+        self._to_be_made: dict[str, Needed] = {}
+        self._in_the_making: set[str] = set()
+        self._there: set[str] = set()
         self._failed: dict[str, str] = {}
         self.add(known)
 
-    def add(self, networks: Iterable[DenseNetwork]) -> list[str]:
-        """Adds what a trial needs, teachers before their students; returns their keys."""
-        by_key = {_key(network): network for network in networks}
-        for key, network in by_key.items():
-            if not (key in self._training or key in self._trained or key in self._failed):
-                self._untrained.setdefault(key, network)
+    def add(self, needed: Iterable[Needed]) -> list[str]:
+        """Adds what a trial needs; returns its keys."""
+        by_key = {_key(each): each for each in needed}
+        for key, each in by_key.items():
+            if not (key in self._in_the_making or key in self._there or key in self._failed):
+                self._to_be_made.setdefault(key, each)
         return list(by_key)
 
-    def next(self) -> DenseNetwork | None:
-        """The first that has its teacher. With a failed teacher it has failed itself."""
-        for key, network in list(self._untrained.items()):
-            teacher = network.teacher and _key(network.teacher)
-            if teacher in self._failed:
-                self._failed[key] = self._failed[teacher]
-                del self._untrained[key]
-            elif teacher is None or teacher in self._trained:
-                self._training.add(key)
-                return self._untrained.pop(key)
+    def next(self) -> Needed | None:
+        """The first that has all that it needs itself. Where that has failed, so has this."""
+        for key, each in list(self._to_be_made.items()):
+            before = _needed_before(each)
+            if (error := self.error(before)) is not None:
+                self._failed[key] = error
+                del self._to_be_made[key]
+            elif self.are_there(before):
+                self._in_the_making.add(key)
+                return self._to_be_made.pop(key)
         return None
 
-    def ended(self, network: DenseNetwork, error: str | None) -> None:
-        key = _key(network)
-        self._training.discard(key)
+    def ended(self, needed: Needed, error: str | None) -> None:
+        key = _key(needed)
+        self._in_the_making.discard(key)
         if error is None:
-            self._trained.add(key)
+            self._there.add(key)
         else:
             self._failed[key] = error
 
     def are_there(self, keys: Iterable[str]) -> bool:
-        return self._trained.issuperset(keys)
+        return self._there.issuperset(keys)
 
     def error(self, keys: Iterable[str]) -> str | None:
         """Why one of them will never be there, if so."""
         return next((self._failed[key] for key in keys if key in self._failed), None)
 
 
-def _key(network: DenseNetwork) -> str:
-    return network.model_dump_json()
+def _key(needed: Needed) -> str:
+    return needed.key if isinstance(needed, SharedStage) else needed.model_dump_json()
+
+
+def _needed_before(needed: Needed) -> list[str]:
+    """The keys of what must be there before it can be made."""
+    if isinstance(needed, SharedStage):
+        return [_key(network) for network in networks_of(needed.trial)]
+    return [_key(needed.teacher)] if needed.teacher else []

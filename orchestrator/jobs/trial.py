@@ -25,6 +25,7 @@ from testbed.dense_store import DenseRecord
 from testbed.measurement import Measurement, measure, multiplications_per_class
 from testbed.method import Foresees, Judge, Run, judged_on
 from testbed.network_file import save_network
+from testbed.shared_stage import obtain_stage
 from testbed.training import Report, evaluate
 
 # Passes of images that no method's budget of epochs counts, by what reports call them.
@@ -94,6 +95,14 @@ def run_trial(
     return result(completed, measured.per_class, measured.images)
 
 
+def make_shared_stage(trial: Trial, splits: Splits, workplace: Workplace, report: Report) -> None:
+    """Makes the stage that a trial shares with others, unless it is there."""
+    method = method_class(trial.method).model_validate(trial.options)
+    dense, record = obtain_dense(dense_network(trial), splits, workplace)
+    run = _run(trial, record, splits, workplace, report)
+    obtain_stage(method, dense, judged_on(method, splits), run)
+
+
 def _trained(
     reports: Sequence[Mapping[str, float]],
     trial: Trial,
@@ -120,8 +129,7 @@ def _first_reported(name: str, reports: Sequence[Mapping[str, float]]) -> float 
 def _prune_and_measure(
     trial: Trial, splits: Splits, workplace: Workplace, report: Report, judge: Judge | None
 ) -> TrialResult:
-    network, teacher = dense_network(trial), fine_tuning_teacher(trial)
-    dense, record = obtain_dense(network, splits, workplace)
+    dense, record = obtain_dense(dense_network(trial), splits, workplace)
     for epoch in record.history:  # so that a trial's curves begin where its network did
         begun = {"epoch": epoch["epoch"], "dense_val_accuracy": epoch["val_accuracy"]}
         if "train_loss" in epoch:  # else it was not trained here
@@ -130,17 +138,7 @@ def _prune_and_measure(
     method = method_class(trial.method).model_validate(trial.options)
     if judge is not None and isinstance(method, Foresees):
         judge = replace(judge, foreseen=method.foreseen(dense, splits))
-    run = Run(
-        seed=trial.seed,
-        device=workplace.device,
-        training=network.training,
-        fine_tuning=trial.fine_tuning,
-        report=report,
-        folder=workplace.checkpoints(trial.trial_id),
-        teacher=network_or_none(teacher, splits, workplace),
-        teacher_from_scratch=network_or_none(network.teacher, splits, workplace),
-        judge=judge,
-    )
+    run = _run(trial, record, splits, workplace, report, judge)
     pruned = method.prune(dense, splits, run)
     judged = judged_on(method, splits)
     measured = measure(pruned, dense, judged, run.device, trial.training.precision)
@@ -169,6 +167,29 @@ def _prune_and_measure(
         },
         per_class=per_class,
         images=_images(measured, judged),
+    )
+
+
+def _run(
+    trial: Trial,
+    record: DenseRecord,
+    splits: Splits,
+    workplace: Workplace,
+    report: Report,
+    judge: Judge | None = None,
+) -> Run:
+    network = dense_network(trial)
+    return Run(
+        seed=trial.seed,
+        device=workplace.device,
+        training=network.training,
+        fine_tuning=trial.fine_tuning,
+        report=report,
+        folder=workplace.checkpoints(trial.trial_id),
+        teacher=network_or_none(fine_tuning_teacher(trial), splits, workplace),
+        teacher_from_scratch=network_or_none(network.teacher, splits, workplace),
+        judge=judge,
+        dense=record,
     )
 
 

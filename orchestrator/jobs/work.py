@@ -5,18 +5,18 @@ from collections.abc import Mapping
 from orchestrator.formatting import error_text
 from orchestrator.jobs.dense import obtain_dense
 from orchestrator.jobs.final_test import final_test
-from orchestrator.jobs.trial import run_trial
+from orchestrator.jobs.trial import make_shared_stage, run_trial
 from orchestrator.jobs.warnings import collected
-from orchestrator.plan import Trial
+from orchestrator.plan import SharedStage, Trial
 from orchestrator.plan.jobs import (
     AtRungs,
-    DenseResult,
     DiskIsFull,
     FailedTrial,
     FinalTest,
     Job,
     Lost,
     Outcome,
+    StoredResult,
     TellRung,
     job_name,
     splits_key,
@@ -52,7 +52,7 @@ def do_job(
         return Lost("failed", job.error)
     set_threads(workplace.resources.threads or workplace.resources.cpus)
     tune_malloc()
-    subject = job.trial if isinstance(job, FinalTest) else job
+    subject = job.trial if isinstance(job, FinalTest | SharedStage) else job
     splits = shared[splits_key(subject.data, subject.seed)]
     try:
         if isinstance(job, FinalTest):
@@ -64,9 +64,12 @@ def do_job(
             return run_trial(job, splits, workplace, report, rungs)
         warnings: list[str] = []
         with collected(warnings):
-            obtain_dense(job, splits, workplace, report)
-        return DenseResult(tuple(warnings))
-    except Exception as error:  # a dense network that cannot be trained fails its trials
+            if isinstance(job, SharedStage):
+                make_shared_stage(job.trial, splits, workplace, report)
+            else:
+                obtain_dense(job, splits, workplace, report)
+        return StoredResult(tuple(warnings))
+    except Exception as error:  # what it means for trials is the coordinator's
         if isinstance(error, OSError) and error.errno in FULL_DISK:
             return DiskIsFull(error.errno, f"{error.strerror} (for {job_name(job)})")
         return Lost("failed", error_text(error))

@@ -1,4 +1,4 @@
-"""The plan of a sweep: its studies, their trials, and the dense networks these start from."""
+"""The plan of a sweep: its studies, their trials, and what these start from."""
 
 from orchestrator.plan.dense_networks import (
     DenseNetwork,
@@ -9,12 +9,14 @@ from orchestrator.plan.dense_networks import (
 )
 from orchestrator.plan.grid_points import n_tries
 from orchestrator.plan.plan import Plan, make_plan
+from orchestrator.plan.shared_stages import SharedStage, shared_stage
 from orchestrator.plan.studies import Study, studies
 from orchestrator.plan.trial import Trial, confirmation, confirmations
 
 __all__ = [
     "DenseNetwork",
     "Plan",
+    "SharedStage",
     "Study",
     "Trial",
     "confirmation",
@@ -25,5 +27,6 @@ __all__ = [
     "make_plan",
     "n_tries",
     "networks_of",
+    "shared_stage",
     "studies",
 ]

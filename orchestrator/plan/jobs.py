@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.plan.dense_networks import DenseNetwork
+from orchestrator.plan.shared_stages import SharedStage
 from orchestrator.plan.trial import Trial
 from orchestrator.sweep_file import EarlyStopping
 from testbed.data import DataOptions
@@ -30,7 +31,7 @@ class WorkerStart:
     """Nothing: the first jobs of a sweep are fewer than its workers, which are to start at once."""
 
 
-Job = DenseNetwork | Trial | FinalTest | FailedTrial
+Job = DenseNetwork | SharedStage | Trial | FinalTest | FailedTrial
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class TrialResult:
 
 
 @dataclass(frozen=True)
-class DenseResult:
-    """Outcome of a dense network that is trained: the network itself is in the store."""
+class StoredResult:
+    """Outcome of a dense network or a shared stage: it is in the store."""
 
     warnings: tuple[str, ...] = ()
 
@@ -91,7 +92,7 @@ class DiskIsFull:
     text: str
 
 
-Outcome = TrialResult | DenseResult | TestResult | Lost | DiskIsFull
+Outcome = TrialResult | StoredResult | TestResult | Lost | DiskIsFull
 
 
 TellRung = Callable[[int, Mapping[str, float], TrialResult], None]
@@ -117,6 +118,8 @@ def job_name(job: Job) -> str:
             given = {k: v for k, v in job.backbone_options.items() if v is not None}
             options = " ".join(f"{name}={value}" for name, value in given.items())
             return f"{job.backbone} {options} seed={job.seed}"
+        case SharedStage():
+            return f"first stage of {job.trial.trial_id} and others"
         case FinalTest():
             return f"{job.trial.trial_id} on test images"
         case FailedTrial():

@@ -14,6 +14,7 @@ from orchestrator.analysis.at_budget import best_of_each
 from orchestrator.analysis.cascade_decision import OwnCascades
 from orchestrator.analysis.comparison import attainment
 from orchestrator.analysis.decision import HALF, decisions, headline_decisions
+from orchestrator.analysis.importance import FEWEST_COMPLETED, option_importances
 from orchestrator.analysis.pareto import LATENCY_RATIOS, as_share
 from orchestrator.analysis.search_progress import SIMULATED, search_progress
 from orchestrator.analysis.seed_means import all_repeated
@@ -62,7 +63,7 @@ from orchestrator.report.tables.methods import (
     pairs_by_seed_table,
     pairs_table,
 )
-from orchestrator.report.tables.search import search_table
+from orchestrator.report.tables.search import importances_table, search_table
 from orchestrator.report.tables.trials import (
     confirmed_table,
     frontier_table,
@@ -193,6 +194,8 @@ def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, An
             for cell, own in (progress.groupby("cell", sort=False) if len(progress) else ())
         ],
         "simulated": SIMULATED,
+        "fewest_completed": FEWEST_COMPLETED,
+        "importances": importances_table(option_importances(result)),
         "curves": [(cell, chart) for cell, chart in curves if chart],
         "sparsity_chart": sparsity_chart(result),
         "rounds_chart": rounds_chart(result, points),

@@ -129,7 +129,7 @@ def test_damaged_files_are_made_again_and_change_no_figure(
     printed = sweep.finish(*options(seconds=0.5), main=trial_main)
     assert "is damaged" in printed
     assert "The run starts anew." in printed
-    assert "The network is trained again." in printed
+    assert "It is made again." in printed
     assert_completed(sweep.rows())
 
     (tmp_path / "calm").mkdir()

@@ -185,7 +185,7 @@ def test_a_damaged_file_is_noticed_and_made_again(
     assert training.trainings == 2 and not second.found
     assert same(made, again)
     (warning,) = caplog.messages
-    assert str(first.path) in warning and "damaged" in warning and "trained again" in warning
+    assert str(first.path) in warning and "damaged" in warning and "made again" in warning
     assert DenseStore(tmp_path).get_or_train(SPEC, tiny.network, training)[1].found
 
 

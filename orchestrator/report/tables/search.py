@@ -1,11 +1,11 @@
-"""Table of a search: what its tries came to, beside random search of as many."""
+"""Tables of a search: what its tries came to beside random search, and what each option did."""
 
 import math
 
 import pandas as pd
 
 from orchestrator.formatting import extent
-from orchestrator.report.tables.table import Table
+from orchestrator.report.tables.table import WORDS, Table
 
 
 def search_table(progress: pd.DataFrame) -> Table:
@@ -29,6 +29,32 @@ def search_table(progress: pd.DataFrame) -> Table:
             }
             for method, rows in last.groupby("method", sort=False)
         ]
+    )
+
+
+def importances_table(importances: pd.DataFrame) -> Table:
+    """A row for each searched option of each method: means over its studies.
+
+    Args:
+        importances: of `option_importances`.
+    """
+    if importances.empty:
+        return Table.of([])
+    return Table.of(
+        [
+            {
+                "method": str(method),
+                "option": str(option).removeprefix(f"{method}."),
+                "studies": str(rows["study"].nunique()),
+                "tries of each": extent(rows["tries"]),
+                **{
+                    str(name): _written(rows["importance"][rows["objective"] == name].mean())
+                    for name in importances["objective"].unique()
+                },
+            }
+            for (method, option), rows in importances.groupby(["method", "option"], sort=False)
+        ],
+        words=(*WORDS, "option"),
     )
 
 

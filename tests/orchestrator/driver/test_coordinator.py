@@ -5,15 +5,16 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from orchestrator.driver.coordinator import MOST_WAITING, Coordinator, Wait
-from orchestrator.plan import DenseNetwork, Plan, Trial, networks_of
+from orchestrator.plan import DenseNetwork, Plan, SharedStage, Trial, networks_of
 from orchestrator.plan.jobs import (
-    DenseResult,
     FailedTrial,
     FinalTest,
     Job,
     Lost,
+    StoredResult,
     TestResult,
     TrialResult,
     job_name,
@@ -43,8 +44,8 @@ def trial(number: int, depth: int, teacher: int | None = None) -> Trial:
     )
 
 
-def network(depth: int) -> DenseNetwork:
-    return networks_of(trial(0, depth))[0]
+def network(depth: int, seed: int = 0) -> DenseNetwork:
+    return networks_of(trial(0, depth).model_copy(update={"seed": seed}))[0]
 
 
 class Given:
@@ -104,7 +105,7 @@ class Sweep:
         return self.trials.asked
 
     def next(self) -> str | None:
-        """What comes: "0" for trial 0, "depth 4" for a network, "later"."""
+        """What comes: "0" for trial 0, "depth 4" for a network, "stage of 0", "later"."""
         job = self.coordinator.ask()
         if isinstance(job, Wait):
             return "later"
@@ -113,14 +114,20 @@ class Sweep:
         name = job_name(job)
         if isinstance(job, DenseNetwork):
             name = f"depth {job.backbone_options['depth']}"
+        if isinstance(job, SharedStage):
+            name = f"stage of {job.trial.trial_id}"
         self.jobs[name] = job
         return name
 
     def trained(self, network: DenseNetwork) -> None:
-        self.coordinator.tell(network, DenseResult())
+        self.coordinator.tell(network, StoredResult())
 
     def failed(self, network: DenseNetwork, error: str) -> None:
         self.coordinator.tell(network, Lost("failed", error))
+
+    def made(self, name: str, outcome: Lost | StoredResult | None = None) -> None:
+        """A shared stage is there, or is not."""
+        self.coordinator.tell(self.jobs[name], outcome or StoredResult())
 
     def end(self, name: str) -> None:
         """A trial completes."""
@@ -223,6 +230,82 @@ def test_none_waits_where_its_network_is_there() -> None:
     assert sweep.next() == "later", "three run"
 
 
+def rnp(number: int, depth: int = 4, **options: Any) -> Trial:
+    return trial(number, depth).model_copy(update={"method": "rnp", "options": options})
+
+
+def test_a_stage_is_made_once_after_its_dense_network_and_before_all_trials_that_share_it() -> None:
+    sweep = Sweep([rnp(0, p=-0.1), rnp(1, p=-0.2), rnp(2, p=-0.2, steps=3)])
+
+    assert [sweep.next(), sweep.next()] == ["depth 4", "later"]
+    sweep.trained(network(4))
+    assert [sweep.next(), sweep.next()] == ["stage of 0", "later"]
+    sweep.made("stage of 0")
+    assert [sweep.next() for _ in range(4)] == ["0", "1", "2", "later"]
+
+
+def test_trials_of_other_methods_run_while_a_stage_is_made() -> None:
+    sweep = Sweep([rnp(0), trial(1, 4), rnp(2)], [network(4)])
+    sweep.next()
+    sweep.trained(network(4))
+
+    assert [sweep.next() for _ in range(3)] == ["stage of 0", "1", "later"]
+    sweep.made("stage of 0")
+    assert [sweep.next() for _ in range(2)] == ["0", "2"]
+
+
+SHARING_NOTHING: list[dict[str, Any]] = [
+    {"options": {"k": 2}},
+    {"options": {"adaptation": 0.5}},
+    {"method": "static_prefix"},
+    {"seed": 1},
+    {"backbone_options": {"depth": 6}},
+    {"training": Training(epochs=3)},
+    {"fine_tuning": Training(epochs=2)},
+]
+
+
+@pytest.mark.parametrize("changed", SHARING_NOTHING, ids=str)
+def test_trials_that_differ_in_what_enters_have_stages_of_their_own(
+    changed: dict[str, Any],
+) -> None:
+    ours, other = rnp(0), rnp(1).model_copy(update=changed)
+    assert SharedStage(ours).key == SharedStage(rnp(1, p=-0.5, encoding=3)).key
+    assert SharedStage(ours).key != SharedStage(other).key
+
+
+def test_a_stage_that_failed_is_left_to_its_trials() -> None:
+    """Each ends with an error of its own: the stage may have failed for options of one of them."""
+    sweep = Sweep([rnp(0), rnp(1)], [network(4)])
+    sweep.next()
+    sweep.trained(network(4))
+    assert sweep.next() == "stage of 0"
+    sweep.made("stage of 0", Lost("failed", "diverged"))
+    assert [sweep.next(), sweep.next()] == ["0", "1"]
+    assert not any(isinstance(job, FailedTrial) for job in sweep.jobs.values())
+
+
+def test_a_stage_fails_with_its_dense_network() -> None:
+    sweep = Sweep([rnp(0)], [network(4)])
+    sweep.next()
+    sweep.failed(network(4), "diverged")
+    assert sweep.all_end() == ["0", None]
+    assert isinstance(sweep.jobs["0"], FailedTrial)
+
+
+def test_confirmations_share_their_stages_too() -> None:
+    front = pd.concat(
+        [rows("0"), rows("1", val_accuracy=0.6, multiplications=2e6)], ignore_index=True
+    )
+    confirmed = Sweep([], [network(4, 1)], front, confirm=1)
+    confirmed.trials.trial = lambda trial_id: rnp(int(trial_id), p=-float(trial_id))  # type: ignore[method-assign]
+    confirmed.next()
+    confirmed.trained(network(4, 1))
+    assert [confirmed.next(), confirmed.next()] == ["stage of 0-c1", "later"]
+    confirmed.made("stage of 0-c1")
+    assert [confirmed.next() for _ in range(3)] == ["0-c1", "1-c1", "later"]
+
+
 def rows(*trial_ids: str, **columns: Any) -> pd.DataFrame:
     """Completed rows, each on the Pareto front of its method."""
     front = {"val_accuracy": 0.5, "multiplications": 1e6, "cell": "all", "method": "dense"}
@@ -244,7 +327,10 @@ def test_a_part_begins_when_all_of_the_one_before_have_ended() -> None:
 
 
 def test_what_is_on_a_front_is_confirmed_with_fresh_seeds_and_these_are_tested() -> None:
-    sweep = Sweep([], table=rows("0"), confirm=2)
+    sweep = Sweep([], [network(4, 1), network(4, 2)], rows("0"), confirm=2)
+    for seed in (1, 2):
+        assert sweep.next() == "depth 4"
+        sweep.trained(network(4, seed))
     assert [sweep.next(), sweep.next()] == ["0-c1", "0-c2"]
     confirmations = rows("0-c1", phase="confirmation", confirms="0", seed=1)
     sweep.table = pd.concat([rows("0"), confirmations], ignore_index=True)

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from baselines.runtime.image_hash import uniform_of_images
 from testbed.inference_form import inference_form
-
-Confidence = Literal["margin", "max_softmax"]
+from testbed.looks import Confidence, average, confidence_of, gathered
 
 
 class CascadeNetwork(nn.Module):
@@ -70,7 +69,7 @@ class CascadeNetwork(nn.Module):
             if len(rows) == 0:
                 break
             if len(rows) < len(waiting):
-                waiting, current = _gathered(waiting, rows), current.index_select(0, rows)
+                waiting, current = gathered(waiting, rows), current.index_select(0, rows)
                 places = rows if places is None else places.index_select(0, rows)
             current = self.averaged(number, current, self.look(number, waiting))
             answers = current if places is None else answers.index_copy(0, places, current)
@@ -125,28 +124,3 @@ class CascadeNetwork(nn.Module):
         for name, buffer in self.named_buffers(recurse=False):
             form.register_buffer(name, buffer)
         return form.eval()
-
-
-def average(before: Tensor, look: Tensor, weight: Tensor | float) -> Tensor:
-    """Weighted geometric mean of probabilities, which are given and returned as logarithms.
-
-    Args:
-        before, look: (..., classes).
-        weight: of `look`, from 0 to 1.
-    """
-    return torch.lerp(before, look, weight).log_softmax(dim=-1)
-
-
-def confidence_of(answers: Tensor, confidence: Confidence) -> Tensor:
-    """Confidence (n,) of log-probabilities (n, classes)."""
-    if confidence == "max_softmax":
-        return answers.amax(dim=1).exp()
-    first, second = answers.topk(2, dim=1).values.exp().unbind(dim=1)
-    return first - second
-
-
-def _gathered(images: Tensor, rows: Tensor) -> Tensor:
-    """Those images, in the same layout: index_select alone gives up channels last."""
-    if images.is_contiguous(memory_format=torch.channels_last):
-        return images.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
-    return images.index_select(0, rows)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python benchmarks/...`
 
 from baselines import Vanilla
-from baselines.runtime.cascade_network import CascadeNetwork, average, confidence_of
+from baselines.runtime.cascade_network import CascadeNetwork
 from baselines.runtime.cascade_random import weights_for_all
 from baselines.runtime.image_hash import uniform_of_images
 from baselines.runtime.thresholds import Decisions, chosen_decisions
@@ -34,6 +34,7 @@ from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications, measure_latency, multiplications_by_layer
 from testbed.data import DataOptions, Images, Splits, load_splits, load_test_images
 from testbed.held_back import divided
+from testbed.looks import average, confidence_of
 from testbed.machine import set_threads, tune_malloc
 from testbed.method import Run
 from testbed.network_file import load_network, save_network

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python benchmarks/...`
 
 from baselines import Vanilla
-from baselines.runtime.cascade_network import CascadeNetwork, confidence_of
+from baselines.runtime.cascade_network import CascadeNetwork
 from benchmarks.side_by_side import Goal, Result, Work, arguments, measure, show
 from testbed.augmentation import Augmentation
 from testbed.backbones import build_backbone
 from testbed.data import Images, Splits
 from testbed.inference_form import inference_form
+from testbed.looks import confidence_of
 from testbed.machine import set_threads, tune_malloc
 
 STAGES = (0.12, 0.41)

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python benchmarks/...`
 
-from baselines.runtime.cascade_network import confidence_of
 from benchmarks.cascade_frontier import CHOICE_SHARE, STAGES, Networks
 from testbed.data import DataOptions, Images, load_splits
 from testbed.held_back import divided
+from testbed.looks import confidence_of
 from testbed.machine import set_threads, tune_malloc
 
 WIDENED = 0.35

@@ -28,6 +28,9 @@ METHODS = {
     "second_look": "baselines.runtime.second_look:SecondLook",
     "static_prefix": "rnp.static_prefix:StaticPrefix",
     "rnp": "rnp.runtime_neural_pruning:RNP",
+    "rnp_groups": "rnp.rnp_groups:RNPGroups",
+    "static_blocks": "rnp.static_blocks:StaticBlocks",
+    "network_routing": "rnp.network_routing:NetworkRouting",
 }
 
 

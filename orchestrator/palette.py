@@ -83,6 +83,7 @@ PLACES = {
     "fbs": (10, 2),
     "feature_maps": (11, 3),
     "network_routing": (4, 8),
+    "static_blocks": (3, 6),
     "cascade": (7, 0),
     "cascade_random": (8, 4),
     "second_look": (9, 5),

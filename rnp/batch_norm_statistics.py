@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rnp.execution.layers import PrefixBatchNorm
+from rnp.routed_network import RoutedNetwork
 from rnp.runtime_network import RuntimeNetwork
 from testbed.data import Splits, normalise
 from testbed.method import Run
@@ -26,7 +27,7 @@ IMAGES, BATCH_SIZE = 2048, 256  # of the training images at most; a batch norm s
 
 @torch.no_grad()
 def estimate_statistics(
-    network: RuntimeNetwork,
+    network: RuntimeNetwork | RoutedNetwork,
     data: Splits,
     run: Run,
     actions: Callable[[int], Tensor] | None = None,
@@ -34,7 +35,8 @@ def estimate_statistics(
     """Sets the running statistics of all batch norms to their means over some training images.
 
     The images are augmented as in training, and drawn by the run's seed. A prefix that hardly any
-    of them meets keeps the statistics that it has. A network without batch norm stays as it is.
+    of them meets, or a branch that none of them takes, keeps the statistics that it has. A network
+    without batch norm stays as it is.
 
     Args:
         network: on the run's device; its modules stay in their modes, as each was.
@@ -52,15 +54,16 @@ def estimate_statistics(
     for norm in norms:
         if isinstance(norm, PrefixBatchNorm):
             norm.forget()
-        else:
-            norm.reset_running_stats()
+        else:  # the first batch that it meets takes the place of what it has
+            norm.num_batches_tracked.zero_()
+    logits = network.routed if isinstance(network, RoutedNetwork) else network.masked
     # Without momentum: the mean over batches.
     with by_batch(network, momentum=None), autocast(run.fine_tuning.precision, device):
         for batch in images.tensor_split(math.ceil(len(images) / BATCH_SIZE)):
             pixels = data.augmented(data.train.select(batch).to(device), generator)
             inputs = normalise(pixels, data.mean, data.std, memory_format=layout)
             taken = None if actions is None else actions(len(inputs)).to(device)
-            network.masked(inputs, taken)
+            logits(inputs, taken)
     return len(images)
 
 

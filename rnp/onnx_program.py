@@ -19,7 +19,7 @@ from torch.nn.modules.utils import _pair
 
 from rnp.execution.layers import PrefixBatchNorm2d, PrefixConv2d
 from rnp.runtime_network import RuntimeNetwork
-from rnp.structure.channel_flow import module_of
+from rnp.structure.trace import module_of
 from testbed.inference_form import folded_graph
 from testbed.prepared_layers import folded
 

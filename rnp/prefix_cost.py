@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from rnp.routed_network import RoutedNetwork
 from rnp.runtime_network import RuntimeNetwork
 from rnp.structure.channel_flow import ChannelFlow
 from testbed.cost import multiplications_by_layer
@@ -15,6 +16,8 @@ from testbed.data import Splits
 from testbed.operations import counting_multiplications
 from testbed.prediction import evaluating
 
+Deciding = RuntimeNetwork | RoutedNetwork
+"""A network with a decision network in it."""
 Actions = tuple[int, ...]
 """One for every prunable conv, from 0: the smallest prefix."""
 
@@ -64,7 +67,7 @@ class PrefixCost:
         same = sum(n for name, n in self._layers.items() if name not in kept) + self._deciding
         return same + torch.stack([self._layers[name] * kept[name] for name in kept]).sum(dim=0)
 
-    def group_prices(self) -> Tensor:
+    def prices(self) -> Tensor:
         """What a group of each conv adds to the multiplications, (T,), relative to the mean conv's.
 
         With everything else computed: the conv itself, and the layers that read it.
@@ -94,10 +97,10 @@ class PrefixCost:
         return keep_multiplications * self.dense
 
 
-def backbone_multiplications(network: RuntimeNetwork, data: Splits) -> Counter[str]:
-    """Of an image, with all channels and without decisions, by layer."""
-    black = _black(network, data)
-    everything = torch.full((1, len(network.flow.convs)), network.flow.groups - 1)
+def backbone_multiplications(network: Deciding, data: Splits) -> Counter[str]:
+    """Of an image, with all computed and without decisions, by layer."""
+    black, decision = _black(network, data), network.decision
+    everything = torch.full((1, len(decision.inputs)), decision.n_actions - 1)
     with evaluating(network), torch.no_grad(), counting_multiplications(network) as by_layer:
         network.masked(black, everything.to(black.device))
     return by_layer

@@ -18,6 +18,7 @@ from rnp.execution.prepared import PreparedNetwork
 from rnp.execution.skipping import logits_skipping
 from rnp.structure.channel_flow import channel_flow
 from rnp.structure.channel_groups import prefix_sizes_of_older_files
+from rnp.structure.trace import adopt
 from testbed.prediction import evaluating
 
 
@@ -43,22 +44,10 @@ class RuntimeNetwork(nn.Module):
                 its parts is called like one of the network made of it.
         """
         super().__init__()
-        own = (*backbone._modules, *backbone._parameters, *backbone._buffers)
-        for name in own:
-            if name in ("decision", "decision_prefixes", "flow") or hasattr(RuntimeNetwork, name):
-                raise ValueError(
-                    f"{type(backbone).__name__} has a part called {name!r}, which is the name of "
-                    "something else here. Rename it."
-                )
         backbone = copy.deepcopy(backbone)
         self.flow = channel_flow(backbone, groups)
-        self._modules.update(backbone._modules)
-        self._parameters.update(backbone._parameters)
-        self._buffers.update(backbone._buffers)
-        self._non_persistent_buffers_set.update(backbone._non_persistent_buffers_set)
-        for name in {str(node.target) for node in self.flow.nodes if node.op == "get_attr"}:
-            if not hasattr(self, name.split(".")[0]):  # a tensor that forward makes
-                self.register_buffer(name, getattr(backbone, name), persistent=False)
+        own = ("decision", "decision_prefixes", "flow")
+        adopt(self, backbone, self.flow.graph, own)
         convs = (cast(nn.Conv2d, self.get_submodule(conv.name)) for conv in self.flow.convs)
         inputs = [conv.in_channels for conv in convs]
         allow_prefixes(self, self.flow.norms, groups)
@@ -118,13 +107,17 @@ class RuntimeNetwork(nn.Module):
         self._check(images, actions)
         if torch.is_grad_enabled():
             self._prepared = None  # a fused optimiser changes weights without leaving a trace
-        run = MaskedRun(self, self.flow, images)
+        run = self.started(images)
         if actions is None:
             decisions(self.decision.fixed, run)
         else:
             while run.observe() is not None:
                 run.act(actions[:, len(run.actions)])
         return run
+
+    def started(self, images: Tensor) -> MaskedRun:
+        """A run of images (n, C, H, W), which waits for its first action."""
+        return MaskedRun(self, self.flow, images)
 
     def train(self, mode: bool = True) -> Self:
         self._prepared = None

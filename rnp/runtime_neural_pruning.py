@@ -23,7 +23,7 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from rnp.adaptation import Adaptation, adapted
+from rnp.adaptation import Adaptation, adapted, epochs_per_round
 from rnp.batch_norm_statistics import estimate_statistics
 from rnp.execution.decision import DecisionNetwork
 from rnp.learning.options import QLearning
@@ -32,7 +32,7 @@ from rnp.runtime_network import RuntimeNetwork
 from testbed.checkpoint import Checkpoint
 from testbed.cost import count_multiplications
 from testbed.data import Splits, normalise
-from testbed.method import Run, shared_by_rounds
+from testbed.method import Run
 from testbed.prediction import evaluate, evaluating
 
 IMAGES_COUNTED = 256  # validation images whose multiplications are counted after each round
@@ -57,7 +57,7 @@ class RNP(Adaptation, QLearning):
     def _affordable(cls, rounds: int, info: ValidationInfo) -> int:
         """Refuses too many rounds already when a sweep file is checked (see `PruningMethod`)."""
         if info.context and "fine_tuning" in info.context and "adaptation" in info.data:
-            _epochs_per_round(rounds, info.context["fine_tuning"].epochs, info.data["adaptation"])
+            epochs_per_round(rounds, info.context["fine_tuning"].epochs, info.data["adaptation"])
         return rounds
 
     def check_network(self, dense: nn.Module, data: Splits) -> None:
@@ -71,7 +71,7 @@ class RNP(Adaptation, QLearning):
         """
         network = self.skeleton(model).to(run.device)
         self.check(network, data)
-        epochs = _epochs_per_round(self.rounds, run.fine_tuning.epochs, self.adaptation)
+        epochs = epochs_per_round(self.rounds, run.fine_tuning.epochs, self.adaptation)
         checkpoint = Checkpoint(self, model, data, run)
         completed = checkpoint.load(network)
         if completed < 0:
@@ -177,18 +177,3 @@ def decide(network: RuntimeNetwork, images: Tensor) -> Tensor:
     """The actions that the network takes on normalised images: (n, decisions) int64, from 0."""
     with evaluating(network):
         return torch.stack(network.masked_run(images).actions, dim=1)
-
-
-def _epochs_per_round(rounds: int, epochs: int, adaptation: float) -> list[int]:
-    """The epochs of each round; what does not divide goes to the last rounds.
-
-    Raises:
-        ValueError: if a round would get none.
-    """
-    left = epochs - round(adaptation * epochs)
-    if rounds > left:
-        raise ValueError(
-            f"{rounds} rounds need an epoch each, but of fine_tuning.epochs {epochs} the "
-            f"adaptation leaves {left}. Ask for fewer rounds, less adaptation or more epochs."
-        )
-    return shared_by_rounds(left, rounds)

@@ -144,7 +144,7 @@ def _best_prefixes(
     def loss(actions: Actions) -> float:
         return _losses(network, data, run, [[action] for action in actions], n_images).item()
 
-    return shrunk(loss, cost, budget)
+    return prefixes_shrunk(loss, cost, budget)
 
 
 @torch.no_grad()
@@ -178,7 +178,7 @@ def _losses(
     return total / n_images
 
 
-def best_of_all(losses: Tensor, cost: PrefixCost, budget: float) -> Actions:
+def best_of_all(losses: Tensor, cost: Callable[[Actions], int], budget: float) -> Actions:
     """The actions of least loss that cost no more than `budget`; of equal ones the cheapest.
 
     Args:
@@ -189,19 +189,35 @@ def best_of_all(losses: Tensor, cost: PrefixCost, budget: float) -> Actions:
     return min(affordable, key=lambda actions: (losses[actions].item(), cost(actions)))
 
 
-def shrunk(loss: Callable[[Actions], float], cost: PrefixCost, budget: float) -> Actions:
-    """From all channels on, takes away the group whose loss per multiplication saved rises least.
+def prefixes_shrunk(loss: Callable[[Actions], float], cost: PrefixCost, budget: float) -> Actions:
+    """Groups taken away one at a time (see `shrunk`)."""
+    convs = cost.flow.convs
+    whole = tuple(len(conv.prefixes) - 1 for conv in convs)
+    return shrunk(loss, cost, budget, whole, lambda step, taken: _a_group_less(convs[step], taken))
+
+
+def shrunk(
+    loss: Callable[[Actions], float],
+    cost: Callable[[Actions], int],
+    budget: float,
+    actions: Actions,
+    less: Callable[[int, int], int | None],
+) -> Actions:
+    """From all computed on, takes away what raises the loss per multiplication saved least.
 
     Again and again, until the cost is at most `budget`.
+
+    Args:
+        actions: that compute all.
+        less: the next action down from one, of a step and that action; None where there is none.
     """
-    actions: Actions = tuple(len(conv.prefixes) - 1 for conv in cost.flow.convs)
     now, taken = loss(actions), 0
-    # What is known of each conv's next group: (rise of the loss per multiplication, conv, groups
-    # that were gone when it was measured, loss without it).
+    # What is known of each step's next action: (rise of the loss per multiplication, step, times
+    # that something was gone when it was measured, loss with it).
     known = [(-math.inf, step, -1, math.nan) for step in range(len(actions))]
     while cost(actions) > budget:
         _, step, measured_at, after = heapq.heappop(known)
-        fewer = _a_group_less(cost.flow.convs[step], actions[step])
+        fewer = less(step, actions[step])
         if fewer is None:
             continue
         smaller = (*actions[:step], fewer, *actions[step + 1 :])

@@ -177,12 +177,17 @@ class Run:
             settings = settings.model_copy(update={"distillation": distillation})
         self._spend(model, data, settings, epochs, epochs, teacher, judged, penalty)
 
-    def train_from_scratch(self, model: nn.Module, data: Splits) -> None:
+    def train_from_scratch(
+        self, model: nn.Module, data: Splits, penalty: Penalty | None = None
+    ) -> None:
         """Train a network that starts from random weights for as long as the others get in total.
 
         Those are the dense network's epochs and the fine-tuning's, in one schedule, with the dense
         network's settings. Where `fine_tuning` asks for distillation, which the others get then,
         all of it distils as that says.
+
+        Args:
+            penalty: what the method adds to the loss of every step (see `train`).
 
         Raises:
             ValueError: if epochs have been spent already, or there are none at all.
@@ -203,7 +208,7 @@ class Run:
         if distillation := self.fine_tuning.distillation:
             settings = settings.model_copy(update={"distillation": distillation})
             teacher = self.teacher
-        self._spend(model, data, settings, total, budget, teacher)
+        self._spend(model, data, settings, total, budget, teacher, penalty=penalty)
 
     def _keep_and_report(self, values: Mapping[str, float]) -> None:
         self.reported.append(dict(values))

@@ -20,17 +20,24 @@ import testbed.data
 import testbed.method
 import testbed.training
 import testbed.training_checkpoint
-from baselines.channels.vanilla import draw_anew
 from orchestrator.methods import METHODS, method_class
 from testbed.augmentation import Augmentation
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications, count_parameters
 from testbed.method import ChecksNetwork, Foresees, Run, load_pruned
 from testbed.network_file import save_network
+from testbed.new_weights import draw_anew
 
 KINDS = ["conv", "residual"]
+RESIDUAL_ALONE = ("network_routing", "static_blocks")  # what the others refuse
+NAMES_AND_KINDS = [
+    (name, kind) for kind in KINDS for name in METHODS
+    if kind == "residual" or name not in RESIDUAL_ALONE
+]  # fmt: skip
 QUICK: dict[str, dict[str, Any]] = {
     "rnp": {"steps": 20},
+    "rnp_groups": {"steps": 20},
+    "network_routing": {"steps": 20},
     "amc": {"episodes": 6, "warm_up": 3},
     # Every channel of a tiny network is missed by many points.
     "policy_gradient": {"steps": 20, "drop_bound": 60.0},
@@ -40,8 +47,12 @@ QUICK: dict[str, dict[str, Any]] = {
     "second_look": {"keep_multiplications": 0.46},
 }  # beside the default options, what would take a minute, or what a tiny network cannot be
 # What a method trains where the dense network was trained for 2 epochs, and 3 are for fine-tuning.
-EPOCHS = {"vanilla": 5, "second_look": 5, "cascade": 5 + 5 + 3, "cascade_random": 5 + 5 + 3}
-DECIDE_PER_IMAGE = ("rnp", "cascade", "cascade_random", "second_look")
+FROM_SCRATCH = ("vanilla", "second_look", "rnp_groups")
+EPOCHS = dict.fromkeys(FROM_SCRATCH, 5) | dict.fromkeys(("cascade", "cascade_random"), 5 + 5 + 3)
+DECIDE_PER_IMAGE = (
+    *("rnp", "rnp_groups", "network_routing"),
+    *("cascade", "cascade_random", "second_look"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -62,16 +73,22 @@ def method_of(name: str) -> Any:
     return method_class(name)(**QUICK.get(name, {}))
 
 
+def kind_of(name: str) -> str:
+    """A kind of network that the method takes."""
+    return "residual" if name in RESIDUAL_ALONE else "conv"
+
+
 def prune(
     name: str,
-    kind: str = "conv",
+    kind: str | None = None,
     *,
     seed: int = 0,
     reports: list[Mapping[str, float]] | None = None,
 ) -> nn.Module:
     """The network that a method with its default options makes of a tiny one."""
     run = tiny.run(3, seed=seed, reports=reports)
-    network: nn.Module = method_of(name).prune(tiny.trained(kind), tiny.splits(), run)
+    model = tiny.trained(kind or kind_of(name))
+    network: nn.Module = method_of(name).prune(model, tiny.splits(), run)
     return network
 
 
@@ -96,8 +113,7 @@ def state(network: nn.Module) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "kind"), NAMES_AND_KINDS)
 def test_the_given_network_stays_as_it_is(name: str, kind: str) -> None:
     model = tiny.trained(kind)
     model.get_submodule("conv1").eval()
@@ -113,8 +129,7 @@ def test_the_given_network_stays_as_it_is(name: str, kind: str) -> None:
     assert before == after
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "kind"), NAMES_AND_KINDS)
 def test_images_of_any_number_give_logits_that_do_not_depend_on_each_other(
     name: str, kind: str
 ) -> None:
@@ -146,7 +161,7 @@ def test_the_budget_is_spent_and_not_exceeded(name: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(testbed.method, "train", counting_train)
     reports: list[Mapping[str, float]] = []
     run = tiny.run(3, reports=reports)
-    method_of(name).prune(tiny.trained(), tiny.splits(), run)
+    method_of(name).prune(tiny.trained(kind_of(name)), tiny.splits(), run)
     assert run.epochs_spent == 3 and run.epochs_left == 0
     # From scratch the dense network's epochs are spent too, and cascades train several networks.
     budget = EPOCHS.get(name, 3)
@@ -164,8 +179,8 @@ def test_a_run_that_is_stopped_goes_on_and_ends_as_without_the_stop(
 ) -> None:
     monkeypatch.setattr(testbed.training_checkpoint, "EVERY_S", 0.0)
     monkeypatch.setattr(testbed.training_checkpoint, "SHARE", 0)
-    undisturbed = tiny.run(3)
-    expected = method_of(name).prune(tiny.trained(), tiny.splits(), undisturbed)
+    model, undisturbed = tiny.trained(kind_of(name)), tiny.run(3)
+    expected = method_of(name).prune(model, tiny.splits(), undisturbed)
     n_reports = len(undisturbed.reported)
     for stop in (n_reports // 2, n_reports - 1):
         run = tiny.run(3)
@@ -177,7 +192,7 @@ def test_a_run_that_is_stopped_goes_on_and_ends_as_without_the_stop(
 
         run._listener = stopping
         with pytest.raises(Stopped):
-            method_of(name).prune(tiny.trained(), tiny.splits(), run)
+            method_of(name).prune(model, tiny.splits(), run)
     epochs, again = [], tiny.run(3)
     real_evaluate = testbed.training.evaluate
 
@@ -187,7 +202,7 @@ def test_a_run_that_is_stopped_goes_on_and_ends_as_without_the_stop(
 
     monkeypatch.setattr(testbed.training, "evaluate", counting_evaluate)
     again.folder = tmp_path
-    found = method_of(name).prune(tiny.trained(), tiny.splits(), again)
+    found = method_of(name).prune(model, tiny.splits(), again)
     assert again.reported == undisturbed.reported
     assert again.epochs_spent == 3
     assert len(epochs) <= 2, "what had been trained is not trained again"
@@ -200,7 +215,7 @@ def test_accuracy_before_fine_tuning_is_reported_once(name: str) -> None:
     reports: list[Mapping[str, float]] = []
     prune(name, reports=reports)
     before = [r for r in reports if "val_accuracy_before_finetuning" in r]
-    assert len(before) == (0 if name in ("vanilla", "second_look") else 1)
+    assert len(before) == (0 if name in FROM_SCRATCH else 1)
 
 
 def test_random_channels_draws_anew_for_every_ratio() -> None:
@@ -228,8 +243,7 @@ def test_options_are_frozen_and_unknown_ones_refused(name: str) -> None:
             setattr(method, option, getattr(method, option))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "kind"), NAMES_AND_KINDS)
 def test_the_network_comes_back_from_a_file(name: str, kind: str, tmp_path: Path) -> None:
     network = prune(name, kind)
     save_network(network, tmp_path / "network.safetensors")
@@ -262,10 +276,14 @@ KEEPS_ALL: dict[str, dict[str, Any]] = {
 SPENT_BEFORE = {"policy_gradient": 2, "autoprune": 1, "bit_pruning": 1}
 
 
-@pytest.mark.parametrize("kind", KINDS)
 # `dense` is to remove nothing. What decisions, or the empty maps of images, come to is measured.
 @pytest.mark.parametrize(
-    "name", [n for n in METHODS if n not in ("dense", "feature_maps", *DECIDE_PER_IMAGE)]
+    ("name", "kind"),
+    [
+        each
+        for each in NAMES_AND_KINDS
+        if each[0] not in ("dense", "feature_maps", *DECIDE_PER_IMAGE)
+    ],
 )
 def test_a_method_that_removes_nothing_fails_and_says_what_to_do(name: str, kind: str) -> None:
     cls = method_class(name)
@@ -284,9 +302,13 @@ def test_a_method_that_removes_nothing_fails_and_says_what_to_do(name: str, kind
             assert count_multiplications(network, images()).nonzero_multiplications < dense
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    "name", [n for n in METHODS if "keep_multiplications" in method_class(n).model_fields]
+    ("name", "kind"),
+    [
+        each
+        for each in NAMES_AND_KINDS
+        if "keep_multiplications" in method_class(each[0]).model_fields
+    ],
 )
 def test_a_share_out_of_reach_is_refused_of_an_untrained_network_too(name: str, kind: str) -> None:
     method, model = method_class(name)(keep_multiplications=1e-6), tiny.network(kind)
@@ -358,8 +380,7 @@ def test_vanilla_keeps_no_trained_weight_and_no_statistics() -> None:
     assert torch.equal(again.conv1.weight, thin.conv1.weight)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "kind"), NAMES_AND_KINDS)
 def test_what_a_method_foresees_costs_what_comes_back(name: str, kind: str) -> None:
     method = method_of(name)
     if not isinstance(method, Foresees):

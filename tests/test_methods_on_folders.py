@@ -18,6 +18,8 @@ from testbed.training import Training, train
 MOST_AT_ONCE = 256  # images
 QUICK: dict[str, dict[str, Any]] = {
     "rnp": {"steps": 20},
+    "rnp_groups": {"steps": 20},
+    "network_routing": {"steps": 20},
     "policy_gradient": {"steps": 3, "drop_bound": 60.0},
     # Few weights of a tiny network can go in two epochs.
     "str": {"sparsity": 0.2},
@@ -42,18 +44,34 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> Splits:
     return load_splits(DataOptions(name="pets", image_size=8), root, seed=0)
 
 
-@pytest.fixture(scope="module")
-def dense(splits: Splits) -> nn.Module:
+def trained(splits: Splits, name: str, **options: Any) -> nn.Module:
     torch.manual_seed(0)
-    network = build_backbone("conv", splits.input_shape, 2, channels=(6, 8), hidden=8)
+    network = build_backbone(name, splits.input_shape, 2, **options)
     train(network, splits, LEARNING, seed=0, device=CPU)
     return network
 
 
+@pytest.fixture(scope="module")
+def dense(splits: Splits) -> nn.Module:
+    return trained(splits, "conv", channels=(6, 8), hidden=8)
+
+
+@pytest.fixture(scope="module")
+def residual(splits: Splits) -> nn.Module:
+    """For methods that take no other network."""
+    return trained(splits, "resnet20", width=0.25)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_reads_no_more_than_a_batch_at_once(
-    name: str, dense: nn.Module, splits: Splits, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    dense: nn.Module,
+    residual: nn.Module,
+    splits: Splits,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if name in ("network_routing", "static_blocks"):
+        dense = residual
     read, most = MappedPixels.read, 0
 
     def counting(pixels: MappedPixels, margin: bool = False) -> Tensor:

@@ -13,7 +13,6 @@ Its output is a smaller network: it runs fewer multiplications.
 """
 
 import copy
-from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +21,7 @@ from baselines.channels.channel_removal import example_images, remove_channels
 from baselines.channels.keep_ratio import KeepAmount
 from testbed.data import Splits
 from testbed.method import Run
+from testbed.new_weights import draw_anew
 
 
 class Vanilla(KeepAmount):
@@ -41,24 +41,3 @@ class Vanilla(KeepAmount):
         network.to(run.device)
         run.train_from_scratch(network, data)
         return network
-
-
-def draw_anew(network: nn.Module, seed: int) -> None:
-    """Draws all parameters of a network on the CPU from `seed`, and resets its batch norms.
-
-    A module's own `reset_parameters` comes after its children's, so that it has the last word.
-    Parameters of a module without one are shuffled, each within itself: they keep their scale and
-    lose what was learnt.
-    """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.default_generator.manual_seed(seed)
-        modules: list[Any] = list(network.modules())
-        for module in reversed(modules):
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
-            elif isinstance(module, nn.MultiheadAttention):
-                module._reset_parameters()
-            else:
-                for parameter in module.parameters(recurse=False):
-                    order = torch.randperm(parameter.numel())
-                    parameter.copy_(parameter.flatten()[order].view_as(parameter))

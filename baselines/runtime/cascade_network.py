@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from baselines.runtime.image_hash import uniform_of_images
-from testbed import compiled
 from testbed.inference_form import inference_form
-
-Confidence = Literal["margin", "max_softmax"]
+from testbed.looks import Confidence, average, confidence_of, gathered, looked
 
 
 class CascadeNetwork(nn.Module):
@@ -73,7 +71,7 @@ class CascadeNetwork(nn.Module):
                 if len(rows) == 0:
                     break
                 if len(rows) < len(waiting):
-                    waiting, current = _gathered(waiting, rows), current.index_select(0, rows)
+                    waiting, current = gathered(waiting, rows), current.index_select(0, rows)
                     places = rows if places is None else places.index_select(0, rows)
             current, confidences = self._answered(number, current, waiting, weights[number])
             answers = current if places is None else answers.index_copy(0, places, current)
@@ -89,15 +87,11 @@ class CascadeNetwork(nn.Module):
             weight: the share of the look's own log-probabilities.
         """
         logits = self.look(number, images)
-        operators = compiled.operators() if _allows_compiled(logits) else None
-        if operators is not None and self.confidence != "drawn":
-            answers, confidences = operators.answer(
-                before, logits, weight, self.confidence == "margin"
-            )
-            return answers, confidences
+        if self.confidence != "drawn":
+            return looked(before, logits, weight, self.confidence)
         own = logits.log_softmax(dim=1)
         answers = own if before is None else average(before, own, weight)
-        return answers, self.confidences(answers, images)
+        return answers, uniform_of_images(images, self.seed)
 
     def masked(self, images: Tensor) -> Tensor:
         """As `forward` in evaluation mode, with every look at all images."""
@@ -133,33 +127,3 @@ class CascadeNetwork(nn.Module):
         for name, buffer in self.named_buffers(recurse=False):
             form.register_buffer(name, buffer)
         return form.eval()
-
-
-def average(before: Tensor, look: Tensor, weight: Tensor | float) -> Tensor:
-    """Weighted geometric mean of probabilities, which are given and returned as logarithms.
-
-    Args:
-        before, look: (..., classes).
-        weight: of `look`, from 0 to 1.
-    """
-    return torch.lerp(before, look, weight).log_softmax(dim=-1)
-
-
-def confidence_of(answers: Tensor, confidence: Confidence) -> Tensor:
-    """Confidence (n,) of log-probabilities (n, classes)."""
-    if confidence == "max_softmax":
-        return answers.amax(dim=1).exp()
-    first, second = answers.topk(2, dim=1).values.exp().unbind(dim=1)
-    return first - second
-
-
-def _allows_compiled(logits: Tensor) -> bool:
-    exported = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return logits.is_cpu and logits.shape[1] > 1 and not logits.requires_grad and not exported
-
-
-def _gathered(images: Tensor, rows: Tensor) -> Tensor:
-    """Those images, in the same layout: index_select alone gives up channels last."""
-    if images.is_contiguous(memory_format=torch.channels_last):
-        return images.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
-    return images.index_select(0, rows)

@@ -13,11 +13,11 @@ Its output runs fewer multiplications, each image its own number of them.
 import torch
 from torch import Tensor, nn
 
-from baselines.runtime.cascade_network import CascadeNetwork, average
+from baselines.runtime.cascade_network import CascadeNetwork
 from baselines.runtime.stages import Stages
-from baselines.runtime.thresholds import fitted_weight
 from testbed.data import Splits
 from testbed.held_back import divided
+from testbed.looks import average, fitted_weight
 from testbed.method import Run
 
 

@@ -11,11 +11,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor
 
-from baselines.runtime.cascade_network import Confidence, average, confidence_of
+from testbed.looks import Confidence, average, confidence_of, fitted_weight
 
 TRIED = 200  # combinations of thresholds; where images are few, all there are
-WEIGHTS = torch.linspace(0, 1, 11)
-"""Of a look in the average, from which the best is taken."""
 
 
 @dataclass(frozen=True)
@@ -68,20 +66,6 @@ def chosen_decisions(
     search = _Search(looks, labels, costs, confidence, averages)
     left = (budget - costs[0]) * len(labels)
     return search.from_look(0, torch.arange(len(labels)), looks[0], left)
-
-
-def fitted_weight(before: Tensor, look: Tensor, labels: Tensor) -> float:
-    """The weight of `look` in the average of least cross-entropy.
-
-    Args:
-        before, look: (n, classes) log-probabilities.
-        labels: (n,).
-    """
-    if len(labels) == 0:
-        return 1.0
-    each = average(before, look, WEIGHTS.view(-1, 1, 1)).transpose(1, 2)  # (weights, classes, n)
-    losses = F.nll_loss(each, labels.expand(len(WEIGHTS), -1), reduction="none").sum(dim=1)
-    return WEIGHTS[losses.argmin()].item()
 
 
 class _Search:

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from baselines.runtime.cascade_network import CascadeNetwork
 from orchestrator.formatting import milliseconds, ratio
+from rnp.grouped_network import GroupedNetwork
+from rnp.routed_network import RoutedNetwork
 from rnp.runtime_network import RuntimeNetwork
 from testbed.data import Splits
 
@@ -35,6 +37,8 @@ CHEAPEST, DEAREST = "the cheapest", "the dearest"
 
 Run = Callable[[np.ndarray], np.ndarray]
 """Images to logits, both as arrays."""
+MASKING = (RuntimeNetwork, CascadeNetwork, GroupedNetwork, RoutedNetwork)
+"""Networks that decide per image: an exported program computes all, and masks."""
 
 
 class FromPixels(nn.Module):
@@ -52,7 +56,7 @@ class FromPixels(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         normalised = (images - self.mean) / self.std
-        if isinstance(self.network, RuntimeNetwork | CascadeNetwork):
+        if isinstance(self.network, MASKING):
             return self.network.masked(normalised)
         logits: Tensor = self.network(normalised)
         return logits
@@ -81,8 +85,9 @@ def write_programs(network: nn.Module, dense: nn.Module, splits: Splits, target:
         return [*_cascade_programs(network, timed, splits, images, expected, target), masked]
     if not isinstance(network, RuntimeNetwork):
         timed[""] = _plain_onnx(whole, images, expected, target / ONNX)
-        said = f"{ONNX}: any batch; {_compared(timed, images)}."
-        return [said, f"{PROGRAM}: any batch."]
+        skips = "; it computes all and masks, so it skips nothing" * isinstance(network, MASKING)
+        said = f"{ONNX}: any batch{skips}; {_compared(timed, images)}."
+        return [said, f"{PROGRAM}: any batch{skips}."]
     masked = f"{PROGRAM}: any batch; it computes all channels and masks, so it skips nothing."
     try:
         skipping = _skipping_programs(network, splits)

@@ -55,7 +55,7 @@ def _most_epochs(study: Study) -> int:
     epochs = _largest({**training, **fine_tuning}["epochs"])
     trains_dense = any(variables({"backbone": study.options["backbone"], "training": training}))
     from_scratch = _largest(training["epochs"])  # and the fine-tuning's beside them
-    if study.method in ("vanilla", "second_look"):
+    if study.method in ("vanilla", "second_look", "rnp_groups"):
         epochs += from_scratch
     elif study.method in ("cascade", "cascade_random"):
         stages = study.options["methods"][study.method]["stages"]

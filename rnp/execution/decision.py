@@ -104,6 +104,16 @@ class DecisionNetwork(nn.Module):
             self.register_buffer(f"deviation{step}", torch.ones(n))
         self.register_buffer("offsets", torch.zeros(len(features), n_actions))
 
+    @property
+    def n_actions(self) -> int:
+        """Of every step."""
+        return self.decoder.out_features
+
+    def multiplications(self, step: int) -> int:
+        """Of a step, for one image."""
+        layers = (self.encoders[step], self.cell, self.decoder)
+        return sum(w.numel() for layer in layers for w in layer.parameters() if w.ndim > 1)
+
     def standardise(self, step: int, features: Tensor) -> None:
         """Sets what the features of a step are shifted and divided by, from examples (n, C).
 
@@ -119,9 +129,8 @@ class DecisionNetwork(nn.Module):
         First Q-values vary by far less than the third that actions now lie apart; returns of random
         actions, as alpha scales them, by about as much.
         """
-        n_actions = len(self.decoder.bias)
         with torch.no_grad():
-            self.decoder.bias.copy_(torch.linspace((1 - n_actions) / 3, 0, n_actions))
+            self.decoder.bias.copy_(torch.linspace((1 - self.n_actions) / 3, 0, self.n_actions))
 
     def forward(
         self,

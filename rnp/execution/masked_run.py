@@ -5,8 +5,7 @@ prefix are set to zero where the next layers read them. That is what training ne
 gradients), and what the network that really skips the work is held to.
 """
 
-import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy, deepcopy
 from typing import Any, Self
 
@@ -14,9 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from rnp.execution.layers import PrefixBatchNorm
-from rnp.structure.channel_flow import ChannelFlow, in_mode
-
-IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
+from rnp.structure.channel_flow import ChannelFlow
+from rnp.structure.trace import in_mode, writes
 
 
 class Traced(fx.Interpreter):
@@ -82,7 +80,7 @@ class MaskedRun(Traced):
         other = copy(self)
         other.actions, other._observed = list(self.actions), list(self._observed)
         other.env = dict(self.env)
-        if any(_writes(node, self.submodules) for node in self.flow.nodes[self.position :]):
+        if any(writes(node, self.submodules) for node in self.flow.nodes[self.position :]):
             memo: dict[int, Any] = {}  # so that what is a view of another stays one
             other.env = {node: deepcopy(value, memo) for node, value in self.env.items()}
         return other
@@ -128,16 +126,6 @@ class MaskedRun(Traced):
         if values.ndim == 2:  # flattened: a channel's inputs of a linear layer lie side by side
             return (values.unflatten(1, (conv.channels, -1)) * mask[:, :, None]).flatten(1)
         return values * mask[:, :, None, None]
-
-
-def _writes(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether the operation may write into its first input: `+=`, `add_`, `inplace=True`."""
-    if node.op == "call_module":
-        return bool(getattr(modules[str(node.target)], "inplace", False))
-    if node.op == "call_method":
-        return str(node.target).endswith("_")
-    flagged = node.kwargs.get("inplace") or any(arg is True for arg in node.args)
-    return node.target in IN_PLACE or (node.op == "call_function" and bool(flagged))
 
 
 def prefix_mask(prefixes: Sequence[int], actions: Tensor, dtype: torch.dtype) -> Tensor:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
-from rnp.structure.channel_flow import ChannelFlow, module_of
+from rnp.structure.channel_flow import ChannelFlow
+from rnp.structure.trace import module_of
 
 _ASKED_OF_TENSORS = frozenset({"shape", "device", "dtype"})
 

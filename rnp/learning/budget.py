@@ -18,29 +18,37 @@ then learnt near the full width.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from rnp.execution.decision import DecisionNetwork
-from rnp.learning.environment import Environment
-from rnp.learning.rollout import roll_out
-from rnp.prefix_cost import PrefixCost
 
 LEAST, MOST = 3e-4, 3.0  # in losses of the mean image: there a group costs nothing, or everything
 HELD = 0.2  # share of the steps before the penalty moves
 RATE = 0.045  # the logarithm's largest step, with all excess: one that Q-values followed at 3e-3
 LEAST_ROOM = 0.05  # of excess, relative to the dense cost, where the budget is near either end
-SETTLED_ON, BATCH_SIZE = 2048, 256  # images at most that the budget is met on
 HALVINGS = 12
 ROUNDING = 1e-9  # of costs, relative: a budget may be just that of the smallest prefixes
+
+
+class Costs(Protocol):
+    """What actions cost."""
+
+    dense: int
+    """Multiplications of an image in the dense network."""
+
+    def of_images(self, actions: Tensor) -> Tensor:
+        """Multiplications of each image, (n,) float64, that takes its own actions, (n, T)."""
+        ...
 
 
 @dataclass(frozen=True)
 class Budget:
     """What decisions may cost."""
 
-    cost: PrefixCost
+    cost: Costs
     share: float
     """Of the dense network's multiplications, in the mean over images."""
 
@@ -67,25 +75,23 @@ class Budget:
     def settle(
         self,
         decision: DecisionNetwork,
-        environment: Environment,
+        taken: Callable[[], Tensor],
         penalty: float,
         price: Tensor,
-        generator: torch.Generator,
     ) -> float:
         """Moves the Q-values to those of the least penalty at which the budget is met.
 
         Only a group's own price moves with it, not what the convs after it may come to cost.
 
         Args:
-            environment: of images as the network will meet them; what they lose is not looked at.
+            taken: gives the actions, (n, T), that images as the network will meet them take by the
+                values as they then are.
             penalty: |p|, the one that was learnt with.
             price: what it was multiplied by at each step, (T,).
-            generator: on the CPU.
 
         Returns:
             The new penalty, from 0: groups that are free.
         """
-        images = torch.randperm(environment.n_images, generator=generator)[:SETTLED_ON]
         learnt = decision.offsets.clone()
         groups = torch.arange(learnt.shape[1], device=learnt.device)
         prices = price.to(learnt)[:, None] * groups
@@ -95,12 +101,8 @@ class Budget:
 
         def is_met(penalty: float) -> bool:
             move(penalty)
-            played = (
-                roll_out(decision, environment.start(batch), 0.0, generator)
-                for batch in images.split(BATCH_SIZE)
-            )
-            spent = torch.cat([self.cost.of_images(each.actions) for each in played])
-            return spent.mean().item() <= self.share * self.cost.dense * (1 + ROUNDING)
+            spent = self.cost.of_images(taken()).mean().item()
+            return spent <= self.share * self.cost.dense * (1 + ROUNDING)
 
         settled = _lowest(is_met)
         move(settled)

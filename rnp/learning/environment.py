@@ -6,6 +6,7 @@ batch at a time.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Protocol
 
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from rnp.execution.decision import Run
 from rnp.execution.masked_run import MaskedRun
-from rnp.prefix_cost import backbone_multiplications
-from rnp.runtime_network import RuntimeNetwork
+from rnp.execution.routed_run import RoutedRun
+from rnp.prefix_cost import Deciding, backbone_multiplications
 from testbed.data import Splits, normalise
 from testbed.machine import Precision
 from testbed.prediction import autocast, memory_format_for
@@ -56,7 +57,7 @@ class BackboneEnvironment:
 
     def __init__(
         self,
-        network: RuntimeNetwork,
+        network: Deciding,
         data: Splits,
         generator: torch.Generator,
         device: torch.device,
@@ -89,31 +90,37 @@ class BackboneEnvironment:
         data, batch = self._data, self._images.select(images.to(self.device))
         pixels = data.augmented(batch, self._generator)
         inputs = normalise(pixels, data.mean, data.std, memory_format=self._layout)
-        return BackboneEpisodes(self, inputs, batch.labels)
+        return BackboneEpisodes(self, self.network.started(inputs), batch.labels)
 
 
-class BackboneEpisodes(MaskedRun):
+@dataclass(frozen=True)
+class BackboneEpisodes:
     """A run of a batch through the backbone, without gradients, that ends in its losses."""
 
-    def __init__(self, environment: BackboneEnvironment, inputs: Tensor, labels: Tensor) -> None:
-        super().__init__(environment.network, environment.network.flow, inputs)
-        self.environment = environment
-        self.labels = labels
+    environment: BackboneEnvironment
+    run: MaskedRun | RoutedRun
+    labels: Tensor
 
     def observe(self) -> Tensor | None:
-        environment, before = self.environment, self.position
+        environment, before = self.environment, self.run.position
         with torch.no_grad(), autocast(environment.precision, environment.device):
-            features = super().observe()
-        made = environment.until[self.position] - environment.until[before]
+            features = self.run.observe()
+        made = environment.until[self.run.position] - environment.until[before]
         environment.multiplications += len(self.labels) * made
         return features
 
+    def act(self, actions: Tensor) -> None:
+        self.run.act(actions)
+
+    def fork(self) -> "BackboneEpisodes":
+        return replace(self, run=self.run.fork())
+
     @property
     def losses(self) -> Tensor:
-        return F.cross_entropy(self.logits.float(), self.labels, reduction="none")
+        return F.cross_entropy(self.run.logits.float(), self.labels, reduction="none")
 
 
-def _multiplications_until(network: RuntimeNetwork, data: Splits) -> list[int]:
+def _multiplications_until(network: Deciding, data: Splits) -> list[int]:
     """Of an image, with all channels, in the modules before each node of the flow, and in all.
 
     Those of a module that runs several times are shared out evenly.

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from rnp.execution.decision import DecisionNetwork
 from rnp.learning.environment import BackboneEnvironment, Episodes
-from rnp.runtime_network import RuntimeNetwork
-from rnp.structure.channel_flow import ChannelFlow
+from rnp.prefix_cost import Deciding
 from testbed.data import Splits
 
 # 4 convs of 4 groups, the first of them never pruned. That many cost 6 to 10 passes an image on one
@@ -22,9 +22,9 @@ MOST_COMBINATIONS = 64
 BATCH_SIZE = 256
 
 
-def n_combinations(flow: ChannelFlow) -> int:
+def n_combinations(decision: DecisionNetwork) -> int:
     """In how many ways an image can go through the network."""
-    return int(flow.groups ** len(flow.convs))
+    return int(decision.n_actions ** len(decision.inputs))
 
 
 class LossTable:
@@ -35,7 +35,7 @@ class LossTable:
         network, device = live.network, live.device
         self.n_images = live.n_images
         self.device = device
-        self.n_actions = network.flow.groups
+        self.n_actions = network.decision.n_actions
         steps = network.decision.inputs
         self.features = [
             torch.empty(self.n_images, self.n_actions**step, n, device=device)
@@ -92,7 +92,7 @@ class TableEpisodes:
         return self.table.losses[self.images, self.columns]
 
 
-def passes_per_image(network: RuntimeNetwork, data: Splits) -> float:
+def passes_per_image(network: Deciding, data: Splits) -> float:
     """What an image's row of the table costs, in multiplications of a full pass."""
     one = replace(data, train=data.train.select(torch.zeros(1, dtype=torch.int64)))
     device = next(network.parameters()).device

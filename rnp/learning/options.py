@@ -1,16 +1,45 @@
 """Options of Q-learning: what Lin et al. 2017 leave open, with what was found to work."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
 
-from rnp.prefix_cost import PrefixCost
-from rnp.runtime_network import RuntimeNetwork
+from rnp.learning.budget import Costs
+from rnp.prefix_cost import Deciding, PrefixCost
 from testbed.data import Splits
 
 DEFAULT_P = -0.1  # the paper's
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class ActionCosts(Costs, Protocol):
+    """What actions cost, and what that means for learning them."""
+
+    def prices(self) -> Tensor:
+        """What an action beyond the first adds at each step, (T,), relative to the mean step's."""
+        ...
+
+    def budget(self, keep_multiplications: float) -> float:
+        """Multiplications that a share of the dense ones comes to; a ValueError below the least."""
+        ...
+
+
+def check_one_price(
+    p: float | None, alpha: float | None, keep_multiplications: float | None
+) -> None:
+    """
+    Raises:
+        ValueError: if a budget is given together with what would be found for it.
+    """
+    if p is not None and keep_multiplications is not None:
+        raise ValueError("give p or keep_multiplications, not both")
+    if alpha is not None and keep_multiplications is not None:
+        raise ValueError(
+            "leave alpha out where keep_multiplications is given: only |p| / alpha matters, "
+            "and the p for the budget is found"
+        )
 
 
 class QLearning(BaseModel):
@@ -65,13 +94,7 @@ class QLearning(BaseModel):
 
     @model_validator(mode="after")
     def _price_or_budget(self) -> Self:
-        if self.p is not None and self.keep_multiplications is not None:
-            raise ValueError("give p or keep_multiplications, not both")
-        if self.alpha is not None and self.keep_multiplications is not None:
-            raise ValueError(
-                "leave alpha out where keep_multiplications is given: only |p| / alpha matters, "
-                "and the p for the budget is found"
-            )
+        check_one_price(self.p, self.alpha, self.keep_multiplications)
         return self
 
     def epsilon_at(self, step: int) -> float:
@@ -79,11 +102,15 @@ class QLearning(BaseModel):
         first, last = self.epsilon
         return first + (last - first) * min(1.0, step / (self.exploration * self.steps))
 
-    def check(self, network: RuntimeNetwork, data: Splits) -> None:
+    def costs(self, network: Any, data: Splits) -> ActionCosts:
+        """What the actions of a network of the method's kind cost."""
+        return PrefixCost.of_runtime(network, data)
+
+    def check(self, network: Deciding, data: Splits) -> None:
         """Refuses what cannot be learnt, before anything is trained.
 
         Raises:
-            ValueError: if the budget is below the cost of the least prefixes.
+            ValueError: if the budget is below the cost of the least actions.
         """
         if self.keep_multiplications is not None:
-            PrefixCost.of_runtime(network, data).budget(self.keep_multiplications)
+            self.costs(network, data).budget(self.keep_multiplications)

@@ -13,8 +13,9 @@ image brings more than the others, if the present policy goes on from there.
 
 import copy
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,8 +27,7 @@ from rnp.learning.loss_table import MOST_COMBINATIONS, LossTable, n_combinations
 from rnp.learning.options import DEFAULT_P, QLearning
 from rnp.learning.rollout import q_values, roll_out
 from rnp.learning.targets import advantages, exact_returns, q_loss, rewards, td_targets
-from rnp.prefix_cost import PrefixCost
-from rnp.runtime_network import RuntimeNetwork
+from rnp.prefix_cost import Deciding
 from testbed.data import Augmentation, Splits
 from testbed.method import Run
 from testbed.prediction import evaluating
@@ -35,6 +35,7 @@ from testbed.training import DivergedError, Report, ignore
 
 EXAMPLES = 4096  # images under random actions, at most, that alpha and the features' scale are from
 REPORTS = 10  # in a learning phase
+SETTLED_ON, BATCH_SIZE = 2048, 256  # images at most that a budget is met on
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Learned:
 
 
 def learn_decisions(
-    network: RuntimeNetwork, data: Splits, options: QLearning, run: Run, phase: int
+    network: Deciding, data: Splits, options: QLearning, run: Run, phase: int
 ) -> Learned:
     """Teaches `network.decision` in place, from the training images; the backbone stays as it is.
 
@@ -87,7 +88,7 @@ def learn_decisions(
 
 
 def meet_budget(
-    network: RuntimeNetwork,
+    network: Deciding,
     data: Splits,
     options: QLearning,
     learned: Learned,
@@ -110,9 +111,18 @@ def meet_budget(
     as_met = replace(data, train=data.validation, augmentation=Augmentation(crop=0, flip=False))
     with evaluating(network):
         environment = BackboneEnvironment(network, as_met, generator, run.device, "float32")
-        penalty = budget.settle(network.decision, environment, -learned.p, price, generator)
-    images = learned.backbone_images + environment.backbone_images
-    return Learned(learned.alpha, 0.0 - penalty, images)
+        images = torch.randperm(environment.n_images, generator=generator)[:SETTLED_ON]
+
+        def taken() -> Tensor:
+            played = (
+                roll_out(network.decision, environment.start(batch), 0.0, generator)
+                for batch in images.split(BATCH_SIZE)
+            )
+            return torch.cat([each.actions for each in played])
+
+        penalty = budget.settle(network.decision, taken, -learned.p, price)
+    passed = learned.backbone_images + environment.backbone_images
+    return Learned(learned.alpha, 0.0 - penalty, passed)
 
 
 def _generator(run: Run, phase: int) -> torch.Generator:
@@ -121,17 +131,17 @@ def _generator(run: Run, phase: int) -> torch.Generator:
 
 
 def _budget_and_price(
-    network: RuntimeNetwork, data: Splits, options: QLearning
+    network: Deciding, data: Splits, options: QLearning
 ) -> tuple[Budget | None, Tensor]:
-    cost, share = PrefixCost.of_runtime(network, data), options.keep_multiplications
+    cost, share = options.costs(network, data), options.keep_multiplications
     n_steps = len(network.decision.inputs)
-    price = cost.group_prices() if options.price == "multiplications" else torch.ones(n_steps)
+    price = cost.prices() if options.price == "multiplications" else torch.ones(n_steps)
     return None if share is None else Budget(cost, share), price
 
 
-def _tabulates(network: RuntimeNetwork, data: Splits, options: QLearning) -> bool:
+def _tabulates(network: Deciding, data: Splits, options: QLearning) -> bool:
     """Whether a table of all combinations is small; for td, also the shorter way."""
-    if n_combinations(network.flow) > MOST_COMBINATIONS:
+    if n_combinations(network.decision) > MOST_COMBINATIONS:
         return False
     if options.learner == "cost_to_go":
         return True
@@ -161,25 +171,12 @@ def learn(
         ValueError: if alpha is to be set, and the mean loss of random actions is 0 or not finite.
         DivergedError: if the errors of Q are not finite.
     """
-    decision.offsets.zero_()  # what a budget moved before: the penalty begins anew
     alpha = prepare(decision, environment, options, generator)
     report({"alpha": alpha})
-    price = torch.ones(len(decision.inputs)) if price is None else price
-    price = price.to(environment.device)
-    given = DEFAULT_P if options.p is None else options.p
-    first = -given if budget is None else LEAST
-    penalty = torch.tensor(first, dtype=torch.float64, device=price.device)
     frozen = copy.deepcopy(decision)  # the target network, where there is one
-    biases: dict[str, Any] = {"params": [b for b in decision.parameters() if b.ndim == 1]}
-    weights: dict[str, Any] = {"params": [w for w in decision.parameters() if w.ndim > 1]}
-    weights["weight_decay"] = options.q_weight_decay
-    optimizer = torch.optim.AdamW([weights, biases], weight_decay=0.0, fused=True)
-    report_every = math.ceil(options.steps / REPORTS)
-    losses, returns = [], []
-    drawn = batches(environment.n_images, options.batch_size, generator)
-    for step, images in zip(range(options.steps), drawn, strict=False):
-        epsilon, penalties = options.epsilon_at(step), -penalty * price
-        episodes = environment.start(images)
+
+    def learnt(step: int, images: Tensor, penalties: Tensor) -> Step:
+        epsilon, episodes = options.epsilon_at(step), environment.start(images)
         beginning = episodes.fork()
         played = roll_out(decision, episodes, epsilon, generator)
         reward = rewards(played.actions, episodes.losses, penalties, alpha)
@@ -193,16 +190,87 @@ def learn(
             targets = td_targets(reward, source, options.gamma)
             taken = played.values.gather(2, played.actions[:, :, None]).squeeze(2)
             loss = q_loss(taken, targets, options.q_loss)
+        return Step(
+            loss, played.values.argmax(dim=2), reward.sum(dim=1).mean(), {"epsilon": epsilon}
+        )
+
+    p = optimised(
+        decision, learnt, environment.n_images, environment.device, alpha, options, generator,
+        report, price, budget,
+    )  # fmt: skip
+    return Learned(alpha, p, environment.backbone_images)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step of learning goes by."""
+
+    loss: Tensor
+    best: Tensor
+    """The actions that the decision network thinks best, (n, T)."""
+    mean_return: Tensor
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """To be reported, too."""
+
+
+class Optimisation(Protocol):
+    """Options of the optimisation, as `QLearning` has them."""
+
+    @property
+    def p(self) -> float | None: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def q_learning_rate(self) -> float: ...
+    @property
+    def q_weight_decay(self) -> float: ...
+
+
+def optimised(
+    decision: DecisionNetwork,
+    learnt: Callable[[int, Tensor, Tensor], Step],
+    n_images: int,
+    device: torch.device,
+    alpha: float,
+    options: Optimisation,
+    generator: torch.Generator,
+    report: Report = ignore,
+    price: Tensor | None = None,
+    budget: Budget | None = None,
+) -> float:
+    """Optimises a decision network in place; returns p, as it was given or came to.
+
+    Args:
+        learnt: what a step learns, of its number, images' numbers (n,) and what an action beyond
+            the first brings at each step, (T,), <= 0.
+        others: as for `learn`.
+    """
+    decision.offsets.zero_()  # what a budget moved before: the penalty begins anew
+    price = torch.ones(len(decision.inputs)) if price is None else price
+    price = price.to(device)
+    given = DEFAULT_P if options.p is None else options.p
+    first = -given if budget is None else LEAST
+    penalty = torch.tensor(first, dtype=torch.float64, device=device)
+    biases: dict[str, Any] = {"params": [b for b in decision.parameters() if b.ndim == 1]}
+    weights: dict[str, Any] = {"params": [w for w in decision.parameters() if w.ndim > 1]}
+    weights["weight_decay"] = options.q_weight_decay
+    optimizer = torch.optim.AdamW([weights, biases], weight_decay=0.0, fused=True)
+    report_every = math.ceil(options.steps / REPORTS)
+    losses, returns = [], []
+    drawn = batches(n_images, options.batch_size, generator)
+    for step, images in zip(range(options.steps), drawn, strict=False):
+        now = learnt(step, images, -penalty * price)
         for group in optimizer.param_groups:
             group["lr"] = options.q_learning_rate * (1 - step / options.steps)
         optimizer.zero_grad()
-        loss.backward()
+        now.loss.backward()
         optimizer.step()
         if budget is not None:
-            best = played.values.argmax(dim=2)
-            penalty = budget.adjusted(penalty, best, step / options.steps)
-        losses.append(loss.detach())
-        returns.append(reward.sum(dim=1).mean())
+            penalty = budget.adjusted(penalty, now.best, step / options.steps)
+        losses.append(now.loss.detach())
+        returns.append(now.mean_return)
         if (step + 1) % report_every == 0 or step + 1 == options.steps:
             recent, mean_return = (torch.stack(each).mean().item() for each in (losses, returns))
             if not math.isfinite(recent):
@@ -210,12 +278,12 @@ def learn(
                     f"Q-learning diverged before step {step + 1} of {options.steps}: its loss is "
                     f"{recent}. Try a q_learning_rate well below {options.q_learning_rate:g}."
                 )
-            figures = {"q_loss": recent, "mean_return": mean_return, "epsilon": epsilon}
-            now = {"p": -penalty.item(), "penalty_in_cross_entropy": penalty.item() / alpha}
-            report({"q_step": step + 1, **figures, **now})
+            figures = {"q_loss": recent, "mean_return": mean_return, **now.figures}
+            prices = {"p": -penalty.item(), "penalty_in_cross_entropy": penalty.item() / alpha}
+            report({"q_step": step + 1, **figures, **prices})
             losses, returns = [], []
     optimizer.zero_grad()  # nothing is left behind but weights
-    return Learned(alpha, -penalty.item(), environment.backbone_images)
+    return -penalty.item()
 
 
 @torch.no_grad()

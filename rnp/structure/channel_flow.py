@@ -22,21 +22,11 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rnp.structure.channel_groups import prefix_sizes
+from rnp.structure.trace import graph_of, in_mode, listed_nodes, module_of, reshape_views, traced
 from testbed.prediction import evaluating
 
 TRIED_ON = (2, 6, 56, 63)  # images, channels, and sides that several poolings may halve
 TRIED_PREFIX = 2  # of these channels
-
-
-class OwnMode(int):
-    """Stands in a trace for the mode of the network: false, as it is taken in evaluation mode."""
-
-
-def in_mode(arguments: Any, training: bool) -> Any:
-    """An operation's arguments, with the mode that the network is in now."""
-    return fx.node.map_aggregate(
-        arguments, lambda value: training if isinstance(value, OwnMode) else value
-    )
 
 
 class _Tried(NamedTuple):
@@ -116,42 +106,19 @@ class ChannelFlow:
         return self  # nothing in it changes
 
     def __reduce__(self) -> Any:
-        # Node by node, as pickle would recurse through a deep network along its edges.
-        def named(node: fx.Node) -> "_Name":
-            return _Name(node.name)
-
-        nodes = [
-            (node.op, node.target, fx.map_arg((node.args, node.kwargs), named), node.name)
-            for node in self.nodes
-        ]
-        return _restored, (nodes, self.convs, self.groups, self.norms)
+        return _restored, (listed_nodes(self.graph), self.convs, self.groups, self.norms)
 
 
-class _Name(str):
-    """Stands for the node of this name."""
-
-
-def _restored(
-    nodes: list[Any], convs: tuple[PrunedConv, ...], groups: int, norms: Mapping[str, int]
-) -> ChannelFlow:
-    graph = fx.Graph()
-    known: dict[str, fx.Node] = {}
-
-    def node_of(argument: Any) -> Any:
-        return known[argument] if isinstance(argument, _Name) else argument
-
-    for op, target, arguments, name in nodes:
-        args, kwargs = cast(Any, fx.node.map_aggregate(arguments, node_of))
-        known[name] = graph.create_node(op, target, args, kwargs, name)
-    return ChannelFlow(graph, convs, groups, norms)
+def _restored(nodes: list[Any], *others: Any) -> ChannelFlow:
+    return ChannelFlow(graph_of(nodes), *others)
 
 
 def channel_flow(model: nn.Module, groups: int) -> ChannelFlow:
     """Traces `model` and finds the convs that can be pruned at run time.
 
-    A tensor that its forward makes of numbers becomes an attribute of it (`_tensor_constant0`).
     Its modules' modes stay as they are. What its forward does only in training is left out, but for
-    functions that are told the mode, such as functional dropout: they get the mode of the run.
+    functions that are told the mode, such as functional dropout: they get the mode of the run (see
+    `traced`).
 
     Raises:
         ValueError: if the network cannot be traced, or no conv can be pruned; says why for each.
@@ -160,30 +127,8 @@ def channel_flow(model: nn.Module, groups: int) -> ChannelFlow:
         return _channel_flow(model, groups)
 
 
-def _traced(model: nn.Module) -> fx.Graph:
-    for module in model.modules():
-        module.training = OwnMode()  # type: ignore[assignment]
-    try:
-        return fx.Tracer().trace(model)
-    except Exception as error:  # a user's forward may do anything with a traced value
-        raise ValueError(
-            f"Cannot follow the channels of {type(model).__name__}: tracing it with torch.fx "
-            f"raises {type(error).__name__}: {error}. Its forward must not depend on the values "
-            "of tensors."
-        ) from error
-    finally:
-        model.eval()
-
-
 def _channel_flow(model: nn.Module, groups: int) -> ChannelFlow:
-    graph = _traced(model)
-    images, *others = [node for node in graph.nodes if node.op == "placeholder"]
-    output = list(graph.nodes)[-1].args[0]
-    if others or not isinstance(output, fx.Node):
-        raise ValueError(
-            f"Expected a network that makes one tensor of one, {type(model).__name__} takes "
-            f"{[images.name, *(other.name for other in others)]} and returns {output}."
-        )
+    graph = traced(model)
     modules = dict(model.named_modules())
     calls = [node for node in graph.nodes if node.op == "call_module"]
     convs = [node for node in calls if isinstance(modules[node.target], nn.Conv2d)]
@@ -201,8 +146,7 @@ def _channel_flow(model: nn.Module, groups: int) -> ChannelFlow:
         raise ValueError(
             f"No conv of this network can run on a prefix of its channels. {'; '.join(reasons)}."
         )
-    for node in graph.find_nodes(op="call_method", target="view"):
-        node.target = "reshape"  # a view may ask for a layout that the values of a prefix lack
+    reshape_views(graph)
     return ChannelFlow(graph, tuple(found), groups, _mixed_norms(graph, modules, times_run, found))
 
 
@@ -375,11 +319,6 @@ def _is_prefix(values: _Tried) -> bool:
         and prefix.shape == expected.shape
         and torch.allclose(prefix, expected, rtol=1e-4, equal_nan=True)
     )
-
-
-def module_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None:
-    """The module that a node calls, if it calls one."""
-    return modules[str(node.target)] if node.op == "call_module" else None
 
 
 def _operation(node: fx.Node) -> str:

@@ -15,7 +15,7 @@ from rnp import static_prefix
 from rnp.adaptation import adapted
 from rnp.prefix_cost import Actions, PrefixCost
 from rnp.runtime_network import RuntimeNetwork
-from rnp.static_prefix import StaticPrefix, best_of_all, cut, shrunk
+from rnp.static_prefix import StaticPrefix, best_of_all, cut, prefixes_shrunk
 from rnp.structure.channel_flow import channel_flow
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications
@@ -204,10 +204,10 @@ def test_the_greedy_choice_takes_the_group_away_that_is_missed_least() -> None:
         return actions
 
     for share in (1.0, 0.9, 0.7):
-        found = shrunk(loss, cost, share * cost.dense)
+        found = prefixes_shrunk(loss, cost, share * cost.dense)
         assert found == by_hand(share * cost.dense)
         assert cost(found) <= share * cost.dense
-    assert shrunk(loss, cost, cost.dense) == (3, 3, 3, 3)
+    assert prefixes_shrunk(loss, cost, cost.dense) == (3, 3, 3, 3)
 
 
 def test_empty_groups_are_passed_over() -> None:
@@ -215,7 +215,7 @@ def test_empty_groups_are_passed_over() -> None:
     model = build_backbone("conv", (2, 8, 8), 3, channels=(4, 2, 6), hidden=9)
     cost = PrefixCost.of_model(model, channel_flow(model, 4), tiny.splits())
     smallest = cost((0, 0))
-    assert cost(shrunk(lambda actions: sum(actions), cost, smallest)) == smallest
+    assert cost(prefixes_shrunk(lambda actions: sum(actions), cost, smallest)) == smallest
 
 
 def test_many_convs_are_chosen_for_greedily_within_the_budget(

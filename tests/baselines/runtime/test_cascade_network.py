@@ -8,11 +8,12 @@ import torch
 from small_cascades import CONFIDENCES, cascade, images
 from torch import Tensor, nn
 
-from baselines.runtime.cascade_network import CascadeNetwork, average, confidence_of
+from baselines.runtime.cascade_network import CascadeNetwork
 from baselines.runtime.image_hash import uniform_of_images
 from testbed.cost import count_multiplications, multiplications_by_layer
 from testbed.inference_form import inference_form
 from testbed.latency import measure_latency
+from testbed.looks import average, confidence_of
 
 
 def played(network: CascadeNetwork, image: Tensor) -> tuple[Tensor, int]:

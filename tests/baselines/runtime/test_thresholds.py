@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from baselines.runtime.cascade_network import average, confidence_of
-from baselines.runtime.thresholds import WEIGHTS, chosen_decisions, fitted_weight
+from baselines.runtime.thresholds import chosen_decisions
+from testbed.looks import WEIGHTS, average, confidence_of, fitted_weight
 
 
 def drawn(looks: int, n: int, seed: int, classes: int = 3) -> tuple[Tensor, Tensor]:

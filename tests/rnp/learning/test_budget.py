@@ -1,5 +1,6 @@
 """The penalty found for a budget is the price that spends it."""
 
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -22,6 +23,12 @@ from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications
 
 SMALL: dict[str, Any] = {"encoding": 2, "hidden": 2, "rounds": 1}
+
+
+def greedily(network: DecisionNetwork, problem: Problem) -> Callable[[], Tensor]:
+    """Plays all images of a problem by the values as they are then."""
+    images = torch.arange(problem.n_images)
+    return lambda: roll_out(network, problem.start(images), 0.0, generator()).actions
 
 
 class OneStep:
@@ -50,7 +57,7 @@ def images_of_many_worths() -> Problem:
 def test_the_price_is_the_worth_of_the_image_at_the_margin(share: float, learner: str) -> None:
     options = quick(keep_multiplications=share, learner=learner, steps=1500, batch_size=64)
     network, problem = decision(features=[1]), images_of_many_worths()
-    budget = Budget(OneStep(), share)  # type: ignore[arg-type]
+    budget = Budget(OneStep(), share)
     learned = learn(network, problem, options, generator(), budget=budget)
     assert learned.penalty_in_cross_entropy == pytest.approx(1 - share, rel=0.1)
     assert learned.p == pytest.approx(-learned.alpha * learned.penalty_in_cross_entropy)
@@ -61,7 +68,7 @@ def test_the_price_is_the_worth_of_the_image_at_the_margin(share: float, learner
 
 
 def test_the_penalty_rises_while_too_much_is_spent_and_falls_while_too_little_is() -> None:
-    budget = Budget(OneStep(), 0.5)  # type: ignore[arg-type]
+    budget = Budget(OneStep(), 0.5)
     penalty = torch.tensor(0.1, dtype=torch.float64)
     all_bought, half, none = (torch.tensor([[a], [b]]) for a, b in ((1, 1), (0, 1), (0, 0)))
     assert budget.adjusted(penalty, all_bought, 0.1) == penalty, "Q means nothing yet"
@@ -83,11 +90,11 @@ def test_the_penalty_moves_by_the_share_of_the_room_that_there_is_on_either_side
             return 0.3 + 0.7 * actions.double().sum(dim=1)
 
     penalty = torch.tensor(0.1, dtype=torch.float64)
-    budget = Budget(Mostly(), 0.9)  # type: ignore[arg-type]
+    budget = Budget(Mostly(), 0.9)
     too_much = budget.adjusted(penalty, torch.ones(1, 1, dtype=torch.int64), 0.5)
     too_little = budget.adjusted(penalty, torch.zeros(1, 1, dtype=torch.int64), 0.5)
     assert (too_much / penalty).log() == pytest.approx(-(too_little / penalty).log().item())
-    at_the_end = Budget(Mostly(), 1.0 - 1e-6)  # type: ignore[arg-type]
+    at_the_end = Budget(Mostly(), 1.0 - 1e-6)
     assert at_the_end.adjusted(penalty, torch.ones(1, 1, dtype=torch.int64), 0.5) < too_much
 
 
@@ -115,8 +122,8 @@ def test_what_is_worth_most_is_bought_and_nothing_that_is_worth_less_than_nothin
     """Second actions are worth 40, 3, 0.5 and -2 beyond their price of 1."""
     worths = (3.0, -2.0, 40.0, 0.5)
     network, problem = fixed_values(*((0.0, worth) for worth in worths))
-    budget = Budget(OneStep(), share)  # type: ignore[arg-type]
-    settled = budget.settle(network, problem, 1.0, torch.ones(1), generator())
+    budget = Budget(OneStep(), share)
+    settled = budget.settle(network, greedily(network, problem), 1.0, torch.ones(1))
     values, _ = network(0, torch.arange(4.0)[:, None])
     taken = values.argmax(dim=1).tolist()
     dearest = sorted(worths, reverse=True)[:bought]
@@ -149,8 +156,8 @@ def test_the_groups_of_dear_convs_are_bought_too_where_the_penalty_was_learnt_to
 
     network.forward = forward  # type: ignore[method-assign]
     problem = Problem([lambda images, _: torch.zeros(len(images), 1)] * 2, lambda images, _: images)
-    budget = Budget(TwoSteps(), 1.0)  # type: ignore[arg-type]
-    assert budget.settle(network, problem, 1.0, price, generator()) == 0.0
+    budget = Budget(TwoSteps(), 1.0)
+    assert budget.settle(network, greedily(network, problem), 1.0, price) == 0.0
     values = torch.stack([network(step, torch.zeros(1, 1))[0][0] for step in range(2)])
     gained = values[:, 1] - values[:, 0]
     torch.testing.assert_close(gained, worths, msg="free, each by its own price")
@@ -183,8 +190,8 @@ def test_a_network_spends_its_budget_on_validation_images(
     """Where groups are worth something: the loss falls with every one, most for bright images."""
 
     def losses(episodes: BackboneEpisodes) -> Tensor:
-        computed = torch.stack(episodes.actions, dim=1).float().mean(dim=1)
-        return 1 - episodes.images.mean(dim=(1, 2, 3)).sigmoid() * computed / 3
+        computed = torch.stack(episodes.run.actions, dim=1).float().mean(dim=1)
+        return 1 - episodes.run.images.mean(dim=(1, 2, 3)).sigmoid() * computed / 3
 
     monkeypatch.setattr(BackboneEpisodes, "losses", property(losses))
     data = tiny.splits()
@@ -226,10 +233,10 @@ def test_images_that_look_all_the_same_get_no_more_than_the_budget() -> None:
         [lambda images, _: torch.zeros(len(images), 1)],
         lambda _, actions: 1 - 0.5 * actions[:, 0].float(),
     )
-    network, budget = decision(features=[1]), Budget(OneStep(), 0.5)  # type: ignore[arg-type]
+    network, budget = decision(features=[1]), Budget(OneStep(), 0.5)
     options = quick(keep_multiplications=0.5, steps=1200)
     learned = learn(network, problem, options, generator(), budget=budget)
-    budget.settle(network, problem, -learned.p, torch.ones(1), generator())
+    budget.settle(network, greedily(network, problem), -learned.p, torch.ones(1))
     worth = pytest.approx(0.5, rel=0.1)
     assert learned.penalty_in_cross_entropy == worth, "the price is what the group is worth"
     assert network(0, torch.zeros(64, 1))[0].argmax(dim=1).tolist() == [0] * 64
@@ -280,7 +287,7 @@ def test_groups_that_only_pay_together_are_found(seed: int) -> None:
     problem = Problem(
         [widths] * 10, lambda _, actions: 1 - torch.where(actions == 1, 1.0, narrow).prod(dim=1)
     )
-    network, budget = decision(features=[2] * 10), Budget(TenSteps(), 0.6)  # type: ignore[arg-type]
+    network, budget = decision(features=[2] * 10), Budget(TenSteps(), 0.6)
     options = quick(
         keep_multiplications=0.6,
         learner="cost_to_go",
@@ -296,6 +303,6 @@ def test_groups_that_only_pay_together_are_found(seed: int) -> None:
 
     assert chosen()[divides].all()
     assert chosen().sum() == 6, "the learning itself comes to the budget"
-    budget.settle(network, problem, -learned.p, torch.ones(10), generator())
+    budget.settle(network, greedily(network, problem), -learned.p, torch.ones(10))
     assert chosen()[divides].all()
     assert chosen().sum() == 6

@@ -86,7 +86,7 @@ def test_backbone_episodes_end_in_each_images_own_loss() -> None:
     environment = BackboneEnvironment(network, data, torch.Generator(), CPU, "float32")
     images = torch.tensor([4, 0, 7])
     episodes = environment.start(images)
-    inputs = episodes.images
+    inputs = episodes.run.images
     while episodes.observe() is not None:
         episodes.act(torch.tensor([0, 3, 1]))
     for image, action in enumerate((0, 3, 1)):
@@ -132,7 +132,7 @@ def test_the_cost_to_go_of_many_combinations_is_played_live(monkeypatch: Any) ->
 def test_a_group_s_price_is_what_it_adds_to_the_cost() -> None:
     channels = (4, 6, 8)
     backbone = build_backbone("conv", (2, 8, 8), 3, channels=channels, hidden=10)
-    got = PrefixCost.of_runtime(RuntimeNetwork(backbone), tiny.splits()).group_prices()
+    got = PrefixCost.of_runtime(RuntimeNetwork(backbone), tiny.splits()).prices()
     conv2, conv3 = 9 * 4 * 6 * 64, 9 * 6 * 8 * 64
     added = torch.tensor([conv2 + conv3, conv3 + 8 * 16 * 10], dtype=torch.float32)
     torch.testing.assert_close(got, added / added.mean())

@@ -132,4 +132,4 @@ def test_there_are_k_to_the_number_of_pruned_convs_combinations(
 ) -> None:
     convs = [nn.Conv2d(2 if i == 0 else 8, 8, 3, padding=1) for i in range(n_convs)]
     network = nn.Sequential(*convs, nn.Flatten(), nn.Linear(8 * 64, 3))
-    assert n_combinations(RuntimeNetwork(network, groups).flow) == n
+    assert n_combinations(RuntimeNetwork(network, groups).decision) == n

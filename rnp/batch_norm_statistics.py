@@ -54,8 +54,8 @@ def estimate_statistics(
     for norm in norms:
         if isinstance(norm, PrefixBatchNorm):
             norm.forget()
-        else:  # the first batch that it meets takes the place of what it has
-            norm.num_batches_tracked.zero_()
+        elif norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.zero_()  # the first batch takes the place of what it has
     logits = network.routed if isinstance(network, RoutedNetwork) else network.masked
     # Without momentum: the mean over batches.
     with by_batch(network, momentum=None), autocast(run.fine_tuning.precision, device):

@@ -11,9 +11,9 @@ pooled feature maps. Of an image that needs more these say little (area under th
 on CIFAR-10), and the margin between the two most probable classes much (.83); widths that share
 weights end points below widths that do not. So the state is that margin beside what the group's
 classifier reads, carried on by the recurrent cell, and groups share nothing. The answer is the
-average of the groups' log-probabilities with fitted weights, as of `cascade`: a classifier over all
-groups' features would make narrow groups learn for the wide ones. Groups take nothing from the
-dense network but its architecture: they are trained from scratch in one training, as long as
+average of the groups' log-probabilities with fitted weights, with which `cascade` won; a classifier
+over all groups' features was not tried. Groups take nothing from the dense network but its
+architecture: they are trained from scratch in one training, as long as
 `vanilla` is, each by its own loss. A trial that may be stopped early is judged by all groups
 together. Going on costs in proportion to the group's multiplications, the mean group p. Actions are
 few and their outcome is known, so that exact returns are learnt, and nothing is explored.

@@ -60,11 +60,11 @@ def learn_to_stop(
 
     def learnt(_: int, images: Tensor, penalties: Tensor) -> Step:
         images = images.to(looks.losses.device)
-        state, values = None, []
+        state, each = None, []
         for step, features in enumerate(looks.features):
             q, state = decision(step, features[images], state)
-            values.append(q)
-        values = torch.stack(values, dim=1)
+            each.append(q)
+        values = torch.stack(each, dim=1)
         best = values.detach().argmax(dim=2)
         brings = returns(best, looks.losses[images], penalties, alpha)
         loss = q_loss(advantages(values), advantages(brings), "squared")

@@ -11,7 +11,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -217,5 +217,5 @@ def _channels(layer: nn.Module | None) -> int:
     if isinstance(layer, nn.Conv2d):
         return layer.in_channels
     if isinstance(layer, _NormBase):
-        return cast(int, layer.num_features)
+        return layer.num_features
     return layer.num_channels if isinstance(layer, nn.GroupNorm) else 0

@@ -15,14 +15,12 @@ from torch import Tensor, nn
 from rnp.grouped_network import GroupedNetwork
 from rnp.learning.stopping import Looks
 from rnp.rnp_groups import AllGroups, Answers, GroupCost, RNPGroups, answered, fit_weights
-from testbed.augmentation import Augmentation
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications, multiplications_by_layer
 from testbed.data import Images, Splits
 from testbed.new_weights import draw_anew
-from testbed.training import Distillation, Training, train
+from testbed.training import Distillation
 
-CPU = torch.device("cpu")
 QUICK: dict[str, Any] = {"encoding": 2, "hidden": 2, "steps": 60, "batch_size": 32}
 
 
@@ -62,14 +60,12 @@ def test_the_loss_of_all_groups_is_the_sum_of_their_own(smoothing: float) -> Non
 
 def test_a_group_trains_as_it_would_alone() -> None:
     """Down to the weights: another group beside it changes nothing."""
-    data = replace(tiny.splits(), augmentation=Augmentation(crop=0, flip=False))
-    settings = Training(epochs=2, batch_size=32, learning_rate=0.05, precision="float32")
-    network = grouped(kind="residual")  # without dropout, which would draw for both in turn
-    copied = grouped(kind="residual")
+    data = tiny.splits()
+    network, copied = (grouped(kind="residual") for _ in range(2))  # without dropout, which draws
     alone = nn.Sequential(copied.bodies[1], copied.classifiers[1])
     together = AllGroups(network, tiny.run())
-    train(together, data, settings, seed=0, device=CPU, penalty=together.apart)
-    train(alone, data, settings, seed=0, device=CPU)
+    tiny.run(1).train_from_scratch(together, data, together.apart)
+    tiny.run(1).train_from_scratch(alone, data)
     for one, other in zip(network.bodies[1].parameters(), alone[0].parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 

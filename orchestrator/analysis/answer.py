@@ -109,7 +109,8 @@ def cascade_said(ahead: Ahead) -> str:
         f"this budget: validation accuracy {accuracy(own.accuracy)} against "
         f"{accuracy(own.alone_accuracy)} of {own.alone} on the same {own.images:,} images "
         f"({ahead.points:.1f} points, standard error {ahead.error:.1f}{mean}), at "
-        f"{percent(own.share)} of the dense multiplications. It is not confirmed."
+        f"{percent(own.share)} of the dense multiplications against {percent(own.alone_share)}. "
+        "It is not confirmed."
     )
 
 

@@ -67,6 +67,11 @@ class OwnCascade:
         return ",".join(self.networks)
 
     @property
+    def alone_share(self) -> float:
+        """Of the dense network's multiplications."""
+        return self.share * self.alone_multiplications / self.multiplications
+
+    @property
     def at_most(self) -> int:
         """Multiplications within which it, and what stands beside it, are what they are."""
         return math.ceil(max(self.multiplications, self.alone_multiplications))

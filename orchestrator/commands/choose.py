@@ -51,11 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = SweepResult.read(args.folder)
         choice = choose(result, limits, args.method, args.trial)
+        print(f"{choice.trial_id}: {choice.why}", flush=True)
         if choice.cascade is not None:
             from orchestrator.deploy.own_cascade import confirmed
 
             choice = confirmed(result, choice, args.data_root)
-        print(f"{choice.trial_id}: {choice.why}")
+            print(choice.test)
         if args.export is not None:
             _ship(args, result, choice)
     except FileNotFoundError as error:

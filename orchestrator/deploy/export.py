@@ -52,7 +52,8 @@ def export(result: SweepResult, choice: Choice, target: Path, data_root: Path) -
     rows = [pd.Series(result.row(each.trial_id)) for each in trials]
     shown = {"sweep": result.sweep, "choice": choice, "trial": trials[0], "row": rows[0]}
     shown["networks"] = [
-        (trial, row, result.command(row)) for trial, row in zip(trials, rows, strict=True)
+        (trial, row, result.settings(row), result.command(row))
+        for trial, row in zip(trials, rows, strict=True)
     ]
     with _whole(target) as unfinished:
         save_network(network, unfinished / WEIGHTS)

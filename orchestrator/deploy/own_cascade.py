@@ -9,7 +9,6 @@ from orchestrator.analysis.cascades import OwnCascade
 from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.analysis.uncertainty import paired_error
 from orchestrator.deploy.selection import Choice
-from orchestrator.formatting import accuracy, millions, percent
 from orchestrator.jobs.final_test import on_test_images
 from orchestrator.jobs.saved_network import saved_network
 from orchestrator.plan import Trial
@@ -55,16 +54,7 @@ def confirmed(result: SweepResult, choice: Choice, data_root: Path) -> Choice:
     if known is None:
         known = _tested(result, own, data_root)
         known.write(folder, own.networks, own.thresholds, own.alone)
-    dense = result.row(own.networks[0])["dense_multiplications"]
-    ahead = f"{abs(known.ahead):.1f} points {'ahead' if known.ahead >= 0 else 'behind'}"
-    said = (
-        f" On {known.images:,} test images: {accuracy(known.accuracy)} against "
-        f"{accuracy(known.alone_accuracy)} ({ahead}, standard error {known.error:.1f}), "
-        f"{millions(known.multiplications)} multiplications in the mean "
-        f"({percent(known.multiplications / dense)} of dense) against "
-        f"{millions(known.alone_multiplications)}."
-    )
-    return choice._replace(why=choice.why + said, test=known)
+    return choice._replace(test=known)
 
 
 def _tested(result: SweepResult, own: OwnCascade, data_root: Path) -> CascadeTest:

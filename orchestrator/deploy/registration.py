@@ -45,8 +45,9 @@ def register(models: "ModelRegistry", exported: Path, result: SweepResult, choic
             "dense_multiplications": row["dense_multiplications"],
         }
     tags["sweep"] = result.sweep["name"]
+    why = choice.why if choice.test is None else f"{choice.why} {choice.test}"
     try:
-        return models.register(exported, tags, choice.why)
+        return models.register(exported, tags, why)
     except Exception as error:  # of MLflow, of its database, of the network
         reason = str(error).partition("\n")[0]
         raise ValueError(

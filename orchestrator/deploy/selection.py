@@ -160,7 +160,7 @@ def _cascade_figures(own: OwnCascade) -> str:
         f"accuracy {accuracy(own.accuracy)} on {own.images:,} validation images that chose "
         f"nothing, {abs(own.ahead):.1f} points {side} {own.alone}, the best of the networks alone "
         f"there (standard error {own.error:.1f}), {millions(own.multiplications)} multiplications "
-        f"({percent(own.share)} of dense)"
+        f"({percent(own.share)} of dense) against {millions(own.alone_multiplications)}"
     )
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple, Self
 
 import pandas as pd
 
+from orchestrator.formatting import accuracy, millions
 from orchestrator.run_folder.trials_table import cell_text, write_table
 
 TABLE = "cascades.csv"
@@ -27,6 +28,15 @@ class CascadeTest(NamedTuple):
     error: float
     """Its standard error, of the same images."""
     images: int
+
+    def __str__(self) -> str:
+        ahead = f"{abs(self.ahead):.1f} points {'ahead' if self.ahead >= 0 else 'behind'}"
+        return (
+            f"On {self.images:,} test images: accuracy {accuracy(self.accuracy)} with "
+            f"{millions(self.multiplications)} multiplications in the mean, against "
+            f"{accuracy(self.alone_accuracy)} with {millions(self.alone_multiplications)} of the "
+            f"network alone ({ahead}, standard error {self.error:.1f})."
+        )
 
     @classmethod
     def read(

@@ -24,6 +24,7 @@ def cascades_table(result: SweepResult, cascades: Sequence[OwnCascade]) -> Table
             "at random": accuracy(each.at_random),
             "multiplications": millions(each.multiplications),
             "of dense": percent(each.share),
+            "alone, of dense": percent(each.alone_share),
         }
         for each in cascades
     ]

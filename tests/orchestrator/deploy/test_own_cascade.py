@@ -118,13 +118,14 @@ def test_it_meets_the_test_images_once_and_they_choose_nothing(
     assert test.ahead == pytest.approx(100 * (test.accuracy - test.alone_accuracy))
     cost = count_multiplications(network, splits.normalised(images))
     assert test.multiplications == cost.multiplications
-    assert f"On {len(images)} test images: {right:.3f} against {test.alone_accuracy:.3f}" in said[0]
+    assert f"On {len(images)} test images: accuracy {right:.3f} with " in said[0]
+    assert f"against {test.alone_accuracy:.3f} with " in said[0]
     # Whatever the test says, the same cascade is named.
     worst = test._replace(accuracy=0.0, ahead=-90.0)
     (run_folder / "cascades.csv").unlink()
     worst.write(run_folder, own.networks, own.thresholds, own.alone)
     again = confirmed(result, choose(result, trial_id=choice.trial_id), Path("data"))
-    assert again.cascade == own and "90.0 points behind" in again.why
+    assert again.cascade == own and "90.0 points behind" in str(again.test)
     (run_folder / "cascades.csv").unlink()
 
 
@@ -172,7 +173,7 @@ def test_every_format_gives_what_the_cascade_gives_and_the_card_names_its_networ
         assert threshold is None or f"| {threshold:.4f} |" in row
         assert result.command(result.by_id.loc[name]) in card
     test = CascadeTest.read(run_folder, own.networks, own.thresholds, own.alone)
-    assert test is not None and f"{test.accuracy:.3f} on the test images" in card
+    assert test is not None and str(test) in card
     assert re.search(r"it skips\. One image: .* times the dense network's", card)
     assert "\n\n\n" not in card
     torch_lines, onnx_lines = blocks("python", card)
@@ -202,7 +203,7 @@ def test_a_registered_cascade_has_its_own_figures(
     assert models.tags["test_accuracy"] == test.accuracy
     assert models.tags["multiplications"] == own.multiplications
     assert models.tags["sweep"] == "cascades" and "parameters" not in models.tags
-    assert models.description == found.why
+    assert models.description == f"{found.why} {test}"
 
 
 def test_a_cascade_takes_a_limit_of_multiplications_alone(

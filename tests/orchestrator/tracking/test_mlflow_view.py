@@ -1,6 +1,7 @@
 """What MLflow's own pages show of a sweep: the runs, the view "Frontier", the chart's artifact."""
 
 import base64
+import dataclasses
 import io
 import json
 import zlib
@@ -12,6 +13,9 @@ from mlflow import MlflowClient
 from PIL import Image, ImageColor
 from test_mlflow_server import mlflow_server
 
+from orchestrator.analysis.answer import cascade_said
+from orchestrator.analysis.cascade_decision import Ahead
+from orchestrator.analysis.cascades import judged
 from orchestrator.analysis.comparison import compare_methods
 from orchestrator.analysis.decision import decisions
 from orchestrator.analysis.sweep_result import SweepResult
@@ -22,6 +26,7 @@ from orchestrator.sweep_file import load_sweep
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.tracking.view import TAG, view_to_write
 from tests.browser import ask, needs_chromium
+from tests.knowing_networks import knowing
 from tests.live_page import LivePage, live_page
 from tests.report_rows import CONFIRMED, run_folder
 
@@ -53,6 +58,11 @@ def test_a_view_is_written_once_and_mended_in_place() -> None:
     assert json.loads(mended)["createdAt"] == 7 < json.loads(mended)["updatedAt"]
 
 
+def cascade() -> Ahead:
+    own = judged(knowing(200, 3), (0, 2), (0.5,), alone=1)
+    return Ahead(own, own.ahead, own.error, 1)
+
+
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepResult, str]:
     """A sweep that was written to a database twice, as by the same command again; its URI."""
@@ -70,7 +80,8 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepResult, str]
         ):
             environment.delenv("MLFLOW_TRACKING_URI", raising=False)
             comparison = compare_methods(result.trials, result.objectives)
-            tracker.finish(comparison, decisions(result))
+            first, *others = decisions(result)
+            tracker.finish(comparison, [dataclasses.replace(first, cascade=cascade()), *others])
     assert said == []
     return result, f"sqlite:///{folder.parent / 'mlflow.db'}"
 
@@ -92,6 +103,14 @@ def runs(tracked: tuple[SweepResult, str]) -> tuple[str, dict[str, Any]]:
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id])
     return experiment.experiment_id, {run.info.run_name: run for run in found}
+
+
+def test_a_cascade_that_is_ahead_is_a_tag_of_the_reports_run(
+    tracked: tuple[SweepResult, str],
+) -> None:
+    tags = runs(tracked)[1]["frontier"].data.tags
+    assert tags["cascade_at_75"] == cascade_said(cascade())
+    assert "best_at_50" in tags and "cascade_at_50" not in tags
 
 
 def test_an_experiment_has_one_view_with_the_chart_and_its_runs_the_reports_colours(

@@ -4,7 +4,8 @@
 
 `adapted.csv`: the adapted backbone with the same prefix of every conv for all images, and with
 random prefixes; no decision is learnt. `decided.csv`: RNP at half of the multiplications, after
-`rounds` of learning decisions and fine-tuning, all in as many epochs. `rnp_ablation.md`: their means.
+`rounds` of learning decisions and fine-tuning, all in as many epochs. `rnp_ablation.md`: their
+means.
 
 The parts: batch-norm statistics of each prefix, or one set for all; distillation in place, from the
 dense network, or none; rounds. All start from the same dense network of a seed; runs that share an

@@ -65,7 +65,7 @@ def run(modules: Sequence[tuple[str, Path]], output: Path) -> list[pd.DataFrame]
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--epochs", type=int, default=85, help="of a trial: about ten seconds")
+    parser.add_argument("--epochs", type=int, default=125, help="of a trial: about ten seconds")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     args = parser.parse_args()
     ratios, durations = [], []

@@ -57,7 +57,9 @@ def looked(
         weight: of the look, from 0 to 1.
     """
     if (operators := _operators_for(logits)) is not None:
-        answers, confidences = operators.answer(before, logits, weight, confidence == "margin")
+        answers, confidences = operators.answer.default(
+            before, logits, weight, confidence == "margin"
+        )
         return answers, confidences
     own = logits.log_softmax(dim=1)
     answers = own if before is None else average(before, own, weight)

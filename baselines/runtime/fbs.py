@@ -295,10 +295,10 @@ class GatedConv2d(nn.Conv2d):
         weight, bias, positions = self._inference_form()
         reference = self.form == "reference"
         if (compiled := operators_for(self, image)) is not None:
-            outputs, scale, inputs = compiled.gate(
+            outputs, scale, inputs = compiled.gate.default(
                 image, self.phi, self.rho, self.active, reference
             )
-            computed: Tensor = compiled.conv_on(
+            computed: Tensor = compiled.conv_on.default(
                 *(image, inputs, outputs, positions, bias, scale, self.beta if reference else None),
                 *(self.kernel_size, self.stride, self.padding, self.dilation),
             )

@@ -12,7 +12,9 @@ Where we differ: the report prints the accuracy term with the sign of the drop t
 and its gradient without the logarithm; both are mended. Batch norm is estimated anew for every mask
 and for the dense network that it is compared with (see `batch_norm_statistics`; Huang et al.
 fine-tune each mask instead): with the whole network's statistics a mask looks 5 to 40 times worse
-than it is. `phi` is 1 at most, or agents buy luck on the reward images. The validation images have
+than it is. `phi` is 1 at most, or agents buy luck on the reward images. A layer's drop is counted
+from the dense network, or from the network as it comes to that layer where this is less accurate
+(see `Rewards`). The validation images have
 three parts. Agents learn from two thirds of the reward images (`reward_share`); on the last third,
 that no agent learnt from, one of a few masks is chosen: the most probable one, those sampled last,
 and all channels. Every accuracy that is reported is of the others (`held_back`).
@@ -199,7 +201,7 @@ class PolicyGradient(BaseModel):
         judging: "Judging",
         data: Splits,
         run: Run,
-    ) -> Remembered:
+    ) -> "Rewards":
         """The rewards of masks of a group."""
         evaluation = evaluation_of_masks(
             network,
@@ -211,12 +213,8 @@ class PolicyGradient(BaseModel):
             device=run.device,
             precision=run.fine_tuning.precision,
         )
-
-        def reward(masks: Tensor) -> Tensor:
-            accuracies = torch.tensor(evaluation(masks), dtype=torch.float64)
-            return rewards(accuracies, judging.dense_accuracy, self.drop_bound, masks)
-
-        return Remembered(reward, evaluation.images_per_mask)
+        accuracies = Remembered(evaluation, evaluation.images_per_mask)
+        return Rewards(accuracies, judging.dense_accuracy, self.drop_bound)
 
 
 @dataclass(frozen=True)
@@ -230,28 +228,56 @@ class Judging:
     """On the images, with batch norm estimated likewise."""
 
 
+@dataclass(frozen=True)
+class Rewards:
+    """Rewards of a group's masks.
+
+    A drop is counted from the dense network, or from this one with all channels where that is less
+    accurate: what other layers lost is not charged to this one. Else a layer that could lose most
+    of its channels for nothing would keep all, since any mask is beyond the bound before the last
+    fine-tuning has given back what earlier layers cost.
+    """
+
+    accuracies: Remembered
+    dense_accuracy: float
+    """On the same images."""
+    drop_bound: float
+    """In percentage points."""
+
+    @property
+    def n_images(self) -> int:
+        """How many images masks have taken through the network."""
+        return self.accuracies.n_images
+
+    def __call__(self, masks: Tensor) -> Tensor:
+        """(masks,) float64, of masks (masks, channels) bool."""
+        with_all = self.accuracies(torch.ones_like(masks[:1])).item()
+        least = min(self.dense_accuracy, with_all)
+        return rewards(self.accuracies(masks), least, self.drop_bound, masks)
+
+
 def epochs_by(layer: int, n_layers: int, epochs: int) -> int:
     """How many of all epochs are spent by the end of a layer, from 1: half of them by the last but
     one."""
     return epochs if layer == n_layers else epochs // 2 * layer // (n_layers - 1)
 
 
-def rewards(accuracies: Tensor, dense_accuracy: float, drop_bound: float, masks: Tensor) -> Tensor:
+def rewards(accuracies: Tensor, unpruned: float, drop_bound: float, masks: Tensor) -> Tensor:
     """`phi * psi`: what is left of the drop bound, times filters over filters kept.
 
-    `phi = 1 - (a* - a) / b`: 1 where the accuracy a is the dense network's a* or better, 0 where it
-    has dropped by b.
+    `phi = 1 - (a* - a) / b`: 1 where the accuracy a is that without pruning, a*, or better, 0 where
+    it has dropped by b.
 
     Args:
         accuracies: (masks,), fractions.
-        dense_accuracy: on the same images.
+        unpruned: a*, on the same images.
         drop_bound: in percentage points.
         masks: (masks, filters) bool, one filter kept at least.
 
     Source: Yang and Xu, equations 1 to 3, with the sign of the drop in equation 1 mended, and
     `phi` 1 at most.
     """
-    phi = (1 - 100 * (dense_accuracy - accuracies) / drop_bound).clamp(max=1)
+    phi = (1 - 100 * (unpruned - accuracies) / drop_bound).clamp(max=1)
     psi = masks.shape[1] / masks.sum(dim=1)
     return phi * psi
 

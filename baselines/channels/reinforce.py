@@ -5,7 +5,7 @@ reinforcement learning", Machine Learning 8.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -52,10 +52,12 @@ class Agent(nn.Module):
 
 
 class Remembered:
-    """Rewards of masks, each found out once: a decided agent samples the same ones again."""
+    """Accuracies of masks, each found out once: a decided agent samples the same ones again."""
 
-    def __init__(self, reward: Callable[[Tensor], Tensor], images_per_mask: int) -> None:
-        self._reward = reward
+    def __init__(
+        self, accuracies: Callable[[Tensor], Sequence[float]], images_per_mask: int
+    ) -> None:
+        self._accuracies = accuracies
         self._images_per_mask = images_per_mask
         self._known: dict[bytes, float] = {}
 
@@ -69,7 +71,7 @@ class Remembered:
         keys = [mask.numpy().tobytes() for mask in masks]
         new = {key: mask for key, mask in zip(keys, masks, strict=True) if key not in self._known}
         if new:
-            found = self._reward(torch.stack(list(new.values()))).tolist()
+            found = self._accuracies(torch.stack(list(new.values())))
             self._known |= dict(zip(new, found, strict=True))
         return torch.tensor([self._known[key] for key in keys], dtype=torch.float64)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import baselines.channels.policy_gradient
 from baselines import PolicyGradient
 from baselines.channels.batch_norm_statistics import estimate_statistics
-from baselines.channels.policy_gradient import epochs_by, rewards
+from baselines.channels.policy_gradient import Rewards, epochs_by, rewards
 from baselines.channels.reinforce import (
     Agent,
     Remembered,
@@ -120,14 +120,24 @@ def test_an_agent_reads_any_number_of_filters_of_any_size(shape: tuple[int, ...]
     torch.testing.assert_close(agent(), keep[order])  # each by its own weights alone
 
 
-def test_a_reward_is_found_out_once() -> None:
+def test_what_earlier_layers_lost_is_not_charged_to_a_layer() -> None:
+    """With all channels it is three points below the dense network; two channels do nothing."""
+    masks = torch.tensor([[True] * 4, [True, True, False, False], [True, False, False, False]])
+    accuracies = Remembered(lambda m: (0.86 + 0.01 * m.double()[:, :2].prod(dim=1)).tolist(), 1)
+    found = Rewards(accuracies, dense_accuracy=0.9, drop_bound=2.0)(masks)
+    assert found.tolist() == pytest.approx([1, 2, (1 - 1 / 2) * 4])
+    better = Rewards(accuracies, dense_accuracy=0.866, drop_bound=2.0)(masks)
+    assert better.tolist() == pytest.approx([1, 2, (1 - 0.6 / 2) * 4])  # than the dense network
+
+
+def test_an_accuracy_is_found_out_once() -> None:
     asked: list[Tensor] = []
 
-    def reward(masks: Tensor) -> Tensor:
+    def accuracies(masks: Tensor) -> list[float]:
         asked.extend(masks)
-        return masks.sum(dim=1)
+        return [float(each) for each in masks.sum(dim=1)]
 
-    remembered = Remembered(reward, images_per_mask=7)
+    remembered = Remembered(accuracies, images_per_mask=7)
     masks = torch.tensor([[True, False], [True, True], [True, False]])
     assert remembered(masks).tolist() == remembered(masks).tolist() == [1, 2, 1]
     assert len(asked) == 2 and remembered.n_images == 14

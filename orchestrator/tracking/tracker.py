@@ -110,27 +110,29 @@ class Tracker(AbstractContextManager["Tracker"]):
             )
 
     def _write(self) -> None:
-        """The thread: sends what there is until it is closed, and then what is left."""
+        """The thread: sends what there is until it is closed, and then what is left.
+
+        MLflow is imported for the first task, when workers have started: they need the cores.
+        """
         experiment: Experiment | None = None
         failures, pause_s = 0, FIRST_PAUSE_S
-        while not (self._closing.is_set() and self._tasks.empty() and experiment):
-            task = None
+        while not (self._closing.is_set() and self._tasks.empty()):
+            try:
+                task = self._tasks.get(timeout=0.2)
+            except queue.Empty:
+                continue
             try:
                 experiment = experiment or Experiment(self._plan, self._folder, self._uri)
                 self._experiment_id = experiment.id
-                task = self._tasks.get(timeout=0.2)
                 task(experiment)
                 self._tasks.task_done()
                 failures, pause_s = 0, FIRST_PAUSE_S
-            except queue.Empty:
-                continue
             except Exception as error:  # whatever MLflow raises, no trial may be lost for it
                 self._say(error)
                 experiment = None  # it is asked again what it has
                 failures += 1
-                if task is not None:
-                    self._tasks.put(task)
-                    self._tasks.task_done()  # it is another one now
+                self._tasks.put(task)
+                self._tasks.task_done()  # it is another one now
                 if failures % FAILURES_IN_A_ROW == 0:
                     if self._closing.is_set():
                         return

@@ -35,11 +35,10 @@ import sys
 from pathlib import Path
 from orchestrator.plan import make_plan
 from orchestrator.sweep_file import load_sweep
-from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.experiment import Experiment, tracking_uri
 output = Path(sys.argv[1])
 plan = make_plan(load_sweep(output / "sweep.yaml", ["name=first"]))
-with Tracker(plan, output / "sweep", print) as tracker:
-    tracker.close(patience_s=500)  # the tables take seconds, and more on a machine at work
+Experiment(plan, output / "sweep", tracking_uri(output))
 """
 
 

@@ -19,7 +19,7 @@ REPORTS, OUTCOME, RUNG, DONE = "reports", "outcome", "rung", "done"
 """In a result: a list of what the job reported, how it ended, and the epochs before its rung. At a
 rung the outcome is that of a trial which is stopped there, and `DONE` is Ray Tune's to set."""
 
-REPORT_PERIOD_S = 5.0
+REPORT_PERIOD_S = 1.0
 """A job's reports travel to the driver once in this time, and when it comes to a rung or ends. The
 job waits meanwhile: some hundredths of a second on a busy machine."""
 

@@ -39,7 +39,7 @@ IMAGES = 10_000  # of which a fifth give rewards: half of these, as by default
 JUDGING_IMAGES = 10_000
 TRAINING = Training(epochs=30, batch_size=128, learning_rate=0.1)
 FINE_TUNING = Training(epochs=13, batch_size=128, learning_rate=0.02)
-STEPS = 40
+STEPS = 100
 COLUMNS = (
     "network", "seed", "bound", "multiplications", "parameters", "accuracy", "dense_accuracy",
     "reward_epochs", "seconds",

@@ -16,6 +16,7 @@ HIDDEN = 64  # units that read a filter
 LEARNING_RATE = 0.02
 SHARPNESS = 4.0  # of the first weights: filters that are alike are told apart all the same
 EXPLORED = 0.25  # filters of a mask, in the mean, that are drawn against a decided agent
+LOOKED_AT = 10  # times, in the course of the learning, that the most probable mask is noted
 MOST_EXPLORATION = 0.1  # the probability of that for one filter, at most
 
 
@@ -87,13 +88,15 @@ def learn(
         samples: masks of each step.
 
     Returns:
-        The most probable mask, those sampled last and that of all filters: (samples + 2, filters).
+        The masks that were the most probable ones in the course of the learning, the first ones
+        first, and last that of all filters: (masks, filters).
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng([]):  # torch draws first weights, which the agent then replaces
         agent = Agent(weight, generator)
     optimizer = torch.optim.Adam(agent.parameters(), lr=LEARNING_RATE)
-    for _ in range(steps):
+    probable = []
+    for step in range(1, steps + 1):
         keep = agent()
         actions = torch.rand(samples, len(weight), generator=generator) < keep.detach().cpu()
         masks = at_least_one(actions, weight)
@@ -102,10 +105,11 @@ def learn(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    with torch.no_grad():
-        probable = agent().cpu() > 0.5
-    last = at_least_one(probable[None], weight)
-    return torch.cat([last, masks, torch.ones_like(last)])
+        if step * LOOKED_AT // steps > (step - 1) * LOOKED_AT // steps:
+            with torch.no_grad():
+                probable.append(agent().cpu() > 0.5)
+    every = torch.ones(1, len(weight), dtype=torch.bool)
+    return torch.cat([at_least_one(torch.stack(probable), weight), every])
 
 
 def advantages(rewards: Tensor) -> Tensor:

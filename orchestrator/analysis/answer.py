@@ -63,12 +63,15 @@ def answer(result: SweepResult, found: Sequence[Decision] | None = None) -> tupl
     return f"{headline}.", " ".join(_more(best))
 
 
-def last_lines(result: SweepResult) -> list[str]:
+def last_lines(result: SweepResult, found: Sequence[Decision] | None = None) -> list[str]:
     """What a terminal shows last: the headline, the best network at each budget, how to export it.
 
     Of several cells the headline's budget alone; the report has all.
+
+    Args:
+        found: of `decisions`.
     """
-    found = decisions(result)
+    found = decisions(result) if found is None else list(found)
     first = headline_decisions(found, result.sweep)
     shown = first if len(result.cells) > 1 else found
     lines = [answer(result, found)[0], *(f"  {line(result, each)}" for each in shown)]

@@ -260,11 +260,12 @@ def _finish(
 
         write_report(folder)
     result = SweepResult.read(folder)
-    for line in last_lines(result):
+    found = decisions(result)
+    for line in last_lines(result, found):
         progress.message(line)
     progress.message(f"Report: {folder / 'report.html'}")
     if tracker:
-        tracker.finish(compare_methods(result.trials, result.objectives), decisions(result))
+        tracker.finish(compare_methods(result.trials, result.objectives), found)
     if not whole:
         return STOPPED
     return ALL_COMPLETED if recorder.statuses <= ENDED_WELL else SOME_FAILED

@@ -246,6 +246,21 @@ def test_agents_find_the_best_mask_and_keep_fewer_filters_the_larger_the_bound()
     assert kept == [9, 7, 5, 2]
 
 
+def test_the_masks_to_choose_from_are_of_the_whole_learning() -> None:
+    """An agent that fewer and fewer filters please: others may like what it liked on the way."""
+    weight = torch.randn(40, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+
+    def reward(masks: Tensor) -> Tensor:
+        return -masks.sum(dim=1).double()
+
+    kept = learn(weight, reward, samples=10, steps=40, seed=0).sum(dim=1).tolist()
+    assert kept[-1] == 40
+    on_the_way = kept[:-1]
+    assert len(on_the_way) == 10
+    assert on_the_way == sorted(on_the_way, reverse=True)
+    assert on_the_way[0] > 10 and on_the_way[-1] < 5
+
+
 def pixels_of(images: Images) -> set[bytes]:
     return {image.numpy().tobytes() for image in images.pixels}
 

@@ -16,7 +16,7 @@ HIDDEN = 64  # units that read a filter
 LEARNING_RATE = 0.02
 SHARPNESS = 4.0  # of the first weights: filters that are alike are told apart all the same
 EXPLORED = 0.25  # filters of a mask, in the mean, that are drawn against a decided agent
-LOOKED_AT = 10  # times, in the course of the learning, that the most probable mask is noted
+LOOKED_AT = 10  # times, in the course of the learning, that masks are noted
 MOST_EXPLORATION = 0.1  # the probability of that for one filter, at most
 
 
@@ -88,28 +88,29 @@ def learn(
         samples: masks of each step.
 
     Returns:
-        The masks that were the most probable ones in the course of the learning, the first ones
-        first, and last that of all filters: (masks, filters).
+        Of some moments in the course of the learning the most probable mask and the best of those
+        sampled, and last that of all filters: (masks, filters).
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng([]):  # torch draws first weights, which the agent then replaces
         agent = Agent(weight, generator)
     optimizer = torch.optim.Adam(agent.parameters(), lr=LEARNING_RATE)
-    probable = []
+    noted = []
     for step in range(1, steps + 1):
         keep = agent()
         actions = torch.rand(samples, len(weight), generator=generator) < keep.detach().cpu()
         masks = at_least_one(actions, weight)
-        gains = advantages(reward(masks))
+        rewards = reward(masks)
+        gains = advantages(rewards)
         loss = reinforce_loss(keep, actions.to(keep.device), gains.to(keep))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if step * LOOKED_AT // steps > (step - 1) * LOOKED_AT // steps:
             with torch.no_grad():
-                probable.append(agent().cpu() > 0.5)
-    every = torch.ones(1, len(weight), dtype=torch.bool)
-    return torch.cat([at_least_one(torch.stack(probable), weight), every])
+                probable = at_least_one(agent().cpu()[None] > 0.5, weight)
+            noted += [probable, masks[rewards.argmax()][None]]
+    return torch.cat([*noted, torch.ones_like(probable)])
 
 
 def advantages(rewards: Tensor) -> Tensor:

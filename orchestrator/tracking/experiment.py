@@ -167,7 +167,6 @@ class Experiment:
             Metric(_key(name), value, timestamp or end, step)
             for name, value, timestamp, step in _figures(row, reports)
         ]
-        metrics.sort(key=lambda metric: metric.key != "val_accuracy")  # "Compare" shows the first
         params = [
             Param(_key(name), str(value)[:LONGEST_PARAM])
             for name, value in _settings(row, trial_of_row(self._plan, row)).items()

@@ -7,7 +7,6 @@ import json
 import zlib
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 from mlflow import MlflowClient
@@ -183,36 +182,6 @@ def test_the_view_shows_the_runs_and_the_scatter_chart(
     assert opener == "Frontier"
     text = browser.text()
     assert "Sort: val_accuracy" in text and trials["trial_id"].iloc[0] in text
-
-
-@needs_chromium
-def test_two_sweeps_open_on_one_chart_and_their_runs_on_the_accuracy(
-    tracked: tuple[SweepResult, str], page: tuple[LivePage, str]
-) -> None:
-    (folder,), uri = tracked[0].folders, tracked[1]
-    plan = make_plan(load_sweep(folder / "sweep.yaml"))
-    plan = dataclasses.replace(plan, sweep=plan.sweep.model_copy(update={"name": "other"}))
-    rows: list[Any] = tracked[0].trials.assign(study="s").to_dict("records")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.delenv("MLFLOW_TRACKING_URI", raising=False)
-        with Tracker(plan, folder, print, rows[:4]) as tracker:
-            pass
-    assert tracker.where is not None
-    client = MlflowClient(uri)
-    ids = [client.get_experiment_by_name(name).experiment_id for name in ("small", "other")]  # type: ignore[union-attr]
-    browser, url = page
-    both = quote(json.dumps(ids))
-    shared = "compareRunsMode=CHART&viewStateShareKey=frontier"
-    browser.open(f"{url}/#/compare-experiments/s?experiments={both}&{shared}")
-    chart = browser.when(AXES)
-    assert (chart["x"], chart["y"]) == ("share", "val_accuracy")
-    drawn = tracked[0].trials.dropna(subset=["val_accuracy", "multiplications"])
-    assert len(chart["colours"]) == len(drawn) + 4
-    searched = client.search_runs(ids, "tags.phase = 'search'")
-    chosen = quote(json.dumps([run.info.run_id for run in searched]))
-    browser.open(f"{url}/#/compare-runs?runs={chosen}&experiments={both}")
-    metrics = "[...document.querySelectorAll('[title=val_accuracy]')].length"
-    assert browser.when(metrics) == 1
 
 
 @needs_chromium

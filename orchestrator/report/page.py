@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -140,7 +141,7 @@ def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, An
     deciding = deciding_trials(result, points)
     best = best_of_each(result.searched, ["cell", "method"], HALF, math.inf)
     reached = attainment(result.trials)
-    means_charts = repeated_charts(result, cost)
+    tests_charts, means_charts = confirmed_charts(result), repeated_charts(result, cost)
     progress = search_progress(result)
     comparable = len(cells) > 1 and len(set(result.data_of.values())) == 1
     charts = {
@@ -183,7 +184,8 @@ def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, An
         "class_costs": list(class_costs(result, deciding)),
         "image_costs": list(image_costs(result, deciding)),
         "confirmed": confirmed_table(result),
-        "confirmed_charts": list(confirmed_charts(result).items()),
+        "confirmed_charts": list(tests_charts.items()),
+        "below_confirmed": means_below_axis(tests_charts),
         "repeated": repeated_table(result),
         "repeated_charts": list(means_charts.items()),
         "below_means": means_below_axis(means_charts),
@@ -236,15 +238,18 @@ def _picture(result: SweepResult, trials: list[dict[str, Any]]) -> Spec:
             "Hollow: the validation accuracy that the search saw."
         )
         charts, axes = confirmed_charts(result), "test accuracy against multiplications"
-        return picture(result, charts, axes, said)
+        return picture(result, charts, axes, said + _at_the_edge(charts))
     few = len(result.cells) <= MOST_CELLS_IN_PICTURE
     if few and all_repeated(result.trials, result.repeated, cost):
         charts = repeated_charts(result, cost)
-        missing = f" At the edge: {n} means below it." if (n := means_below_axis(charts)) else ""
         said = (
             f"Filled: mean and deviation of {extent(result.repeated['n'])} seeds; lines: what no "
             "other mean of the method beats. Hollow: test accuracy, where all seeds have it."
         )
         axes = f"validation accuracy against {in_words(cost)}"
-        return picture(result, charts, axes, said + missing)
+        return picture(result, charts, axes, said + _at_the_edge(charts))
     return pareto_picture(result, trials, cost)
+
+
+def _at_the_edge(charts: Mapping[str, Spec]) -> str:
+    return f" At the edge: {n} below it." if (n := means_below_axis(charts)) else ""

@@ -51,6 +51,7 @@ TAGS = (
 )
 RATIOS = ("share", *LATENCY_RATIOS)  # metrics of a run that its row does not hold: over dense
 METRICS = tuple(name for name in COLUMNS if name not in (*PARAMS, *TAGS, "trial_id", "started_at"))
+NOTE = "mlflow.note.content"  # what the UI shows as the description of an experiment, in Markdown
 FRONTIER = "frontier"  # no trial's id: those end with a number
 TESTED = ("test_accuracy", "test_multiplications")
 STATUS = {
@@ -130,6 +131,7 @@ class Experiment:
                 # A server decides itself where artifacts go.
                 location = artifacts.as_uri() if uri.startswith(SQLITE) else None
                 self.id = self.client.create_experiment(name, artifact_location=location)
+                self.client.set_experiment_tag(self.id, NOTE, _note(name))
             else:
                 self.id = found.experiment_id
         if found is not None and found.lifecycle_stage == "deleted":
@@ -323,6 +325,13 @@ def _settings(row: Mapping[str, Any], trial: Trial) -> dict[str, Any]:
     settings |= {name: row.get(name) for name in PARAMS}
     settings |= {f"{trial.method}.{name}": value for name, value in trial.options.items()}
     return {str(n): value for n, value in settings.items() if value != {} and cell_text(value)}
+
+
+def _note(sweep: str) -> str:
+    return (
+        f"Trials of the pruning sweep {sweep}. Charts: the view `Frontier`. Report: the artifacts "
+        f"`report.html` and `frontier.html` of the run `{FRONTIER}`."
+    )
 
 
 def _times(row: Mapping[str, Any]) -> tuple[int, int]:

@@ -3,7 +3,8 @@
 MLflow keeps a saved view as a tag of the experiment: JSON of its name, its times and the page's
 state, itself JSON, deflated. Written here as the UI of MLflow 3.17 does, with what differs from
 the UI's defaults; what it does not know it would ignore. The menu "Views" opens its table, the
-address that `address` gives its chart.
+address that `address` gives its chart. A page of several experiments opens on the view of the first
+if its address has the same query.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _COLUMNS = (
     "metrics.`share`",
     "metrics.`confirmed_accuracy`",
     "metrics.`latency_ratio`",
+    "tags.`sweep`",
     "tags.`phase`",
     "tags.`status`",
 )

@@ -135,7 +135,9 @@ def _charts(
                 strokeWidth=1.5, clip=True,
             ),
             *vega.at_the_edge(x, y, marks),
-            vega.layer("rule", ends, opacity=1, strokeWidth=2, clip=True),
+            vega.layer(
+                "rule", ends, keep=f"datum.mean >= {least}", opacity=1, strokeWidth=2, clip=True
+            ),
             vega.layer(
                 "point", hollow, keep=f"isValid(datum.beside) && datum.beside >= {least}",
                 opacity=0.45, size=45, filled=False, strokeWidth=1,

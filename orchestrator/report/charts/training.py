@@ -100,7 +100,7 @@ def rounds_chart(result: SweepResult, trials: pd.DataFrame) -> vega.Spec | None:
         return None
     encoding = {
         "x": vega.axis("step", "Round: pruned at the half, retrained at the whole"),
-        "y": vega.axis("sparsity", "Share of weights that are zero", "%"),
+        "y": vega.axis("sparsity", "Share of weights that are zero", "%", {"zero": True}),
         "color": vega.method_scales(result)[0],
         "detail": {"field": "trial"},
         "tooltip": vega.tooltip("trial", "step", "sparsity"),

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -117,13 +118,14 @@ def picture(
     n = len(charts)
     columns = 1 if n == 1 else 2 if n in (2, 4) else 3
     width, height = (760, 400) if columns == 1 else (330, 230)
+    room = (columns * width + 60) // 7  # characters of the subtitle's line
     legend = {"title": None, "orient": "top", "columns": 6 if columns == 1 else 10}
     panels = []
     for cell, each in charts.items():
         panel = {"data": each["data"], "layer": each["layer"], "width": width, "height": height}
         panels.append(panel | ({"title": cell} if cell and len(result.cells) > 1 else {}))
     whole = {
-        "title": {"text": f"{result.sweep['name']}: {title}", "subtitle": subtitle},
+        "title": {"text": f"{result.sweep['name']}: {title}", "subtitle": wrap(subtitle, room)},
         "params": [CHOSEN],
         "vconcat": [{"hconcat": panels[at : at + columns]} for at in range(0, n, columns)],
         "config": CONFIG,

@@ -26,7 +26,7 @@ CONTROLS = {
 PASSES = {
     "q_learning_epochs": "for Q-learning",
     "reward_epochs": "for rewards",
-    "statistics_epochs": "for statistics of its channels",
+    "statistics_epochs": "for statistics of channels",
 }
 
 
@@ -90,8 +90,8 @@ def _budgets(result: SweepResult) -> Iterator[str]:
         extra = [f"{name} {times:.1f}" for name, times in medians.items() if times > 0]
         if extra:
             yield (
-                f"Beside its epochs a median trial sent as many images as an epoch has through the "
-                f"network {what}: {listed(extra)} times. The others needed none of that."
+                f"Extra compute {what}, in epochs of forward passes (median trial): "
+                f"{listed(extra)}. The others used none."
             )
 
 
@@ -117,8 +117,8 @@ def _stopped_early(trials: pd.DataFrame) -> Iterator[str]:
         share = saved / judged["fine_tuning_epochs"].sum()
         yield (
             f"{len(stopped)} of {len(trials)} trials were stopped early, as others of their study "
-            f"did better by then, which saved {percent(share)} of the fine-tuning epochs; they are "
-            "on no frontier."
+            f"did better by then. They are on no frontier. It saved {percent(share)} of the "
+            "fine-tuning epochs."
         )
 
 
@@ -136,9 +136,9 @@ def _noise(trials: pd.DataFrame) -> Iterator[str]:
     fewer = completed[images < images.max()].groupby("method", sort=False)["validation_images"]
     those = [f", those of {method} over {extent(own.dropna())}" for method, own in fewer]
     yield (
-        f"Accuracies are over {images.max():,} validation images{''.join(those)}: at "
-        f"{accuracy(best)} one standard error is {error} points, and methods closer than about "
-        f"{apart} points are not told apart."
+        f"Accuracies are over {images.max():,} validation images{''.join(those)}. At "
+        f"{accuracy(best)} one standard error is {error} points. So methods closer than about "
+        f"{apart} points cannot be told apart."
     )
 
 
@@ -180,11 +180,11 @@ def _zeros_kept(result: SweepResult) -> str:
     sentences = []
     known = [method for method in result.methods if method in medians.index]
     for method, ran, nonzero, took in medians.loc[known].itertuples(name=None):
-        latency = f" and took {took:.2f} times its latency" if math.isfinite(took) else ""
+        latency = f", in {took:.2f} times the dense latency" if math.isfinite(took) else ""
         sentences.append(
-            f"{method} leaves its zeros in place and removes no channel: its median trial has "
-            f"{percent(nonzero)} of the dense network's multiplications by weights that are not "
-            f"zero, but ran {percent(ran)} of them{latency}."
+            f"{method} leaves its zeros in place and removes no channel. In its median trial "
+            f"{percent(nonzero)} of the dense network's multiplications have a weight that is not "
+            f"zero, but {percent(ran)} ran{latency}."
         )
     return " ".join([*sentences, "Only hardware that skips zeros would gain from them."])
 
@@ -197,8 +197,8 @@ def _latency(result: SweepResult, column: str) -> str:
     """
     images = "one image" if column == "latency_ratio" else "128 images"
     caution = (
-        f"Of {images}, over the dense network's, measured in turn. Counted multiplications are not "
-        "time: the batch, the threads and the machine matter."
+        f"The latency of {images}, divided by the dense network's. Both are measured in turn. "
+        "Multiplications are not time: the batch, the threads and the machine matter too."
     )
     completed = with_ratios(result.searched[result.searched["status"] == "completed"])
     ratios = completed.loc[is_within(completed["share"].to_numpy(), HALF), column].dropna()
@@ -206,10 +206,10 @@ def _latency(result: SweepResult, column: str) -> str:
         return caution
     slower = int((ratios > 1).sum())
     return (
-        f"{len(ratios)} trials at half of the dense multiplications or less took "
-        f"{ratios.median():.2f} times the dense network's latency in the median "
-        f"({ratios.min():.2f} to {ratios.max():.2f}); {slower or 'none'} of them "
-        f"{'was' if slower < 2 else 'were'} slower than it. {caution}"
+        f"{len(ratios)} trials have at most half of the dense multiplications. Their median "
+        f"latency is {ratios.median():.2f} times the dense network's ({ratios.min():.2f} to "
+        f"{ratios.max():.2f}); {slower or 'none'} of them {'is' if slower < 2 else 'are'} slower "
+        f"than it. {caution}"
     )
 
 
@@ -226,8 +226,8 @@ def _slower_by_deciding(result: SweepResult) -> Iterator[str]:
         ]
         if slower:
             yield (
-                f"{method} decides per image, and its networks are slower than the dense one here: "
-                f"{listed(slower)}, in the median of {len(own)} trials."
+                f"{method} decides per image and is slower than the dense network here: "
+                f"{listed(slower)} (median of {len(own)} trials)."
             )
 
 

@@ -87,9 +87,7 @@ def all_charts(path: Path) -> list[Spec]:
     found: list[Spec] = []
     for each in folders:
         write_report(each)
-        picture = re.search(
-            r'vegaEmbed\("#chart", (.*), \{ ren', (each / "frontier.html").read_text()
-        )
+        picture = re.search(r"^let picture = (.*);$", (each / "frontier.html").read_text(), re.M)
         figures = re.search(r"^const figures = (.*);$", (each / "report.html").read_text(), re.M)
         assert picture is not None and figures is not None
         found += [json.loads(picture[1]), *json.loads(figures[1])]
@@ -116,7 +114,7 @@ def test_ruined_trials_do_not_stretch_the_chart_but_are_at_its_edge(tmp_path: Pa
     records = drawn_trials(result)
     assert beyond_axes(records, "multiplications") == 3  # l1_filter's 0.6 is the third
     subtitle = pareto_picture(result, records, "multiplications")["title"]["subtitle"]
-    assert subtitle.endswith(" At the edge: 3 trials beyond it.")
+    assert " ".join(subtitle).endswith(" At the edge: 3 trials beyond it.")
 
 
 def test_the_intervals_of_a_frontier_are_drawn_whole(tmp_path: Path) -> None:

@@ -122,7 +122,10 @@ def test_unequal_epochs_and_passes_beside_them_are_said(tmp_path: Path) -> None:
     result = result_of(tmp_path, rows, methods=(*METHODS, "rnp"))
     said = "\n".join(cautions(result))
     assert "not given the same fine-tuning epochs: dense 5, vanilla 5," in said
-    assert "for Q-learning: rnp 12.3 times" in said and "for rewards" not in said
+    assert (
+        "for Q-learning, in epochs of forward passes (median trial): rnp 12.3." in said
+        and "for rewards" not in said
+    )
     table = effort_table(result)
     place = table.header.index("Q-learning passes")
     assert [row[place] for row in table.rows] == ["", "", "", "", "", "12.3"]

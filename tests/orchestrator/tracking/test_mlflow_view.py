@@ -120,6 +120,7 @@ def test_an_experiment_has_one_view_with_the_chart_and_its_runs_the_reports_colo
     tags = MlflowClient(tracked[1]).get_experiment(experiment).tags
     (view,) = [tag for tag in tags if tag.startswith("mlflow.sharedViewState.")]
     assert view == TAG and json.loads(tags[view])["name"] == "Frontier"
+    assert "report.html" in tags["mlflow.note.content"]
     charts = state_of(tags[view])["compareRunCharts"]
     metrics = {name for run in found.values() for name in run.data.metrics}
     params = {name for run in found.values() for name in run.data.params}
@@ -128,7 +129,7 @@ def test_an_experiment_has_one_view_with_the_chart_and_its_runs_the_reports_colo
     assert {key for pair in axes for key in pair} <= metrics
     for column in state_of(tags[view])["selectedColumns"]:
         kind, name = column.split(".", 1)
-        known = {"params": params, "metrics": metrics, "tags": {"status", "phase"}}[kind]
+        known = {"params": params, "metrics": metrics, "tags": {"status", "phase", "sweep"}}[kind]
         assert name.strip("`") in known
     marks = method_marks(tracked[0].methods, LIGHT)
     assert len(found) == len(tracked[0].trials) + 1

@@ -50,8 +50,11 @@ class RoutedNetwork(nn.Module):
         run = self.routed_run(images, actions)
         learns = self.training and torch.is_grad_enabled()
         if learns and not all(taken.any() for taken in run.actions):
-            # A gradient of zero, not none: a fused optimiser takes all parameters in every step.
-            return run.logits + 0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
+            # A gradient of zero, not none: a fused optimiser takes the same parameters in every
+            # step. Those of the decisions never have one, or they would decay.
+            fixed = {id(p) for p in self.decision.parameters()}
+            learning = [p for p in self.parameters() if p.requires_grad and id(p) not in fixed]
+            return run.logits + 0 * sum(p.sum() for p in learning)
         return run.logits
 
     def masked(self, images: Tensor, actions: Tensor | None = None) -> Tensor:

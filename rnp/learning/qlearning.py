@@ -26,6 +26,7 @@ from rnp.learning.environment import BackboneEnvironment, Environment, batches
 from rnp.learning.loss_table import MOST_COMBINATIONS, LossTable, n_combinations, passes_per_image
 from rnp.learning.options import DEFAULT_P, QLearning
 from rnp.learning.rollout import q_values, roll_out
+from rnp.learning.start import Start, best_fixed
 from rnp.learning.targets import advantages, exact_returns, q_loss, rewards, td_targets
 from rnp.prefix_cost import Deciding
 from testbed.data import Augmentation, Splits
@@ -58,7 +59,12 @@ class Learned:
 
 
 def learn_decisions(
-    network: Deciding, data: Splits, options: QLearning, run: Run, phase: int
+    network: Deciding,
+    data: Splits,
+    options: QLearning,
+    run: Run,
+    phase: int,
+    from_best_fixed: bool = False,
 ) -> Learned:
     """Teaches `network.decision` in place, from the training images; the backbone stays as it is.
 
@@ -69,6 +75,9 @@ def learn_decisions(
     Args:
         run: gets what `learn` reports. Its epochs are not touched.
         phase: of learning in the run: each has random numbers of its own.
+        from_best_fixed: whether the learning for a budget begins at the best actions that are the
+            same for all images, where there is a table to find them in, or else where nearly all
+            is computed.
 
     Raises:
         ValueError: as `QLearning.check`.
@@ -81,8 +90,11 @@ def learn_decisions(
     with evaluating(network):
         live = BackboneEnvironment(network, data, generator, run.device, precision)
         environment = LossTable(live) if _tabulates(network, data, options) else live
+        start = None
+        if from_best_fixed and budget is not None and isinstance(environment, LossTable):
+            start = best_fixed(environment, budget, price)
         learned = learn(
-            network.decision, environment, options, generator, run.report, price, budget
+            network.decision, environment, options, generator, run.report, price, budget, start
         )
     return learned if budget is None else meet_budget(network, data, options, learned, run, phase)
 
@@ -157,6 +169,7 @@ def learn(
     report: Report = ignore,
     price: Tensor | None = None,
     budget: Budget | None = None,
+    start: Start | None = None,
 ) -> Learned:
     """Learns Q in `environment`, wherever its episodes come from.
 
@@ -164,6 +177,7 @@ def learn(
         generator: on the CPU.
         price: what p is multiplied by at each step, (T,); None for 1.
         budget: what p is found for; None where it is given, or the default.
+        start: where learning for a budget begins; None for the least penalty.
         report: gets alpha, then some ten times q_step, q_loss and mean_return (the means since the
             last time, alpha and p included), p, penalty_in_cross_entropy and epsilon.
 
@@ -196,7 +210,7 @@ def learn(
 
     p = optimised(
         decision, learnt, environment.n_images, environment.device, alpha, options, generator,
-        report, price, budget,
+        report, price, budget, start,
     )  # fmt: skip
     return Learned(alpha, p, environment.backbone_images)
 
@@ -239,6 +253,7 @@ def optimised(
     report: Report = ignore,
     price: Tensor | None = None,
     budget: Budget | None = None,
+    start: Start | None = None,
 ) -> float:
     """Optimises a decision network in place; returns p, as it was given or came to.
 
@@ -252,6 +267,8 @@ def optimised(
     price = price.to(device)
     given = DEFAULT_P if options.p is None else options.p
     first = -given if budget is None else LEAST
+    if start is not None:
+        first = start.begin(decision, alpha, price)
     penalty = torch.tensor(first, dtype=torch.float64, device=device)
     biases: dict[str, Any] = {"params": [b for b in decision.parameters() if b.ndim == 1]}
     weights: dict[str, Any] = {"params": [w for w in decision.parameters() if w.ndim > 1]}

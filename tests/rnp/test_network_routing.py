@@ -13,6 +13,7 @@ from torch import nn
 
 from rnp import static_blocks
 from rnp.dropped_blocks import BlockCost, adapted
+from rnp.learning.loss_table import passes_per_image
 from rnp.network_routing import NetworkRouting, routes
 from rnp.routed_network import FixedRoute, RoutedNetwork
 from rnp.static_blocks import StaticBlocks, best_blocks
@@ -73,14 +74,32 @@ def test_free_branches_are_computed_and_dear_ones_skipped_everywhere(
     assert [reports[-1][f"computed.{name}"] for name in "ab"] == [computed] * 2
 
 
-def test_a_network_spends_its_budget_on_validation_images() -> None:
-    share = 0.7
+@pytest.mark.parametrize(("kind", "learner"), [("resnet", "td"), ("two blocks", "cost_to_go")])
+def test_a_network_spends_its_budget_on_validation_images(kind: str, learner: str) -> None:
+    share, dense = 0.7, resnet() if kind == "resnet" else two_blocks()
+    options = {"keep_multiplications": share, "steps": 20, "batch_size": 16, "learner": learner}
     reports: list[Mapping[str, float]] = []
-    network = routed(reports, keep_multiplications=share, steps=20, batch_size=16)
-    spent = count_multiplications(network, inputs()).multiplications / dense_multiplications()
-    assert spent <= share * 1.001
-    assert reports[-1]["round_multiplications"] == pytest.approx(spent * dense_multiplications())
+    method, run = NetworkRouting(**{**QUICK, **options}), tiny.run(2, reports=reports)
+    network = method.prune(dense, tiny.splits(), run)
+    whole = multiplications_by_layer(dense, torch.zeros(1, 2, 8, 8)).total()
+    spent = count_multiplications(network, inputs()).multiplications
+    assert spent <= share * whole * 1.001
+    assert reports[-1]["round_multiplications"] == pytest.approx(spent)
     assert reports[-1]["q_learning_epochs"] > 0
+
+
+def test_a_table_of_all_routes_has_no_more_images_than_it_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    n_train, passed = len(tiny.splits().train), []
+    for most in (n_train, 24):
+        monkeypatch.setattr("rnp.network_routing.LOOKED_AT", most)
+        reports: list[Mapping[str, float]] = []
+        options = QUICK | {"p": -0.1, "steps": 5}
+        NetworkRouting(**options).prune(two_blocks(), tiny.splits(), tiny.run(2, reports=reports))
+        passed.append(reports[-1]["q_learning_epochs"] * n_train)
+    each = passes_per_image(RoutedNetwork(two_blocks(), 4, 4), tiny.splits())
+    assert passed[0] - passed[1] == pytest.approx((n_train - 24) * each)
 
 
 def test_networks_without_blocks_to_skip_are_refused_before_training() -> None:

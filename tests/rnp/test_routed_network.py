@@ -197,6 +197,18 @@ def test_gradients_reach_a_branch_from_the_images_that_take_it() -> None:
     assert network.conv1.weight.grad.abs().sum() == 0, "zero, not none, which optimisers refuse"
 
 
+@pytest.mark.parametrize("taken", [0, 1])
+def test_every_step_of_a_training_reaches_the_whole_backbone_and_never_the_decisions(
+    taken: int,
+) -> None:
+    """Whether a batch leaves a block out or not: a fused optimiser breaks where that changes."""
+    network = deciding("resnet20").train()
+    n_blocks = len(network.flow.blocks)
+    network.routed(images(), torch.full((9, n_blocks), taken)).sum().backward()
+    for name, parameter in network.named_parameters():
+        assert (parameter.grad is None) == name.startswith("decision."), name
+
+
 def test_training_is_counted_as_if_every_branch_was_computed() -> None:
     plain = model("resnet20")
     dense = multiplications_by_layer(plain, images(1)).total()

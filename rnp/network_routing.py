@@ -16,21 +16,11 @@ images none; statistics are estimated anew before decisions are learnt, and at t
 network's own. Training's multiplications are reported as if every branch was computed.
 
 With a budget, and blocks few enough for a table of all routes, learning begins at the best fixed
-route. So begun, 300 steps ended with a loss .001 to .006 below that of fixed routes of equal cost
-(budgets .5, .6 and .75). Begun where all is computed it was .04 to .07 above (.5 and .6), though
-the state had an answer's margin, too.
+route. Begun where all is computed, it ends behind fixed routes of equal cost, since blocks are
+given up one by one, and those that are best alone are not best together.
 
-Why it gains little: what a block saves hardly depends on what can be seen. Its correlation with the
-margin of an answer read at the block is -.06 to .04. Decisions are worth .016 to .031 of the loss
-against the same routes dealt to other images, which just makes up for mixing routes. In fine-tuning
-the control's one route gains more. Begun where all is computed, four epochs came to an accuracy of
-.634 at .60 of the multiplications; `static_blocks` to .649 at .54 and .659 at .65. Begun at the
-best fixed route that was not measured: `sweeps/residual_cifar.yaml` does it. Neither batch-norm
-statistics (a route's own: -.008 to .019 in accuracy) nor smaller losses of training images (1.23
-against 1.27) explain it.
-
-These figures: ResNet-20 of half width, CIFAR-10, 6,000 training images, 2,000 validation images on
-which the fixed routes were chosen as well, four epochs of adaptation, one seed.
+What a block saves an image hardly depends on what can be seen at it, so that decisions gain little;
+`sweeps/residual_cifar.yaml` sets them beside `static_blocks`.
 
 Its output runs fewer multiplications, each image its own number of them: the images that skip a
 branch are left out of its batch.
@@ -74,13 +64,12 @@ class NetworkRouting(BlockAdaptation, QLearning):
     q_learning_rate: float = Field(default=3e-3, gt=0)
     """Of AdamW; falls linearly to 0."""
     q_weight_decay: float = Field(default=10.0, ge=0, allow_inf_nan=False)
-    """Of AdamW, biases excepted. Images are told apart only where many show that it pays. At a
-    budget of .6 the loss was .016 above that of fixed routes without it, .017 above with 40."""
+    """Of AdamW, biases excepted. Images are told apart only where many show that it pays."""
     rounds: int = Field(default=1, ge=1, validate_default=True)  # against the budget, too
     """Rounds of teaching the decision network, then the backbone, in a schedule of its own each."""
     encoding: int = Field(default=16, ge=1)
-    """Length of a block's encoding. Of a ResNet-20 of half width all decisions then cost 0.3 % of
-    the multiplications; 5 % with the sizes of `rnp`."""
+    """Length of a block's encoding. With the sizes of `rnp` decisions cost as much as half a block
+    of a small network."""
     hidden: int = Field(default=32, ge=1)
     """Length of the recurrent state; as for the encoding."""
 

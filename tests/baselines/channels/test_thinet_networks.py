@@ -8,6 +8,7 @@ import tiny
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from pydantic import ValidationError
+from test_thinet import EVERY_OUTPUT, loop_choice
 from torch import Tensor, nn
 
 from baselines import ThiNet
@@ -15,23 +16,6 @@ from baselines.channels.channel_groups import channel_groups
 from baselines.channels.channel_removal import remove_channels
 from testbed.data import Splits, normalise
 from testbed.method import Run
-
-EVERY_OUTPUT = 10**6  # more positions than a tiny layer has outputs
-
-
-def loop_choice(contributions: Tensor, n: int) -> list[int]:
-    """The report's loop: each candidate's value is summed over the samples anew."""
-    chosen: list[int] = []
-    for _ in range(n):
-        values = {
-            c: contributions[:, [*chosen, c]].sum(dim=1).square().sum().item()
-            for c in range(contributions.shape[1])
-            if c not in chosen
-        }
-        # As far as float64 can tell, in which the order of summation matters for the last bits.
-        tie = min(values.values()) + 1e-9
-        chosen.append(next(c for c, value in values.items() if value <= tie))
-    return chosen
 
 
 def images(data: Splits) -> Tensor:

@@ -114,7 +114,8 @@ def test_a_server_on_postgresql_holds_every_trial_and_the_report(
     assert programs is not None
     folder = tmp_path / "sweep"
     folder.mkdir()
-    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    for each in (tmp_path, folder):
+        (each / "sweep.yaml").write_text(SWEEP)
     write_report_files(folder)
     reports = [{"epoch": epoch, "val_accuracy": epoch / 8} for epoch in (1, 2, 3)]
     write_reports(folder / "reports" / "t-0.jsonl", reports)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.utils.prune
+from test_cost import IMAGES, Network, per_layer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,29 +19,6 @@ from testbed.cost import (
     nonzero_weights,
     sparsity,
 )
-
-IMAGES = torch.randn(5, 4, 8, 6, generator=torch.Generator().manual_seed(0))
-
-
-class Network(nn.Module):
-    """A network written as a function of its layers and its input."""
-
-    def __init__(self, function: Callable[[Any, Tensor], Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.function(self, images)
-
-
-def per_layer(network: nn.Module, inputs: Tensor = IMAGES) -> dict[str, list[int]]:
-    cost = count_multiplications(network, inputs)
-    total = sum(cost.per_layer.values(), torch.zeros(len(inputs), dtype=torch.int64))
-    assert torch.equal(total, cost.per_image)
-    return {layer: count.tolist() for layer, count in cost.per_layer.items()}
-
 
 BRIGHT = IMAGES.sign().abs() * torch.tensor([1.0, -1, 1, 1, -1])[:, None, None, None]
 IS_BRIGHT = [1, 0, 1, 1, 0]

@@ -263,11 +263,7 @@ SPENT_BEFORE = {"policy_gradient": 2, "autoprune": 1, "bit_pruning": 1}
 # `dense` is to remove nothing. What decisions, or the empty maps of images, come to is measured.
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [
-        each
-        for each in NAMES_AND_KINDS
-        if each[0] not in ("dense", "feature_maps", *DECIDE_PER_IMAGE)
-    ],
+    [e for e in NAMES_AND_KINDS if e[0] not in ("dense", "feature_maps", *DECIDE_PER_IMAGE)],
 )
 def test_a_method_that_removes_nothing_fails_and_says_what_to_do(name: str, kind: str) -> None:
     cls = method_class(name)
@@ -288,11 +284,7 @@ def test_a_method_that_removes_nothing_fails_and_says_what_to_do(name: str, kind
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [
-        each
-        for each in NAMES_AND_KINDS
-        if "keep_multiplications" in method_class(each[0]).model_fields
-    ],
+    [e for e in NAMES_AND_KINDS if "keep_multiplications" in method_class(e[0]).model_fields],
 )
 def test_a_share_out_of_reach_is_refused_of_an_untrained_network_too(name: str, kind: str) -> None:
     method, model = method_class(name)(keep_multiplications=1e-6), tiny.network(kind)

@@ -69,6 +69,8 @@ class DisturbedSweep:
         self.folder = folder / "runs" / "sweep"
         self.mark = f"FAULTS_{uuid.uuid4().hex}"
         self.environment = {**os.environ, self.mark: "1", "OMP_NUM_THREADS": "1"}
+        # After so long without its head, a node of Ray's ends; unless told, after a minute.
+        self.environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"
         self.over = threading.Event()
         """Set when the sweep that `run_disturbed` runs has ended."""
         self._ended, self._version = 0, (0, 0)

@@ -33,6 +33,12 @@ def _latencies_are_measured_briefly() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps of this process write no report, which takes a second: for tests that look at none."""
+    monkeypatch.setattr("orchestrator.report.write_report", lambda folder: None)
+
+
 @pytest.fixture(autouse=True)
 def _no_tracking_uri_is_left() -> Iterator[None]:
     """`mlflow.set_tracking_uri` leaves one in the environment, and later sweeps go elsewhere."""

@@ -1,8 +1,6 @@
 """The rooms, and which way their imports point."""
 
 import ast
-import subprocess
-import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -84,28 +82,3 @@ def test_the_orchestrators_rooms_import_from_floors_below() -> None:
             if upper not in ADDRESSES and floor[pair[1]] >= floor[pair[0]]:
                 wrong.append(f"{module} imports {name}")
     assert wrong == []
-
-
-def test_a_sweep_runs_on_a_machine_without_ray_optuna_and_mlflow(tmp_path: Path) -> None:
-    sweep = tmp_path / "small.yaml"
-    sweep.write_text(
-        "data: {name: digits, train_images: 200}\n"
-        "backbone: {name: conv, depth: 4, width: 0.25}\n"
-        "training: {epochs: 1}\n"
-        "methods: {dense: {}, l1_filter: {keep_ratio: 0.5}}\n"
-    )
-    without = "; ".join(f"sys.modules[{name!r}] = None" for name in sorted(ORCHESTRATORS_OWN))
-    program = f"import sys; {without}; from orchestrator.trial import main; sys.exit(main())"
-    arguments = [str(sweep), "--output", str(tmp_path / "runs")]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    rows = (tmp_path / "runs" / "small" / "trials.csv").read_text().splitlines()
-    assert len(rows) == 3
-    assert (tmp_path / "runs" / "small" / "report.html").exists()

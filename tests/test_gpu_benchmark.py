@@ -1,6 +1,7 @@
 """`python -m benchmarks.gpu --quick`, on the CPU."""
 
 import json
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,15 @@ import pytest
 from benchmarks import gpu
 
 
+@pytest.fixture
+def _processes_import_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the trainings side by side, where each would import torch and more by itself."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["benchmarks.gpu"])
+    monkeypatch.setattr(gpu.multiprocessing, "get_context", lambda method: server)
+
+
+@pytest.mark.usefixtures("_processes_import_once")
 def test_the_short_form_measures_everything_and_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,8 +7,9 @@ import sys
 import textwrap
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import tiny
@@ -24,9 +25,9 @@ from orchestrator.methods import METHODS, method_class
 from testbed.augmentation import Augmentation
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications, count_parameters
+from testbed.data import Splits
 from testbed.method import ChecksNetwork, Foresees, Run, load_pruned
 from testbed.network_file import save_network
-from testbed.new_weights import draw_anew
 
 KINDS = ["conv", "residual"]
 RESIDUAL_ALONE = ("network_routing", "static_blocks")  # what the others refuse
@@ -55,19 +56,6 @@ DECIDE_PER_IMAGE = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _images_to_look_at_twice(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Mirrored training images for `second_look`, which is refused without."""
-    if "second_look" in request.node.name:
-        for kind in KINDS:
-            tiny.trained(kind)
-        data = tiny.splits()
-        mirrored = replace(data, augmentation=Augmentation(crop=1, flip=True))
-        monkeypatch.setattr(tiny, "splits", lambda: mirrored)
-
-
 def method_of(name: str) -> Any:
     """The method with its default options, or nearly so."""
     return method_class(name)(**QUICK.get(name, {}))
@@ -78,18 +66,43 @@ def kind_of(name: str) -> str:
     return "residual" if name in RESIDUAL_ALONE else "conv"
 
 
-def prune(
-    name: str,
-    kind: str | None = None,
-    *,
-    seed: int = 0,
-    reports: list[Mapping[str, float]] | None = None,
-) -> nn.Module:
-    """The network that a method with its default options makes of a tiny one."""
-    run = tiny.run(3, seed=seed, reports=reports)
-    model = tiny.trained(kind or kind_of(name))
-    network: nn.Module = method_of(name).prune(model, tiny.splits(), run)
-    return network
+def splits_of(name: str) -> Splits:
+    """Mirrored training images for `second_look`, which is refused without."""
+    data = tiny.splits()
+    mirrored = replace(data, augmentation=Augmentation(crop=1, flip=True))
+    return mirrored if name == "second_look" else data
+
+
+class Pruned(NamedTuple):
+    """What a method makes of a tiny network with seed 0 and three epochs, and what it did."""
+
+    network: nn.Module
+    run: Run
+    before: dict[str, Any]
+    after: dict[str, Any]
+    trained: list[int]
+    """Epochs of each training."""
+
+
+@cache
+def pruned(name: str, kind: str) -> Pruned:
+    """One run of a method with its default options, for all tests that look at one."""
+    model = tiny.trained(kind)
+    model.get_submodule("conv1").eval()
+    before, method, run = state(model), method_of(name), tiny.run(3)
+    if isinstance(method, ChecksNetwork):
+        method.check_network(model, splits_of(name))
+    trained: list[int] = []
+    real_train = testbed.method.train
+
+    def counting_train(model: nn.Module, data: Any, settings: Any, **others: Any) -> None:
+        trained.append(settings.epochs)
+        real_train(model, data, settings, **others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(testbed.method, "train", counting_train)
+        network = method.prune(model, splits_of(name), run)
+    return Pruned(network, run, before, state(model), trained)
 
 
 def images(n: int = 5) -> Tensor:
@@ -115,25 +128,19 @@ def state(network: nn.Module) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("name", "kind"), NAMES_AND_KINDS)
 def test_the_given_network_stays_as_it_is(name: str, kind: str) -> None:
-    model = tiny.trained(kind)
-    model.get_submodule("conv1").eval()
-    before = state(model)
-    method = method_of(name)
-    if isinstance(method, ChecksNetwork):
-        method.check_network(model, tiny.splits())
-    method.prune(model, tiny.splits(), tiny.run(2))
-    after = state(model)
-    for key, value in before.pop("tensors").items():
+    _, _, before, after, _ = pruned(name, kind)
+    assert after["tensors"].keys() == before["tensors"].keys()
+    for key, value in before["tensors"].items():
         assert torch.equal(after["tensors"][key], value), key
-    del after["tensors"]
-    assert before == after
+    for others in ("modes", "hooks", "gradients"):
+        assert before[others] == after[others]
 
 
 @pytest.mark.parametrize(("name", "kind"), NAMES_AND_KINDS)
 def test_images_of_any_number_give_logits_that_do_not_depend_on_each_other(
     name: str, kind: str
 ) -> None:
-    network = prune(name, kind)
+    network = pruned(name, kind).network
     together = logits(network, images(5))
     assert together.shape == (5, 3) and together.dtype == torch.float32
     alone = torch.cat([logits(network, x[None]) for x in images(5)])
@@ -142,26 +149,17 @@ def test_images_of_any_number_give_logits_that_do_not_depend_on_each_other(
 
 @pytest.mark.parametrize("name", METHODS)
 def test_one_seed_gives_one_network_whatever_was_drawn_before(name: str) -> None:
-    networks = []
-    for noise in (1, 2):
-        torch.manual_seed(noise)
-        networks.append(prune(name, seed=7).state_dict())
-    assert all(torch.equal(networks[0][key], value) for key, value in networks[1].items())
+    first = pruned(name, kind_of(name)).network.state_dict()
+    torch.manual_seed(1)
+    again = method_of(name).prune(tiny.trained(kind_of(name)), splits_of(name), tiny.run(3))
+    assert again.state_dict().keys() == first.keys()
+    assert all(torch.equal(first[key], value) for key, value in again.state_dict().items())
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_budget_is_spent_and_not_exceeded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained: list[int] = []
-    real_train = testbed.method.train
-
-    def counting_train(model: nn.Module, data: Any, settings: Any, **others: Any) -> None:
-        trained.append(settings.epochs)
-        real_train(model, data, settings, **others)
-
-    monkeypatch.setattr(testbed.method, "train", counting_train)
-    reports: list[Mapping[str, float]] = []
-    run = tiny.run(3, reports=reports)
-    method_of(name).prune(tiny.trained(kind_of(name)), tiny.splits(), run)
+def test_the_budget_is_spent_and_not_exceeded(name: str) -> None:
+    _, run, _, _, trained = pruned(name, kind_of(name))
+    reports = run.reported
     assert run.epochs_spent == 3 and run.epochs_left == 0
     # From scratch the dense network's epochs are spent too, and cascades train several networks.
     budget = EPOCHS.get(name, 3)
@@ -179,9 +177,9 @@ def test_a_run_that_is_stopped_goes_on_and_ends_as_without_the_stop(
 ) -> None:
     monkeypatch.setattr(testbed.training_checkpoint, "EVERY_S", 0.0)
     monkeypatch.setattr(testbed.training_checkpoint, "SHARE", 0)
-    model, undisturbed = tiny.trained(kind_of(name)), tiny.run(3)
-    expected = method_of(name).prune(model, tiny.splits(), undisturbed)
-    n_reports = len(undisturbed.reported)
+    model, undisturbed = tiny.trained(kind_of(name)), pruned(name, kind_of(name))
+    reports = undisturbed.run.reported
+    n_reports = len(reports)
     for stop in (n_reports // 2, n_reports - 1):
         run = tiny.run(3)
         run.folder = tmp_path
@@ -192,7 +190,7 @@ def test_a_run_that_is_stopped_goes_on_and_ends_as_without_the_stop(
 
         run._listener = stopping
         with pytest.raises(Stopped):
-            method_of(name).prune(model, tiny.splits(), run)
+            method_of(name).prune(model, splits_of(name), run)
     epochs, again = [], tiny.run(3)
     real_evaluate = testbed.training.evaluate
 
@@ -202,33 +200,19 @@ def test_a_run_that_is_stopped_goes_on_and_ends_as_without_the_stop(
 
     monkeypatch.setattr(testbed.training, "evaluate", counting_evaluate)
     again.folder = tmp_path
-    found = method_of(name).prune(model, tiny.splits(), again)
-    assert again.reported == undisturbed.reported
+    found = method_of(name).prune(model, splits_of(name), again)
+    assert again.reported == reports
     assert again.epochs_spent == 3
     assert len(epochs) <= 2, "what had been trained is not trained again"
-    state, other = expected.state_dict(), found.state_dict()
-    assert all(torch.equal(other[key], tensor) for key, tensor in state.items())
+    expected, other = undisturbed.network.state_dict(), found.state_dict()
+    assert all(torch.equal(other[key], tensor) for key, tensor in expected.items())
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_accuracy_before_fine_tuning_is_reported_once(name: str) -> None:
-    reports: list[Mapping[str, float]] = []
-    prune(name, reports=reports)
+    reports = pruned(name, kind_of(name)).run.reported
     before = [r for r in reports if "val_accuracy_before_finetuning" in r]
     assert len(before) == (0 if name in FROM_SCRATCH else 1)
-
-
-def test_random_channels_draws_anew_for_every_ratio() -> None:
-    model = tiny.network("conv")
-
-    def kept(ratio: float, layer: str) -> set[float]:
-        """What stays of a layer, told apart by the filters' first weights, before fine-tuning."""
-        method = method_class("random_channels")(keep_ratio=ratio)
-        network = method.prune(model, tiny.splits(), tiny.run(0))
-        return set(network.get_parameter(f"{layer}.weight")[:, 0, 0, 0].tolist())
-
-    nested = [kept(low, "conv1") <= kept(low + 0.25, "conv1") for low in (0.25, 0.4, 0.5, 0.6)]
-    assert not all(nested)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -245,7 +229,7 @@ def test_options_are_frozen_and_unknown_ones_refused(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "kind"), NAMES_AND_KINDS)
 def test_the_network_comes_back_from_a_file(name: str, kind: str, tmp_path: Path) -> None:
-    network = prune(name, kind)
+    network = pruned(name, kind).network
     save_network(network, tmp_path / "network.safetensors")
     path = tmp_path / "network.safetensors"
     loaded = load_pruned(path, method_of(name), tiny.network(kind))
@@ -258,7 +242,7 @@ def test_the_network_comes_back_from_a_file(name: str, kind: str, tmp_path: Path
 )
 def test_channel_methods_run_fewer_multiplications(name: str, kind: str) -> None:
     dense = count_multiplications(tiny.network(kind), images()).multiplications
-    assert count_multiplications(prune(name, kind), images()).multiplications < 0.8 * dense
+    assert count_multiplications(pruned(name, kind).network, images()).multiplications < 0.8 * dense
 
 
 # What makes a method keep all, beside a share that rounds to everything.
@@ -279,11 +263,7 @@ SPENT_BEFORE = {"policy_gradient": 2, "autoprune": 1, "bit_pruning": 1}
 # `dense` is to remove nothing. What decisions, or the empty maps of images, come to is measured.
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [
-        each
-        for each in NAMES_AND_KINDS
-        if each[0] not in ("dense", "feature_maps", *DECIDE_PER_IMAGE)
-    ],
+    [e for e in NAMES_AND_KINDS if e[0] not in ("dense", "feature_maps", *DECIDE_PER_IMAGE)],
 )
 def test_a_method_that_removes_nothing_fails_and_says_what_to_do(name: str, kind: str) -> None:
     cls = method_class(name)
@@ -293,7 +273,7 @@ def test_a_method_that_removes_nothing_fails_and_says_what_to_do(name: str, kind
     for options in [{share: 0.999} for share in shares] or [KEEPS_ALL[name]]:
         run = tiny.run(2)
         try:
-            network = cls(**{**QUICK.get(name, {}), **options}).prune(model, tiny.splits(), run)
+            network = cls(**{**QUICK.get(name, {}), **options}).prune(model, splits_of(name), run)
         except ValueError as error:
             assert re.search("removes nothing|Nothing was removed|cannot be reached", str(error))
             assert re.search("Ask for|Raise", str(error))
@@ -304,20 +284,16 @@ def test_a_method_that_removes_nothing_fails_and_says_what_to_do(name: str, kind
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [
-        each
-        for each in NAMES_AND_KINDS
-        if "keep_multiplications" in method_class(each[0]).model_fields
-    ],
+    [e for e in NAMES_AND_KINDS if "keep_multiplications" in method_class(e[0]).model_fields],
 )
 def test_a_share_out_of_reach_is_refused_of_an_untrained_network_too(name: str, kind: str) -> None:
     method, model = method_class(name)(keep_multiplications=1e-6), tiny.network(kind)
     weights = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match="cannot be reached") as before:
-        method.check_network(model, tiny.splits())
+        method.check_network(model, splits_of(name))
     assert all(torch.equal(weights[name], now) for name, now in model.state_dict().items())
     with pytest.raises(ValueError) as while_pruning:
-        method.prune(model, tiny.splits(), tiny.run(1))
+        method.prune(model, splits_of(name), tiny.run(1))
     assert str(before.value) == str(while_pruning.value)
 
 
@@ -354,72 +330,17 @@ def test_the_module_opens_with_what_readers_need(name: str) -> None:
         assert "Where we differ" in opening
 
 
-def test_random_channels_differ_from_seed_to_seed() -> None:
-    method = method_class("random_channels")()
-    first, second = (
-        method.prune(tiny.network(), tiny.splits(), tiny.run(0, seed=seed)) for seed in (0, 1)
-    )
-    assert not torch.equal(first.conv2.weight, second.conv2.weight)
-    rows = {tuple(row.flatten().tolist()) for row in tiny.network().conv1.weight}
-    assert all(tuple(row.flatten().tolist()) in rows for row in first.conv1.weight)
-
-
-def test_vanilla_keeps_no_trained_weight_and_no_statistics() -> None:
-    model = tiny.network()
-    for norm in (model.norm1, model.norm2):
-        norm.running_mean.fill_(3.0)
-    thin = copy.deepcopy(model)
-    draw_anew(thin, seed=1)
-    for key, value in model.state_dict().items():
-        if key.endswith(("conv1.weight", "hidden.weight", "classifier.bias", "running_mean")):
-            assert not torch.isclose(thin.state_dict()[key], value).all(), key
-    again = copy.deepcopy(model)
-    state_before = torch.random.get_rng_state()
-    draw_anew(again, seed=1)
-    assert torch.equal(state_before, torch.random.get_rng_state())
-    assert torch.equal(again.conv1.weight, thin.conv1.weight)
-
-
 @pytest.mark.parametrize(("name", "kind"), NAMES_AND_KINDS)
 def test_what_a_method_foresees_costs_what_comes_back(name: str, kind: str) -> None:
     method = method_of(name)
     if not isinstance(method, Foresees):
         pytest.skip("it does not know beforehand")
-    foreseen = method.foreseen(tiny.trained(kind), tiny.splits())
+    foreseen = method.foreseen(tiny.trained(kind), splits_of(name))
     costs = [
         (count_multiplications(each, images(1)).multiplications, count_parameters(each))
-        for each in (foreseen, prune(name, kind))
+        for each in (foreseen, pruned(name, kind).network)
     ]
     assert costs[0] == costs[1]
-
-
-def test_vanilla_starts_from_weights_that_only_the_seed_decides(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    method, model = method_class("vanilla")(keep_ratio=1), tiny.network()
-    monkeypatch.setattr(Run, "train_from_scratch", lambda *_: None)
-    networks = []
-    for seed in (0, 1):
-        networks.append(method.prune(model, tiny.splits(), tiny.run(0, seed=seed)))
-        draw_anew(drawn := copy.deepcopy(model), seed)
-        assert torch.equal(networks[-1].conv2.weight, drawn.conv2.weight)
-    assert not torch.isclose(networks[0].conv2.weight, networks[1].conv2.weight).any()
-
-
-def test_vanilla_shuffles_parameters_of_modules_that_cannot_draw_them() -> None:
-    class Scaled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.arange(24.0).reshape(2, 12))
-
-    networks = [nn.Sequential(nn.MultiheadAttention(4, 2), Scaled()) for _ in range(3)]
-    for network, seed in zip(networks, (0, 0, 1), strict=True):
-        draw_anew(network, seed)
-    drawn = [network[1].scale for network in networks]
-    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
-    assert not torch.equal(drawn[0], torch.arange(24.0).reshape(2, 12))
-    assert sorted(drawn[0].flatten().tolist()) == list(range(24))
-    assert torch.equal(networks[0][0].in_proj_weight, networks[1][0].in_proj_weight)
 
 
 def test_an_unknown_method_is_answered_with_the_nearest_one() -> None:
@@ -469,7 +390,7 @@ def test_a_new_method_is_one_file_and_one_line(
             "halved", "conv"
         ),
         lambda: test_one_seed_gives_one_network_whatever_was_drawn_before("halved"),
-        lambda: test_the_budget_is_spent_and_not_exceeded("halved", monkeypatch),
+        lambda: test_the_budget_is_spent_and_not_exceeded("halved"),
         lambda: test_options_are_frozen_and_unknown_ones_refused("halved"),
         lambda: test_the_network_comes_back_from_a_file("halved", "conv", tmp_path),
     ):

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from picture_folders import save
+from small_networks import Net, conv, pooled
 from torch import Tensor, nn
 
 from orchestrator.methods import METHODS, method_class
@@ -44,22 +45,30 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> Splits:
     return load_splits(DataOptions(name="pets", image_size=8), root, seed=0)
 
 
-def trained(splits: Splits, name: str, **options: Any) -> nn.Module:
-    torch.manual_seed(0)
-    network = build_backbone(name, splits.input_shape, 2, **options)
+def trained(network: nn.Module, splits: Splits) -> nn.Module:
     train(network, splits, LEARNING, seed=0, device=CPU)
     return network
 
 
 @pytest.fixture(scope="module")
 def dense(splits: Splits) -> nn.Module:
-    return trained(splits, "conv", channels=(6, 8), hidden=8)
+    torch.manual_seed(0)
+    network = build_backbone("conv", splits.input_shape, 2, channels=(6, 8), hidden=8)
+    return trained(network, splits)
 
 
 @pytest.fixture(scope="module")
 def residual(splits: Splits) -> nn.Module:
-    """For methods that take no other network."""
-    return trained(splits, "resnet20", width=0.25)
+    """Two blocks that can be skipped, for methods that take no other network."""
+
+    def forward(net: Net, x: Tensor) -> Tensor:
+        x = net.stem(x).relu()
+        x = (x + net.a(x)).relu()
+        return net.out(pooled(x + net.b(x)))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    layers = {"stem": conv(3, 6), "a": conv(6, 6), "b": conv(6, 6), "out": nn.Linear(6, 2)}
+    return trained(Net(forward, **layers), splits)
 
 
 @pytest.mark.parametrize("name", METHODS)

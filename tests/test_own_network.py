@@ -67,6 +67,7 @@ def test_a_dry_run_finds_both_by_their_names(
 
 
 @pytest.mark.parametrize("method", ["l1_filter", "thinet"])
+@pytest.mark.usefixtures("no_report")
 def test_methods_prune_it(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = ["fine_tuning.epochs=1", "methods.thinet.images=60"]
     quick += ["methods.l1_filter.keep_multiplications=0.5"]

@@ -31,7 +31,7 @@ def test_the_readme_can_be_read_in_a_minute() -> None:
 def run_quickly(example: str) -> dict[str, Any]:
     """The names that an example leaves behind."""
     quick = example.replace("epochs=15", "epochs=2").replace("epochs=4", "epochs=2")
-    quick = quick.replace("RNP(", "RNP(steps=20, ")
+    quick = quick.replace("RNP(", "RNP(steps=20, ").replace("depth=4)", "depth=4, width=0.5)")
     assert quick != example
     names: dict[str, Any] = {}
     exec(quick, names)

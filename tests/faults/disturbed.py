@@ -5,9 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from string import Template
@@ -17,6 +19,7 @@ from small_sweeps import write_images
 
 from orchestrator.commands.sweep import main as sweep_main
 from orchestrator.run_folder.trials_table import read_trials
+from tests.faults.methods import PROCESS, STEP_S
 
 PROJECT = Path(__file__).parents[2]
 WHOLE = os.environ.get("FAULTS") == "whole"
@@ -30,6 +33,7 @@ methods:
   dense: {}
   tests.faults.methods:Fades: {by: {uniform: [0.001, 0.1]}}
 search: {sampler: $sampler, trials: $trials}
+resources: {cpus: $cpus, threads: 1}
 """)
 
 Main = Callable[[Sequence[str]], int]
@@ -39,15 +43,37 @@ Main = Callable[[Sequence[str]], int]
 class DisturbedSweep:
     """One sweep in a folder, and the processes of its drivers."""
 
-    def __init__(self, folder: Path, sampler: str = "random", trials: int = 8) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        sampler: str = "random",
+        trials: int = 8,
+        *,
+        step_s: float = 0.2,
+        workers: int = 2,
+    ) -> None:
+        """Writes the sweep file, its images, and how long a step takes.
+
+        Args:
+            workers: on a machine of two cores. Each takes seconds of computing to start.
+        """
         self.path = folder / "sweep.yaml"
+        self.pause = folder / STEP_S
+        self.pause.write_text(str(step_s))
         images = folder / "images.npz"
         write_images(images)
-        self.path.write_text(SWEEP.substitute(images=images, sampler=sampler, trials=trials))
+        cpus = min(2 // workers, os.cpu_count() or 1)
+        values = {"images": images, "sampler": sampler, "trials": trials, "cpus": cpus}
+        self.path.write_text(SWEEP.substitute(values))
         self.n_trials = trials + 1
         self.folder = folder / "runs" / "sweep"
         self.mark = f"FAULTS_{uuid.uuid4().hex}"
         self.environment = {**os.environ, self.mark: "1", "OMP_NUM_THREADS": "1"}
+        # After so long without its head, a node of Ray's ends; unless told, after a minute.
+        self.environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"
+        self.over = threading.Event()
+        """Set when the sweep that `run_disturbed` runs has ended."""
+        self._ended, self._version = 0, (0, 0)
 
     def start(self, *arguments: str, module: str = "orchestrator.sweep") -> subprocess.Popen[str]:
         """A driver, leader of a process group of its own."""
@@ -62,6 +88,23 @@ class DisturbedSweep:
         )
 
     def finish(self, *arguments: str, main: Main = sweep_main) -> str:
+        """Runs the sweep to its end without pauses, as nobody disturbs it; see `run_here`."""
+        self.pause.unlink(missing_ok=True)
+        return self.run_here(*arguments, main=main)
+
+    def run_disturbed(self, disturb: Callable[[], None]) -> str:
+        """Runs the sweep in this process while `disturb` runs beside it; see `run_here`."""
+        self.over.clear()
+        with ThreadPoolExecutor() as beside:
+            disturbing = beside.submit(disturb)
+            try:
+                printed = self.run_here()
+            finally:
+                self.over.set()
+            disturbing.result()
+        return printed
+
+    def run_here(self, *arguments: str, main: Main = sweep_main) -> str:
         """Runs the sweep to its end, which must be a good one, and returns what was printed.
 
         It does so in this process, on the Ray that it is connected to if it is.
@@ -78,15 +121,21 @@ class DisturbedSweep:
         return rows.sort_values("trial_id", ignore_index=True)
 
     def ended(self) -> int:
-        """How many trials have, of those that need not run again."""
+        """How many trials have, of those that need not run again; no table is read twice."""
         try:
-            return int((self.rows()["status"] != "stopped").sum())
+            found = (self.folder / "trials.csv").stat()
         except FileNotFoundError:
             return 0
+        if (version := (found.st_mtime_ns, found.st_size)) != self._version:
+            self._ended = int((self.rows()["status"] != "stopped").sum())
+            self._version = version
+        return self._ended
 
-    def wait_for(self, trials: int, driver: subprocess.Popen[str]) -> None:
-        """Waits until so many trials have ended, or the driver has."""
-        while self.ended() < trials and driver.poll() is None:
+    def wait_for(self, trials: int, driver: subprocess.Popen[str] | None = None) -> None:
+        """Waits until so many trials have ended, or the driver has; without one, this process's."""
+        while self.ended() < trials and not self.over.is_set():
+            if driver is not None and driver.poll() is not None:
+                break
             time.sleep(0.05)
 
     def processes(self) -> dict[int, str]:
@@ -101,14 +150,10 @@ class DisturbedSweep:
         return {process: command for process, command in found.items() if command}
 
     def workers(self) -> list[int]:
-        """The processes that do jobs now."""
-        titles = {process: command.strip() for process, command in self.processes().items()}
-        idle = ("ray::IDLE", "ray::ImplicitFunc")
-        return [
-            process
-            for process, title in titles.items()
-            if title.startswith("ray::") and not title.startswith(idle)
-        ]
+        """The processes that prune now."""
+        files = (self.folder / "checkpoints").glob(f"*/{PROCESS}*")
+        found = [int(file.name.removeprefix(PROCESS)) for file in files]
+        return [process for process in found if Path(f"/proc/{process}").exists()]
 
     def wait_for_all_to_end(self, seconds: float = 120) -> dict[int, str]:
         """What still runs of this sweep after so long."""

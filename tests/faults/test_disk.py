@@ -17,22 +17,18 @@ from disturbed import PROJECT, WHOLE, DisturbedSweep, figures
 from orchestrator.commands.trial import main as trial_main
 
 PLAIN = "orchestrator.trial"
-METHODS = "methods={dense: {}, 'tests.faults.methods:Fades': {by: {grid: %s}, seconds: %s}}"
 BYS = [0.01, 0.02]
+GRID = ["--set", f"methods={{dense: {{}}, 'tests.faults.methods:Fades': {{by: {{grid: {BYS}}}}}}}"]
+"""For a driver without Ray."""
 
 pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Iterator[DisturbedSweep]:
-    disturbed = DisturbedSweep(tmp_path)
+    disturbed = DisturbedSweep(tmp_path, step_s=0.0)
     yield disturbed
     disturbed.kill_all()
-
-
-def options(seconds: float = 0.0) -> list[str]:
-    """A grid, for a driver without Ray."""
-    return ["--set", METHODS % (BYS, seconds)]
 
 
 def assert_completed(rows: pd.DataFrame) -> None:
@@ -44,7 +40,7 @@ def assert_completed(rows: pd.DataFrame) -> None:
 def test_a_full_disk_is_said_and_what_was_complete_stays(sweep: DisturbedSweep, limit: int) -> None:
     """No file may grow beyond the limit: a table, a dense network or the report is too large."""
     driver = subprocess.Popen(
-        [sys.executable, "-m", PLAIN, sweep.path, "--output", sweep.folder.parent, *options()],
+        [sys.executable, "-m", PLAIN, sweep.path, "--output", sweep.folder.parent, *GRID],
         cwd=PROJECT, env=sweep.environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         preexec_fn=lambda: (
@@ -59,7 +55,7 @@ def test_a_full_disk_is_said_and_what_was_complete_stays(sweep: DisturbedSweep, 
     assert "Traceback" not in errors
     before = figures(sweep.rows())
     assert set(before["status"]) <= {"completed"}
-    sweep.finish(*options(), main=trial_main)
+    sweep.finish(*GRID, main=trial_main)
     assert_completed(sweep.rows())
     after = figures(sweep.rows())
     kept = after[after["trial_id"].isin(before["trial_id"])].reset_index(drop=True)
@@ -70,7 +66,7 @@ def test_a_full_disk_is_said_and_what_was_complete_stays(sweep: DisturbedSweep, 
 def test_a_folder_that_cannot_be_written_to_is_said(sweep: DisturbedSweep) -> None:
     sweep.folder.parent.mkdir()
     sweep.folder.parent.chmod(0o500)
-    driver = sweep.start(*options(), module=PLAIN)
+    driver = sweep.start(*GRID, module=PLAIN)
     assert_said(driver, "Permission denied")
 
 
@@ -80,7 +76,7 @@ def test_a_file_system_that_is_read_only_is_said(sweep: DisturbedSweep) -> None:
     sweep.folder.parent.mkdir()
     for _ in range(2):
         assert_said(read_only(sweep), "Read-only file system")
-        sweep.finish(*options(), main=trial_main)
+        sweep.finish(*GRID, main=trial_main)
         assert_completed(sweep.rows())
 
 
@@ -88,7 +84,7 @@ def read_only(sweep: DisturbedSweep) -> subprocess.Popen[str]:
     """A driver that sees the output folder mounted read-only, as nobody else does."""
     output = str(sweep.folder.parent)
     mounted = f"mount --bind {output} {output} && mount -o remount,ro,bind {output} && exec "
-    command = [sys.executable, "-m", PLAIN, str(sweep.path), "--output", output, *options()]
+    command = [sys.executable, "-m", PLAIN, str(sweep.path), "--output", output, *GRID]
     return subprocess.Popen(
         ["unshare", "--mount", "sh", "-c", mounted + shlex.join(command)],
         cwd=PROJECT, env=sweep.environment, text=True,
@@ -108,7 +104,8 @@ def test_damaged_files_are_made_again_and_change_no_figure(
 ) -> None:
     """A trial is killed on its way; then its checkpoint and the dense network are damaged."""
     draw = random.Random(7)
-    driver = sweep.start(*options(seconds=0.5), module=PLAIN)
+    sweep.pause.write_text("0.5")
+    driver = sweep.start(*GRID, module=PLAIN)
     sweep.wait_for(2, driver)
     checkpoints = sweep.folder / "checkpoints"
     done = set(sweep.rows()["trial_id"])
@@ -126,7 +123,7 @@ def test_damaged_files_are_made_again_and_change_no_figure(
         for place in draw.sample(range(len(content)), 5):
             content[place] ^= 0xFF
         path.write_bytes(content)
-    printed = sweep.finish(*options(seconds=0.5), main=trial_main)
+    printed = sweep.finish(*GRID, main=trial_main)
     assert "is damaged" in printed
     assert "The run starts anew." in printed
     assert "It is made again." in printed
@@ -134,5 +131,5 @@ def test_damaged_files_are_made_again_and_change_no_figure(
 
     (tmp_path / "calm").mkdir()
     calm = DisturbedSweep(tmp_path / "calm")
-    calm.finish(*options(seconds=0.5), main=trial_main)
+    calm.finish(*GRID, main=trial_main)
     pd.testing.assert_frame_equal(figures(sweep.rows()), figures(calm.rows()))

@@ -114,18 +114,21 @@ def kill_at_random_moments(sweep: DisturbedSweep, n_kills: int) -> None:
     assert sweep.wait_for_all_to_end() == {}, "what a killed driver started dies by itself"
 
 
+@pytest.mark.usefixtures("two_workers")
 def test_killed_workers_cost_no_trial(sweep: DisturbedSweep) -> None:
-    draw = random.Random(6)
-    driver = sweep.start()
-    kills = 0
-    while kills < KILLS_OF_WORKERS and driver.poll() is None:
-        sweep.wait_for(1, driver)
-        time.sleep(draw.uniform(0.2, 2))
-        if workers := sweep.workers():
-            os.kill(draw.choice(workers), signal.SIGKILL)
-            kills += 1
-    driver.communicate()
-    print(f"{kills} workers were killed.")
-    assert kills == KILLS_OF_WORKERS, "the sweep has ended too soon"
-    sweep.finish("--retry-failed")
+    killed: list[int] = []
+
+    def disturb() -> None:
+        draw = random.Random(6)
+        sweep.wait_for(1)
+        while len(killed) < KILLS_OF_WORKERS and not sweep.over.is_set():
+            time.sleep(draw.uniform(0.1, 0.5))
+            if workers := sweep.workers():
+                killed.append(draw.choice(workers))
+                os.kill(killed[-1], signal.SIGKILL)
+
+    printed = sweep.run_disturbed(disturb)
+    print(f"{len(killed)} workers were killed.")
+    assert len(killed) == KILLS_OF_WORKERS, "the sweep has ended too soon"
+    assert printed.count("resumes in another process. The worker process died") == len(killed)
     assert_whole(sweep)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(1800)
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Iterator[DisturbedSweep]:
-    disturbed = DisturbedSweep(tmp_path, trials=4)
+    disturbed = DisturbedSweep(tmp_path, trials=4, workers=1)
     yield disturbed
     disturbed.kill_all()
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from disturbed import WHOLE, DisturbedSweep, assert_whole
 
+from orchestrator.tracking import tracker
+
 KILLS = 3 if WHOLE else 1
 
 pytestmark = pytest.mark.timeout(3600)
@@ -71,21 +73,20 @@ def test_a_tracking_server_that_is_killed_has_each_trial_once_in_the_end(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    sweep = DisturbedSweep(tmp_path, trials=4 * KILLS)
-    try:
-        driver = sweep.start()
+    monkeypatch.setattr(tracker, "PATIENCE_S", 5.0)
+    sweep = DisturbedSweep(tmp_path, trials=4 * KILLS, workers=1)
+
+    def disturb() -> None:
         for kill in range(KILLS):
-            sweep.wait_for(4 * kill + 1, driver)
+            sweep.wait_for(4 * kill + 1)
             server.kill()
-            sweep.wait_for(4 * kill + 3, driver)
+            sweep.wait_for(4 * kill + 3)
             if kill < KILLS - 1:
                 server.start()
-        printed, _ = driver.communicate()  # the server is away at its end
-        assert driver.returncode == 0, printed
-        assert "The trials go on" in printed
-        assert "the same command sends them" in printed
-        server.start()
-        sweep.finish()
-        assert_whole(sweep, server.uri)
-    finally:
-        sweep.kill_all()
+
+    printed = sweep.run_disturbed(disturb)  # the server is away at its end
+    assert "The trials go on" in printed
+    assert "the same command sends them" in printed
+    server.start()
+    sweep.finish()
+    assert_whole(sweep, server.uri)

@@ -1,7 +1,6 @@
-"""The network that a sweep ends with: which one is named, and that its exports are that network."""
+"""The network that a sweep ends with: its exports are that network."""
 
 import dataclasses
-import json
 import math
 import re
 import subprocess
@@ -16,8 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from orchestrator.analysis.answer import answer, last_lines
-from orchestrator.analysis.contender import Limits
+from orchestrator.analysis.sweep_result import SweepResult
 from orchestrator.commands.choose import main
 from orchestrator.commands.trial import main as trial_main
 from orchestrator.deploy.selection import choose
@@ -27,7 +25,6 @@ from orchestrator.run_folder.trials_table import read_trials
 from orchestrator.sweep_file import load_sweep
 from orchestrator.tracking.tracker import Tracker
 from testbed.data import Images, load_splits
-from tests.report_rows import CONFIRMED, SMALL, failed, result_of
 from tests.test_readme import PROJECT, blocks
 
 SWEEP = """
@@ -42,87 +39,6 @@ methods:
   rnp: {p: -0.1, rounds: 1, steps: 20, encoding: 4, hidden: 4}
 confirm: {seeds: 1}
 """
-
-
-# Which one
-
-
-def chosen(path: Path, rows: list[dict[str, Any]], **limits: float) -> tuple[str, str, str]:
-    found = choose(result_of(path, rows), Limits(**limits))
-    return found.trial_id, found.network, found.why
-
-
-def test_the_most_accurate_confirmed_network_within_the_limit_is_named(tmp_path: Path) -> None:
-    trial_id, network, why = chosen(tmp_path, CONFIRMED, multiplications=5e7)
-    assert trial_id == "vanilla-002"
-    assert network.startswith("vanilla-002-c")
-    assert "the most accurate within 50.0 M multiplications" in why
-    assert "accuracy 0.850 ± 0.010 on test images, confirmed with 3 fresh seeds" in why
-    assert "Next: l1_filter-006" in why
-
-
-def test_without_limits_it_is_the_network_of_the_reports_headline(tmp_path: Path) -> None:
-    for name, rows in {"confirmed": CONFIRMED, "searched": SMALL}.items():
-        result = result_of(tmp_path / name, rows)
-        assert answer(result)[0].startswith(f"{choose(result).best.method} is the most accurate")
-        assert f"--trial {choose(result).trial_id} " in last_lines(result)[-1]
-        assert choose(result).trial_id == choose(result, Limits(share=0.5)).trial_id
-
-
-def test_the_search_figures_do_not_choose(tmp_path: Path) -> None:
-    """By validation l1_filter-006 was ahead."""
-    before = chosen(tmp_path / "a", SMALL, multiplications=5e7)
-    assert before[0] == before[1] == "l1_filter-006"
-    assert "on validation images, not confirmed" in before[2]
-
-
-def test_an_accuracy_alone_asks_for_the_cheapest(tmp_path: Path) -> None:
-    assert chosen(tmp_path, CONFIRMED, min_accuracy=0.8)[0] == "l1_filter-005"
-    rows = [row for row in CONFIRMED if row.get("confirms") != "l1_filter-005"]
-    assert chosen(tmp_path / "b", rows, min_accuracy=0.8)[0] == "l1_filter-006"
-    assert chosen(tmp_path / "c", rows, min_accuracy=0.8, latency_ms=6.0)[0] == "vanilla-002"
-
-
-def test_any_network_is_had_by_its_method_or_its_name(tmp_path: Path) -> None:
-    result = result_of(tmp_path, CONFIRMED)
-    assert choose(result, method="random_channels").trial_id == "random_channels-004"
-    assert choose(result, Limits(share=0.3), method="l1_filter").trial_id == "l1_filter-005"
-    assert choose(result, trial_id="l1_filter-006").network.startswith("l1_filter-006-c")
-    assert choose(result, trial_id="l1_filter-006-c2").network == "l1_filter-006-c2"
-    assert choose(result, trial_id="l1_filter-007").network == "l1_filter-007"
-    with pytest.raises(ValueError, match=r"No trial is of 'rnp'\. The sweep's methods: dense,"):
-        choose(result, method="rnp")
-    with pytest.raises(ValueError, match="x: there is no such trial"):
-        choose(result, trial_id="x")
-    broken = result_of(tmp_path / "b", [*SMALL, failed("l1_filter", "OSError: x")])
-    with pytest.raises(ValueError, match="l1_filter-009: it is failed, and left no network"):
-        choose(broken, trial_id="l1_filter-009")
-
-
-def test_of_several_data_sets_none_is_the_best(tmp_path: Path) -> None:
-    rows = [{**row, "cell": f"name={name}", "dataset": name} for row in SMALL for name in "ab"]
-    with pytest.raises(ValueError, match=r"best of each: l1_filter-013 on b and l1_filter-012 on"):
-        choose(result_of(tmp_path, rows))
-
-
-def test_the_network_is_the_fresh_seeds_best_on_validation_images(tmp_path: Path) -> None:
-    rows = [
-        {**row, "val_accuracy": 0.7 + row["seed"] / 100 if row["seed"] == 2 else 0.6}
-        if row.get("confirms") == "vanilla-002"
-        else row
-        for row in CONFIRMED
-        if row.get("confirms") != "l1_filter-005"
-    ]
-    assert chosen(tmp_path, rows, multiplications=5e7)[1] == "vanilla-002-c2"
-
-
-def test_limits_that_nothing_meets_say_how_near_it_comes(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"cheapest of them has 45\.0 M .* the most accurate reaches 0\.890"
-    ):
-        chosen(tmp_path, CONFIRMED, multiplications=1e6)
-    with pytest.raises(ValueError, match="nothing to choose from"):
-        chosen(tmp_path / "none", [])
 
 
 # What is written
@@ -148,43 +64,20 @@ def test_a_past_trial_is_the_one_that_was_planned(run_folder: Path) -> None:
         past_trial(run_folder, rows, "x")
 
 
-EXPORT = """
-import json, sys
-import onnxruntime, torch.export  # what they unpickle of their own is none of a run folder's
-unpickled = []
-sys.addaudithook(lambda event, args: event == "pickle.find_class" and unpickled.append(args))
-from pathlib import Path
-from orchestrator.deploy.export import export
-from orchestrator.deploy.selection import choose
-from orchestrator.report import write_report
-from orchestrator.analysis.sweep_result import SweepResult
-folder, target, *methods = sys.argv[1:]
-folder, target = Path(folder), Path(target)
-result = SweepResult.read(folder)
-for method in methods:
-    choice = choose(result, method=method)
-    export(result, choice, target / method, Path("data"))
-write_report(folder)
-print(json.dumps([list(map(str, each)) for each in unpickled]))
-"""
-
-
 @pytest.fixture(scope="module")
 def shipped(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network of each of two methods, exported by a process that unpickled nothing."""
+    """A network of each of two methods."""
     pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
-    target = tmp_path_factory.mktemp("shipped")
-    done = subprocess.run(
-        [sys.executable, "-c", EXPORT, str(run_folder), str(target), "l1_filter", "rnp"],
-        cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == []
+    from orchestrator.deploy.export import export
+
+    target, result = tmp_path_factory.mktemp("shipped"), SweepResult.read(run_folder)
+    for method in ("l1_filter", "rnp"):
+        export(result, choose(result, method=method), target / method, Path("data"))
     return target
 
 
 @pytest.mark.parametrize("method", ["l1_filter", "rnp"])
-def test_every_format_gives_the_networks_logits_and_nothing_is_unpickled(
+def test_every_format_gives_the_networks_logits(
     run_folder: Path, shipped: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import onnxruntime

@@ -69,6 +69,7 @@ def test_confirmations_alone_meet_the_test_images(rows: pd.DataFrame) -> None:
     assert set(rows["test_images"][tested]) == {n_images}
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_confirmation_is_what_a_sweep_with_that_seed_finds(
     tmp_path: Path, rows: pd.DataFrame
 ) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
@@ -19,8 +18,8 @@ from orchestrator.plan import make_plan
 from orchestrator.plan.jobs import INTERRUPTED
 from orchestrator.run_folder import recorder
 from orchestrator.run_folder.trials_table import read_trials
-from orchestrator.search.study_storage import open_journal
 from orchestrator.sweep_file import load_sweep
+from orchestrator.tracking.tracker import Tracker
 from testbed.data import DataOptions, Images, load_test_images
 
 PROJECT = Path(__file__).parents[3]
@@ -69,57 +68,10 @@ def test_classes_weighted_by_their_images_cost_what_the_row_says(plain: Path) ->
         assert in_the_row == pytest.approx(totals[trial_id].rename(str).to_dict())
 
 
-def test_ray_gives_the_same_figures_as_one_process(plain: Path, tmp_path: Path) -> None:
-    assert sweep_main(arguments(write(tmp_path, "small", METHODS), tmp_path)) == 0
-    measured = [
-        "trial_id", "status", "train_accuracy", "val_accuracy", "test_accuracy", "multiplications",
-        "nonzero_multiplications", "parameters", "val_accuracy_before_finetuning", "epochs_spent",
-    ]  # fmt: skip
-    tables = [
-        read_trials(folder / "trials.csv").sort_values("trial_id", ignore_index=True)[measured]
-        for folder in (plain, tmp_path / "runs" / "small")
-    ]
-    pd.testing.assert_frame_equal(*tables)
-
-
-def test_mlflow_holds_each_trial_once_and_the_frontier(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    searched = "methods: {dense: {}, l1_filter: {keep_ratio: {uniform: [0.2, 0.9]}}}\n"
-    rest = "search: {trials: 2}\nconfirm: {seeds: 1}\n"
-    sweep = write(tmp_path, "searched", searched + rest)
-    assert sweep_main(arguments(sweep, tmp_path)) == 0
-    rows = read_trials(tmp_path / "runs" / "searched" / "trials.csv").set_index("trial_id")
-    client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("searched")
-    assert experiment is not None
-    *said, report, mlflow = capsys.readouterr().out.splitlines()
-    assert any("of the dense network's multiplications" in line for line in said)
-    assert report == f"Report: {tmp_path / 'runs' / 'searched' / 'report.html'}"
-    assert f"/#/experiments/{experiment.experiment_id}/runs?compareRunsMode=CHART" in mlflow
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert set(runs) == {*rows.index, "frontier"}
-    search = rows[rows["phase"] == "search"]
-    assert len(search) == 3
-    confirmed = {
-        runs[trial_id].data.tags["confirms"] for trial_id in set(rows.index) - set(search.index)
-    }
-    assert confirmed == set(
-        read_trials(tmp_path / "runs" / "searched" / "frontier.csv")["trial_id"]
-    )
-    journal = open_journal(tmp_path / "runs" / "searched" / "studies.journal")
-    told = optuna.load_study(study_name="l1_filter-s0", storage=journal).trials
-    assert [trial.state.name for trial in told] == ["COMPLETE"] * 2
-    for trial_id, row in rows.iterrows():
-        assert runs[trial_id].data.metrics["val_accuracy"] == row["val_accuracy"]
-    assert search["l1_filter.keep_ratio"].nunique() == 2
-
-
 DECIDING = """
 methods:
   static_prefix: {keep_multiplications: 0.5}
-  rnp: {p: {uniform: [-0.2, -0.1]}, rounds: 1, steps: 20, encoding: 4, hidden: 4}
-search: {trials: 1}
+  rnp: {p: -0.15, rounds: 1, steps: 20, encoding: 4, hidden: 4}
 """
 
 
@@ -127,7 +79,7 @@ search: {trials: 1}
 def deciding(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a sweep in which one network decides per image."""
     folder = tmp_path_factory.mktemp("deciding")
-    assert sweep_main(arguments(write(folder, "deciding", DECIDING + ONE_WORKER), folder)) == 0
+    assert trial_main(arguments(write(folder, "deciding", DECIDING), folder)) == 0
     return folder / "runs" / "deciding"
 
 
@@ -176,11 +128,15 @@ def test_a_network_that_decides_per_image_meets_the_test_images_from_its_file(
 
 
 def test_mlflow_holds_what_each_round_reported(deciding: Path) -> None:
+    rows, said = read_trials(deciding / "trials.csv").set_index("method"), list[str]()
+    plan = make_plan(load_sweep(deciding / "sweep.yaml"))
+    with Tracker(plan, deciding, said.append, rows.reset_index().to_dict("records")):
+        pass
+    assert said == []
     client = MlflowClient(f"sqlite:///{deciding.parent / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("deciding")
     assert experiment is not None
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    rows = read_trials(deciding / "trials.csv").set_index("method")
     metrics = runs[rows.loc["rnp", "trial_id"]].data.metrics
     convs = ["conv2", "conv3", "conv4"]
     for name in ("alpha", "penalty_in_cross_entropy", *(f"mean_action.{conv}" for conv in convs)):
@@ -206,6 +162,7 @@ def test_a_failed_trial_is_a_row_and_exit_status_1(tmp_path: Path) -> None:
     assert "as it was asked to" in (tmp_path / "runs" / "failing" / "report.md").read_text()
 
 
+@pytest.mark.usefixtures("no_report")
 def test_only_one_method_is_run_if_asked(tmp_path: Path) -> None:
     searched = "methods: {dense: {}, l1_filter: {keep_ratio: {uniform: [0.2, 0.9]}}}\n"
     sweep = write(tmp_path, "one", searched)
@@ -283,11 +240,11 @@ def test_a_sweep_that_has_begun_is_resumed_whatever_methods_refuse(
     }
 
 
-SEARCHED = """
-fine_tuning: {epochs: 1, learning_rate: {uniform: [0.01, 0.1]}}
-backbone: {name: conv, depth: 4, width: 0.25, dropout: DROPOUT}
-methods: {l1_filter: {keep_multiplications: 0.001}}
-search: {trials: 1}
+TRAINED = f"""
+{ONE_WORKER}fine_tuning: {{epochs: 1, learning_rate: {{uniform: [0.01, 0.1]}}}}
+backbone: {{name: conv, depth: 4, width: 0.25, dropout: DROPOUT}}
+methods: {{l1_filter: {{keep_multiplications: 0.001}}}}
+search: {{trials: 1}}
 """
 
 
@@ -296,13 +253,14 @@ def test_methods_look_at_networks_where_only_the_training_is_searched(
 ) -> None:
     kept = [line for line in SMALL.splitlines() if line.startswith(("data", "training"))]
     path = tmp_path / "searched.yaml"
-    path.write_text("\n".join([*kept, SEARCHED.replace("DROPOUT", "{grid: [0.0, 0.1]}")]))
+    path.write_text("\n".join([*kept, TRAINED.replace("DROPOUT", "{grid: [0.0, 0.1]}")]))
     assert sweep_main(arguments(path, tmp_path)) == 2
     assert capsys.readouterr().err.count("0.001 cannot be reached") == 2
-    path.write_text("\n".join([*kept, SEARCHED.replace("DROPOUT", "{uniform: [0.0, 0.1]}")]))
+    path.write_text("\n".join([*kept, TRAINED.replace("DROPOUT", "{uniform: [0.0, 0.1]}")]))
     assert sweep_main(arguments(path, tmp_path)) == 1, "left to the trial"
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_network_that_methods_cannot_look_at_fails_in_its_trials(tmp_path: Path) -> None:
     sweep = write(tmp_path, "own", "methods: {dense: {}, static_prefix: {}}")
     own = ["--set", "backbone={name: 'tests.tiny_methods:fails_on_images'}"]
@@ -320,6 +278,7 @@ def test_an_output_that_cannot_be_made_is_bad_input(
     assert "--output" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_full_disk_is_not_blamed_on_the_trial_and_the_same_command_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -346,6 +305,7 @@ def test_a_trial_lost_before_it_started_is_a_row(tmp_path: Path) -> None:
     assert list(read_trials(tmp_path / "run" / "trials.csv")["status"]) == ["stopped"]
 
 
+@pytest.mark.usefixtures("no_report")
 def test_the_test_images_are_read_after_all_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,7 @@ def test_a_finished_sweep_is_resumed_without_the_file_and_not_with_another(
     assert "--fresh" in said
 
 
+@pytest.mark.usefixtures("no_report")
 def test_what_the_folder_notes_is_what_sha256sum_checks(weights: Path, tmp_path: Path) -> None:
     import hashlib
 
@@ -105,6 +106,7 @@ def test_what_the_folder_notes_is_what_sha256sum_checks(weights: Path, tmp_path:
     assert noted == f"{hashlib.sha256(weights.read_bytes()).hexdigest()}  {weights}\n"
 
 
+@pytest.mark.usefixtures("no_report")
 def test_weights_of_the_same_name_and_other_content_are_another_dense_network(
     weights: Path, tmp_path: Path
 ) -> None:
@@ -139,6 +141,7 @@ def test_what_does_not_fit_is_refused_before_anything_starts(
     assert not (tmp_path / "runs" / "pretrained").exists()
 
 
+@pytest.mark.usefixtures("no_report")
 def test_with_dense_training_the_last_layer_is_drawn_anew_and_it_is_said(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,6 +197,7 @@ def test_a_network_that_gives_no_logits_of_the_datas_classes_is_refused_before_a
     assert not (tmp_path / "runs" / "s").exists()
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_network_of_timm_is_pruned_by_its_name(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     network = timm.create_model("test_resnet", num_classes=10, in_chans=1)

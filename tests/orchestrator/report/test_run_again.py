@@ -100,6 +100,7 @@ def test_conditional_hyperparameters_are_in_the_command_of_a_trial(
         )
 
 
+@pytest.mark.usefixtures("no_report")
 def test_the_command_of_a_trial_runs_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

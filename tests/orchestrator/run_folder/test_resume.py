@@ -1,6 +1,7 @@
 """The same command again resumes a sweep, and who may do so."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,11 +24,19 @@ def files(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.fixture
-def finished(tmp_path: Path) -> Path:
-    """The run folder of a sweep of two trials, of which one failed."""
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a sweep of two trials has run, of which one failed."""
+    folder = tmp_path_factory.mktemp("ended")
     methods = "methods: {dense: {}, 'tests.tiny_methods:FailsOnce': {}}\n"
-    assert trial_main(arguments(write(tmp_path, "small", methods), tmp_path)) == 1
+    assert trial_main(arguments(write(folder, "small", methods), folder)) == 1
+    return folder
+
+
+@pytest.fixture
+def finished(ended: Path, tmp_path: Path) -> Path:
+    """The run folder of that sweep, a copy of the test's own."""
+    shutil.copytree(ended, tmp_path, dirs_exist_ok=True)
     return tmp_path / "runs" / "small"
 
 
@@ -63,6 +72,7 @@ def test_a_report_is_drawn_anew_only_if_it_is_not_of_the_trials_as_they_are(
     assert not drawn_again()
 
 
+@pytest.mark.usefixtures("no_report")
 def test_failed_trials_are_tried_again_only_if_asked(finished: Path, tmp_path: Path) -> None:
     command = arguments(tmp_path / "small.yaml", tmp_path)
     assert trial_main(command) == 1
@@ -73,6 +83,7 @@ def test_failed_trials_are_tried_again_only_if_asked(finished: Path, tmp_path: P
     assert rows.loc["dense", "started_at"] == before.loc["dense", "started_at"]
 
 
+@pytest.mark.usefixtures("no_report")
 def test_more_methods_are_added_to_what_is_there(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(SMALL + METHODS.replace("methods:", "methods:\n"
         "  tests.tiny_methods:FailsOnce: {}"))  # fmt: skip
@@ -104,6 +115,7 @@ def test_a_changed_sweep_file_is_refused_with_the_ways_on(
     assert "training.epochs was 2, and is 3." in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_report")
 def test_fresh_moves_the_old_folder_aside_with_all_its_files(
     finished: Path, tmp_path: Path
 ) -> None:
@@ -141,6 +153,7 @@ methods:
 """
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_driver_that_is_killed_lets_the_next_one_in_which_ends_the_sweep(tmp_path: Path) -> None:
     command = arguments(write(tmp_path, "slow", SLOW), tmp_path)
     folder = tmp_path / "runs" / "slow"

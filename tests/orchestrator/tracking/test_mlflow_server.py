@@ -17,18 +17,10 @@ from urllib.request import urlopen
 
 import pytest
 from mlflow import MlflowClient
-from small_sweeps import ONE_WORKER
+from tracked_sweep import NO_COMPARISON, SWEEP, row, tracked, write_report_files
 
-from orchestrator.commands.sweep import main
-from orchestrator.run_folder.trials_table import read_trials
-
-SWEEP = """
-data: {name: digits, train_images: 300, validation_share: 0.3}
-backbone: {name: conv, depth: 4, width: 0.25}
-training: {epochs: 1, batch_size: 64}
-methods: {dense: {}, l1_filter: {keep_ratio: {uniform: [0.2, 0.9]}}}
-search: {trials: 2}
-"""
+from orchestrator.run_folder.trial_files import write_reports
+from orchestrator.run_folder.trials_table import TrialsTable, table_columns
 
 
 def postgresql() -> Path | None:
@@ -113,32 +105,43 @@ def healthy(url: str) -> bool:
         return False
 
 
-@pytest.mark.usefixtures("two_workers")
 @pytest.mark.skipif(postgresql() is None, reason="PostgreSQL's initdb is not installed")
 def test_a_server_on_postgresql_holds_every_trial_and_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """All that a sweep tells MLflow; that a sweep tells a server, the faults' tests show."""
     programs = postgresql()
     assert programs is not None
-    sweep = tmp_path / "served.yaml"
-    sweep.write_text(SWEEP + ONE_WORKER)
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    for each in (tmp_path, folder):
+        (each / "sweep.yaml").write_text(SWEEP)
+    write_report_files(folder)
+    reports = [{"epoch": epoch, "val_accuracy": epoch / 8} for epoch in (1, 2, 3)]
+    write_reports(folder / "reports" / "t-0.jsonl", reports)
+    rows = [row(f"t-{n}", val_accuracy=0.7 + n / 100) for n in range(3)]
+    table = TrialsTable(folder / "trials.csv", [*table_columns({}), "l1_filter.keep_ratio"])
     with database(programs) as backend, mlflow_server(backend, tmp_path) as url:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
-        assert main([str(sweep), "--output", str(tmp_path / "runs")]) == 0
-
-        rows = read_trials(tmp_path / "runs" / "served" / "trials.csv").set_index("trial_id")
+        with tracked(tmp_path) as tracker:
+            for each in rows:
+                table.append(each)
+                tracker.send(each)
+            tracker.finish(NO_COMPARISON)
         client = MlflowClient(url)
-        experiment = client.get_experiment_by_name("served")
+        experiment = client.get_experiment_by_name("sweep")
         assert experiment is not None
         runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
         report = {file.path for file in client.list_artifacts(runs["frontier"].info.run_id)}
+        history = client.get_metric_history(runs["t-0"].info.run_id, "val_accuracy")
         url_of_psql = backend.replace("+psycopg2", "")
         query = [programs / "psql", url_of_psql, "-t", "-c", "select count(*) from runs"]
         counted = subprocess.run(query, check=True, capture_output=True, text=True)
 
-    assert runs.keys() == {*rows.index, "frontier"}
-    for trial_id, row in rows.iterrows():
-        assert runs[trial_id].data.metrics["val_accuracy"] == row["val_accuracy"]
+    assert runs.keys() == {"t-0", "t-1", "t-2", "frontier"}
+    for each in rows:
+        assert runs[each["trial_id"]].data.metrics["val_accuracy"] == each["val_accuracy"]
+    assert [entry.value for entry in history] == [1 / 8, 2 / 8, 3 / 8, 0.7]
     assert {"report.html", "frontier.csv"} <= report
-    assert int(counted.stdout) == len(rows) + 1 == 4
-    assert not (tmp_path / "runs" / "mlflow.db").exists()
+    assert int(counted.stdout) == len(rows) + 1
+    assert not (tmp_path / "mlflow.db").exists()

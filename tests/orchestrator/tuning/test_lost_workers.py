@@ -20,33 +20,42 @@ from orchestrator.tuning.callbacks.worker_starts import NoWorkerError
 pytestmark = pytest.mark.usefixtures("two_workers")
 
 
-def test_every_job_ends_with_one_call_whatever_happens_to_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(tuner, "MOST_RESTARTS", 1)
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the job that kills its first process says which that was."""
+    return tmp_path_factory.mktemp("first")
 
-    jobs = run([("give", 1), ("fail",), ("leave",), ("kill",), ("give", 2)])
 
-    errors = {job[0]: lost.error.splitlines()[0] for job, lost in jobs.lost.items()}
+@pytest.fixture(scope="module")
+def ran(two_workers: None, first: Path) -> Jobs:
+    """All that can happen to a job, each of which may start twice."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuner, "MOST_RESTARTS", 1)
+        ends = [("give", 1), ("fail",), ("leave",), ("kill",), ("lose_an_object",)]
+        return run([*ends, ("kill_the_first", str(first)), ("give", 2)], [("give", 3)])
+
+
+def test_every_job_ends_with_one_call_whatever_happens_to_it(ran: Jobs, first: Path) -> None:
+    killed_once = ("kill_the_first", str(first))
+    errors = {job[0]: lost.error.splitlines()[0] for job, lost in ran.lost.items()}
     died = "Given up after 2 starts. The worker process died: killed, out of memory, or crashed."
-    assert jobs.ended == {("give", 1): 1, ("give", 2): 2}
+    assert "ObjectLostError" in errors.pop("lose_an_object")
     assert errors == {"fail": "ValueError: no such luck", "leave": "SystemExit: 3", "kill": died}
-    assert ", in fail\n" in jobs.lost["fail",].error
-    assert {lost.status for lost in jobs.lost.values()} == {"failed"}
-    assert set(jobs.started) == {*jobs.ended, *jobs.lost}
-    assert jobs.restarted == [("kill",)]
-    assert jobs.started.count(("fail",)) == 1, "it would only fail again"
+    assert set(ran.ended) == {killed_once, *(("give", number) for number in (1, 2, 3))}
+    assert ", in fail\n" in ran.lost["fail",].error
+    assert {lost.status for lost in ran.lost.values()} == {"failed"}
+    assert set(ran.started) == {*ran.ended, *ran.lost}
 
 
-def test_a_job_whose_worker_is_killed_starts_again_in_another(tmp_path: Path) -> None:
-    job = ("kill_the_first", str(tmp_path))
+def test_only_what_is_no_error_of_the_jobs_starts_it_again(ran: Jobs, first: Path) -> None:
+    again = [("kill",), ("kill_the_first", str(first)), ("lose_an_object",)]
+    assert sorted(ran.restarted) == again
+    assert ran.started.count(("fail",)) == 1, "it would only fail again"
 
-    jobs = run([job, ("give", 1)], [("give", 2)])
 
-    first = int((tmp_path / "first").read_text())
-    assert set(jobs.ended) == {job, ("give", 1), ("give", 2)}
-    assert jobs.ended[job] != first, "the process of its first start is dead"
-    assert jobs.restarted == [job]
+def test_a_job_whose_worker_is_killed_starts_again_in_another(ran: Jobs, first: Path) -> None:
+    process = ran.ended["kill_the_first", str(first)]
+    assert process != int((first / "first").read_text()), "the process of its first start is dead"
 
 
 def test_idle_workers_that_were_lost_cost_a_job_nothing(
@@ -122,12 +131,3 @@ def test_starts_that_fail_do_not_count_for_the_job(
 
     assert jobs.ended == {("give", 1): 1}
     assert jobs.restarted == []
-
-
-def test_a_lost_object_of_rays_is_no_error_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuner, "MOST_RESTARTS", 1)
-
-    jobs = run([("lose_an_object",)])
-
-    assert jobs.restarted == [("lose_an_object",)]
-    assert "ObjectLostError" in jobs.lost["lose_an_object",].error.splitlines()[0]

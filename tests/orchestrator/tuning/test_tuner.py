@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -24,22 +26,83 @@ TESTS = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("two_workers")
 
 
-def test_reports_come_while_the_job_runs_and_some_at_a_time() -> None:
-    jobs = run([("count", 25, 0.1)])
+@dataclass(frozen=True)
+class Ran:
+    """A run of several parts, for the tests that look at one of them."""
 
-    times = [at for at, _ in jobs.reports]
+    jobs: Jobs
+    results: Any
+
+
+N_SHARED = 64 * 2**20
+ALONE: list[Job] = [("own_process", number) for number in range(2)]
+COUNTED: Job = ("count", 25, 0.1)
+FIRST: list[Job] = [("sleep", 0.5), ("sleep", 0.1), ("sleep", 0.2)]
+SECOND: list[Job] = [("sleep", 0.11), ("sleep", 0.12)]
+
+
+def pair(folder: Path, number: int) -> list[Job]:
+    """Two jobs that end only if they run side by side."""
+    return [("meet", str(folder), 2 * number), ("meet", str(folder), 2 * number + 1)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("meet")
+
+
+@pytest.fixture(scope="module")
+def ran(two_workers: None, folder: Path) -> Ran:
+    """One job at first, though more than one is expected."""
+    shared = {
+        name: {"pixels": torch.ones(n, dtype=torch.uint8)}
+        for name, n in (("small", 2**20), ("large", N_SHARED))
+    }
+    both_read = until(lambda: len(readers(jobs)) == 2, lambda number: ("read", number))
+    parts = ALONE[:1], pair(folder, 0), ALONE[1:], pair(folder, 1), [COUNTED], FIRST, [], SECOND
+    jobs = Jobs(*parts, both_read)
+    return Ran(jobs, fit(jobs, expected=7, shared=shared))
+
+
+def readers(jobs: Jobs) -> set[int]:
+    return {result[0] for job, result in jobs.ended.items() if job[0] == "read"}
+
+
+def test_reports_come_while_the_job_runs_and_some_at_a_time(ran: Ran) -> None:
+    times = [at for at, _ in ran.jobs.reports]
     parcels = 1 + sum(later - earlier > 0.5 for earlier, later in pairwise(times))
-    assert [values["number"] for _, values in jobs.reports] == list(range(25))
+    assert [values["number"] for _, values in ran.jobs.reports] == list(range(25))
     assert 2 <= parcels <= 4, "one a second, and one at the end"
 
 
-def test_a_part_begins_when_the_one_before_has_ended() -> None:
-    first = [("sleep", 0.5), ("sleep", 0.1), ("sleep", 0.2)]
-    second = [("sleep", 0.11), ("sleep", 0.12)]
+def test_a_part_begins_when_the_one_before_has_ended(ran: Ran) -> None:
+    ended = ran.jobs.ended
+    assert min(ended[job][1] for job in SECOND) >= max(ended[job][2] for job in FIRST)
 
-    jobs = run(first, [], second)
 
-    assert min(jobs.ended[job][1] for job in second) >= max(jobs.ended[job][2] for job in first)
+def test_all_workers_start_at_once_and_are_kept_though_there_is_one_job_at_first(
+    ran: Ran, folder: Path
+) -> None:
+    before, after = ({ran.jobs.ended[job][0] for job in pair(folder, n)} for n in range(2))
+    assert len(before) == 2 and before == after, "an idle worker waits for its next job"
+    assert sum("start_of_a_worker" in result.path for result in ran.results) == 1
+    assert ran.jobs.started.count(ALONE[0]) == 1, "nobody hears of what only starts one"
+    assert len(ran.jobs.started) == len(ran.jobs.told)
+
+
+def test_tunes_own_results_have_the_jobs_names(ran: Ran) -> None:
+    names = [Path(result.path).name.partition("-")[0] for result in ran.results]
+    assert sorted(set(names) - {"start_of_a_worker"}) == sorted({job[0] for job in ran.jobs.ended})
+    assert len(names) == len(ran.jobs.ended) + 1
+    assert ran.results.num_errors == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
+def test_processes_read_one_copy_of_what_is_shared(ran: Ran) -> None:
+    read = [result for job, result in ran.jobs.ended.items() if job[0] == "read"]
+    assert len(readers(ran.jobs)) == 2, "both have read"
+    assert {total for _, total, _ in read} == {N_SHARED}
+    assert max(growth for _, _, growth in read) < N_SHARED / 8
 
 
 def test_all_places_are_used_and_a_search_is_asked_when_one_is_free() -> None:
@@ -74,50 +137,6 @@ def test_the_trial_that_is_not_in_the_better_part_is_stopped_at_its_rung() -> No
 
     assert jobs.ended == {better: "at the top", worse: "stopped at 2", ("give", 1): 1}
     assert [values for _, values in jobs.reports] == [{"epoch": n} for n in (1, 2, 3, 1, 2)]
-
-
-def test_all_workers_start_at_once_and_are_kept_though_there_is_one_job_at_first(
-    tmp_path: Path,
-) -> None:
-    first = [("own_process", 0)]
-    pairs = [[("meet", str(tmp_path), 2 * n), ("meet", str(tmp_path), 2 * n + 1)] for n in range(2)]
-    jobs = Jobs(first, pairs[0], [("own_process", 1)], pairs[1])
-
-    results = fit(jobs, expected=7)
-
-    before, after = ({jobs.ended[job][0] for job in pair} for pair in pairs)
-    assert len(before) == 2 and before == after, "an idle worker waits for its next job"
-    assert sum("start_of_a_worker" in result.path for result in results) == 1
-    assert jobs.started.count(("own_process", 0)) == 1, "nobody hears of what only starts one"
-    assert len(jobs.started) == 6
-
-
-def test_tunes_own_results_have_the_jobs_names() -> None:
-    jobs = Jobs([("give", 1), ("sleep", 0.1)])
-
-    results = fit(jobs)
-
-    assert sorted(Path(result.path).name.partition("-")[0] for result in results) == [
-        "give",
-        "sleep",
-    ]
-    assert results.num_errors == 0
-
-
-@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
-def test_processes_read_one_copy_of_what_is_shared() -> None:
-    n_bytes = 64 * 2**20
-    shared = {
-        name: {"pixels": torch.ones(n, dtype=torch.uint8)}
-        for name, n in (("small", 2**20), ("large", n_bytes))
-    }
-    jobs = Jobs(until(lambda: len(jobs.processes()) == 2, lambda number: ("read", number)))
-
-    fit(jobs, shared=shared)
-
-    assert len(jobs.processes()) == 2, "both have read"
-    assert {total for _, total, _ in jobs.ended.values()} == {n_bytes}
-    assert max(growth for _, _, growth in jobs.ended.values()) < n_bytes / 8
 
 
 def test_what_a_callback_raises_is_raised_as_it_is() -> None:
@@ -164,7 +183,7 @@ import json, ray, sys
 from orchestrator.sweep_file import Resources
 from tests.job_source import Jobs, fit
 
-ray.init("local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
+ray.init("local", num_cpus=3, num_gpus=1, include_dashboard=False, log_to_driver=False)
 jobs = Jobs([("see_gpus", sys.argv[1], number) for number in range(4)])
 fit(jobs, resources=Resources(gpus=0.5))
 ray.shutdown()

@@ -268,30 +268,30 @@ def test_the_papers_penalty_is_the_default_where_there_is_no_budget() -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_groups_that_only_pay_together_are_found(seed: int) -> None:
-    """Each of five convs divides what is right by 2.5 when narrowed, the other five hardly at all.
+    """Each of three convs divides what is right by 4 when narrowed, the other three hardly at all.
 
-    Where two of the five are narrow already, no single one is worth its price any more: a penalty
-    that rises too fast never finds them again. One that does not rise buys all ten.
+    Where two of the three are narrow already, no single one is worth its price any more: a penalty
+    that rises too fast never finds them again. One that does not rise buys all six.
     """
 
-    class TenSteps(OneStep):
-        dense = 10
+    class SixSteps(OneStep):
+        dense = 6
 
-    divides = torch.arange(10) % 2 == 1
-    narrow = torch.where(divides, 0.4, 0.98)
+    divides = torch.arange(6) % 2 == 1
+    narrow = torch.where(divides, 0.25, 0.98)
 
     def widths(images: Tensor, actions: Tensor) -> Tensor:
         ones = torch.ones(len(images), 1)
         return torch.cat([ones, torch.cat([ones, actions.float()], dim=1).mean(dim=1)[:, None]], 1)
 
     problem = Problem(
-        [widths] * 10, lambda _, actions: 1 - torch.where(actions == 1, 1.0, narrow).prod(dim=1)
+        [widths] * 6, lambda _, actions: 1 - torch.where(actions == 1, 1.0, narrow).prod(dim=1)
     )
-    network, budget = decision(features=[2] * 10), Budget(TenSteps(), 0.6)
+    network, budget = decision(features=[2] * 6), Budget(SixSteps(), 0.5)
     options = quick(
-        keep_multiplications=0.6,
+        keep_multiplications=0.5,
         learner="cost_to_go",
-        steps=1000,
+        steps=600,
         batch_size=16,
         q_learning_rate=3e-3,
     )
@@ -301,8 +301,6 @@ def test_groups_that_only_pay_together_are_found(seed: int) -> None:
     def chosen() -> Tensor:
         return roll_out(network, problem.start(torch.arange(1)), 0.0, generator()).actions[0]
 
-    assert chosen()[divides].all()
-    assert chosen().sum() == 6, "the learning itself comes to the budget"
-    budget.settle(network, greedily(network, problem), -learned.p, torch.ones(10))
-    assert chosen()[divides].all()
-    assert chosen().sum() == 6
+    assert torch.equal(chosen() == 1, divides), "the learning itself comes to the budget"
+    budget.settle(network, greedily(network, problem), -learned.p, torch.ones(6))
+    assert torch.equal(chosen() == 1, divides)

@@ -19,7 +19,7 @@ from rnp.runtime_network import RuntimeNetwork
 from rnp.structure.channel_flow import ChannelFlow, channel_flow
 from rnp.structure.channel_order import order_channels
 from testbed.data import Splits
-from testbed.method import OwnTeacher, Run, shared_by_rounds
+from testbed.method import OwnTeacher, Run
 from testbed.prediction import evaluating
 from testbed.shared_stage import obtain_stage
 
@@ -202,18 +202,3 @@ def random_prefixes(
     if prefixes == "sandwich":
         actions = torch.where(drawn < AT_AN_END, 0, actions)
     return torch.where(drawn >= 1 - AT_AN_END, largest, actions)
-
-
-def epochs_per_round(rounds: int, epochs: int, adaptation: float) -> list[int]:
-    """The epochs of each round; what does not divide goes to the last rounds.
-
-    Raises:
-        ValueError: if a round would get none.
-    """
-    left = epochs - round(adaptation * epochs)
-    if rounds > left:
-        raise ValueError(
-            f"{rounds} rounds need an epoch each, but of fine_tuning.epochs {epochs} the "
-            f"adaptation leaves {left}. Ask for fewer rounds, less adaptation or more epochs."
-        )
-    return shared_by_rounds(left, rounds)

@@ -30,24 +30,22 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from rnp.adaptation import epochs_per_round
 from rnp.batch_norm_statistics import estimate_statistics
 from rnp.dropped_blocks import BlockAdaptation, BlockCost, adapted, random_statistics
 from rnp.learning.loss_table import MOST_COMBINATIONS, n_combinations
 from rnp.learning.options import QLearning
-from rnp.learning.qlearning import Learned, learn_decisions, meet_budget
+from rnp.learning.qlearning import learn_decisions, meet_budget
+from rnp.rounds import affordable, epochs_per_round, report_round
 from rnp.routed_network import RoutedNetwork
 from testbed.checkpoint import Checkpoint
-from testbed.cost import count_multiplications
-from testbed.data import Splits, normalise
+from testbed.data import Splits
 from testbed.method import Run
-from testbed.prediction import evaluate, evaluating
+from testbed.prediction import evaluating
 
 LOOKED_AT = 4096  # training images at most whose every route is computed
-IMAGES_COUNTED = 256  # validation images whose multiplications are counted after each round
 
 
 class NetworkRouting(BlockAdaptation, QLearning):
@@ -73,13 +71,7 @@ class NetworkRouting(BlockAdaptation, QLearning):
     hidden: int = Field(default=32, ge=1)
     """Length of the recurrent state; as for the encoding."""
 
-    @field_validator("rounds")
-    @classmethod
-    def _affordable(cls, rounds: int, info: ValidationInfo) -> int:
-        """Refuses too many rounds already when a sweep file is checked (see `PruningMethod`)."""
-        if info.context and "fine_tuning" in info.context and "adaptation" in info.data:
-            epochs_per_round(rounds, info.context["fine_tuning"].epochs, info.data["adaptation"])
-        return rounds
+    _affordable = field_validator("rounds")(affordable)
 
     def costs(self, network: Any, data: Splits) -> BlockCost:
         """What the actions of a `RoutedNetwork` cost."""
@@ -118,7 +110,7 @@ class NetworkRouting(BlockAdaptation, QLearning):
             seen += estimate_statistics(network, data, run)
             if number == self.rounds and self.keep_multiplications is not None:
                 learned = meet_budget(network, data, self, learned, run)
-            self._report(network, data, run, number, learned, seen)
+            report_round(network, data, run, number, learned, seen, shares_computed)
             checkpoint.save(number, network)
         return network.eval()
 
@@ -136,40 +128,16 @@ class NetworkRouting(BlockAdaptation, QLearning):
         self.check(network, data)
         return network
 
-    def _report(
-        self,
-        network: RoutedNetwork,
-        data: Splits,
-        run: Run,
-        number: int,
-        learned: Learned,
-        seen: int,
-    ) -> None:
-        """`seen`: images that went through the backbone for its statistics."""
-        pixels = data.validation[:IMAGES_COUNTED].pixels.to(run.device)
-        images = normalise(pixels, data.mean, data.std)
-        shares = routes(network, images).double().mean(dim=0).tolist()
-        precision = run.fine_tuning.precision
-        accuracy = evaluate(network, data.validation, data, device=run.device, precision=precision)
-        run.report(
-            {
-                "round": number,
-                "round_val_accuracy": accuracy,
-                "round_multiplications": count_multiplications(network, images).multiplications,
-                "alpha": learned.alpha,
-                "p": learned.p,
-                "penalty_in_cross_entropy": learned.penalty_in_cross_entropy,
-                "q_learning_epochs": (learned.backbone_images + seen) / len(data.train),
-                **{
-                    f"computed.{block.name}": share
-                    for block, share in zip(network.flow.blocks, shares, strict=True)
-                },
-            }
-        )
-
 
 @torch.no_grad()
 def routes(network: RoutedNetwork, images: Tensor) -> Tensor:
     """The actions that the network takes on normalised images: (n, blocks) int64."""
     with evaluating(network):
         return torch.stack(network.routed_run(images).actions, dim=1)
+
+
+def shares_computed(network: RoutedNetwork, images: Tensor) -> dict[str, float]:
+    """Which share of normalised images takes each block."""
+    shares = routes(network, images).double().mean(dim=0).tolist()
+    names = [block.name for block in network.flow.blocks]
+    return {f"computed.{name}": share for name, share in zip(names, shares, strict=True)}

@@ -20,22 +20,20 @@ Its output runs fewer multiplications, each image its own number of them.
 import copy
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from rnp.adaptation import Adaptation, adapted, epochs_per_round
+from rnp.adaptation import Adaptation, adapted
 from rnp.batch_norm_statistics import estimate_statistics
 from rnp.execution.decision import DecisionNetwork
 from rnp.learning.options import QLearning
-from rnp.learning.qlearning import Learned, learn_decisions, meet_budget
+from rnp.learning.qlearning import learn_decisions, meet_budget
+from rnp.rounds import affordable, epochs_per_round, report_round
 from rnp.runtime_network import RuntimeNetwork
 from testbed.checkpoint import Checkpoint
-from testbed.cost import count_multiplications
-from testbed.data import Splits, normalise
+from testbed.data import Splits
 from testbed.method import Run
-from testbed.prediction import evaluate, evaluating
-
-IMAGES_COUNTED = 256  # validation images whose multiplications are counted after each round
+from testbed.prediction import evaluating
 
 
 class RNP(Adaptation, QLearning):
@@ -52,13 +50,7 @@ class RNP(Adaptation, QLearning):
     hidden: int = Field(default=128, ge=1)
     """Length of the recurrent state; as for the encoding."""
 
-    @field_validator("rounds")
-    @classmethod
-    def _affordable(cls, rounds: int, info: ValidationInfo) -> int:
-        """Refuses too many rounds already when a sweep file is checked (see `PruningMethod`)."""
-        if info.context and "fine_tuning" in info.context and "adaptation" in info.data:
-            epochs_per_round(rounds, info.context["fine_tuning"].epochs, info.data["adaptation"])
-        return rounds
+    _affordable = field_validator("rounds")(affordable)
 
     def check_network(self, dense: nn.Module, data: Splits) -> None:
         """See `ChecksNetwork`."""
@@ -88,7 +80,7 @@ class RNP(Adaptation, QLearning):
             seen += estimate_statistics(network, data, run)
             if number == self.rounds and self.keep_multiplications is not None:
                 learned = meet_budget(network, data, self, learned, run)
-            self._report(network, data, run, number, learned, seen)
+            report_round(network, data, run, number, learned, seen, mean_actions)
             checkpoint.save(number, network)
         network.eval()
         return self.relearn(network, data, run) if self.learn_last else network
@@ -123,7 +115,7 @@ class RNP(Adaptation, QLearning):
         seen += estimate_statistics(network, data, run)
         if self.keep_multiplications is not None:
             learned = meet_budget(network, data, self, learned, run)
-        self._report(network, data, run, self.rounds + 1, learned, seen)
+        report_round(network, data, run, self.rounds + 1, learned, seen, mean_actions)
         return network
 
     def skeleton(self, dense: nn.Module) -> RuntimeNetwork:
@@ -134,46 +126,16 @@ class RNP(Adaptation, QLearning):
         if self.keep_multiplications is not None:
             decision.favour_all()  # from where the penalty begins
 
-    def _report(
-        self,
-        network: RuntimeNetwork,
-        data: Splits,
-        run: Run,
-        number: int,
-        learned: Learned,
-        seen: int,
-    ) -> None:
-        """`seen`: images that went through the backbone for its statistics."""
-        images = normalise(
-            data.validation[:IMAGES_COUNTED].pixels.to(run.device), data.mean, data.std
-        )
-        means = decide(network, images).double().mean(dim=0).tolist()
-        accuracy = evaluate(
-            network,
-            data.validation,
-            data,
-            device=run.device,
-            precision=run.fine_tuning.precision,
-        )
-        run.report(
-            {
-                "round": number,
-                "round_val_accuracy": accuracy,
-                "round_multiplications": count_multiplications(network, images).multiplications,
-                "alpha": learned.alpha,
-                "p": learned.p,
-                "penalty_in_cross_entropy": learned.penalty_in_cross_entropy,
-                "q_learning_epochs": (learned.backbone_images + seen) / len(data.train),
-                **{
-                    f"mean_action.{conv.name}": mean + 1  # the paper counts actions from 1
-                    for conv, mean in zip(network.flow.convs, means, strict=True)
-                },
-            }
-        )
-
 
 @torch.no_grad()
 def decide(network: RuntimeNetwork, images: Tensor) -> Tensor:
     """The actions that the network takes on normalised images: (n, decisions) int64, from 0."""
     with evaluating(network):
         return torch.stack(network.masked_run(images).actions, dim=1)
+
+
+def mean_actions(network: RuntimeNetwork, images: Tensor) -> dict[str, float]:
+    """Of each conv on normalised images; the paper counts actions from 1."""
+    means = decide(network, images).double().mean(dim=0).tolist()
+    names = [conv.name for conv in network.flow.convs]
+    return {f"mean_action.{name}": mean + 1 for name, mean in zip(names, means, strict=True)}

@@ -120,8 +120,8 @@ def test_killed_workers_cost_no_trial(sweep: DisturbedSweep) -> None:
 
     def disturb() -> None:
         draw = random.Random(6)
-        sweep.wait_for(1)
         while len(killed) < KILLS_OF_WORKERS and not sweep.over.is_set():
+            sweep.wait_for(1 + 2 * len(killed))  # or one job would lose too many workers in a row
             time.sleep(draw.uniform(0.1, 0.5))
             if workers := sweep.workers():
                 killed.append(draw.choice(workers))

@@ -35,9 +35,8 @@ from torch import Tensor, nn
 
 from rnp.batch_norm_statistics import estimate_statistics
 from rnp.dropped_blocks import BlockAdaptation, BlockCost, adapted, random_statistics
-from rnp.learning.loss_table import MOST_COMBINATIONS, n_combinations
 from rnp.learning.options import QLearning
-from rnp.learning.qlearning import learn_decisions, meet_budget
+from rnp.learning.qlearning import learn_decisions, meet_budget, tabulates
 from rnp.rounds import affordable, epochs_per_round, report_round
 from rnp.routed_network import RoutedNetwork
 from testbed.checkpoint import Checkpoint
@@ -62,7 +61,7 @@ class NetworkRouting(BlockAdaptation, QLearning):
     q_learning_rate: float = Field(default=3e-3, gt=0)
     """Of AdamW; falls linearly to 0."""
     q_weight_decay: float = Field(default=10.0, ge=0, allow_inf_nan=False)
-    """Of AdamW, biases excepted. Images are told apart only where many show that it pays."""
+    """Of AdamW, biases excepted. So high that few images alone do not decide what is learnt."""
     rounds: int = Field(default=1, ge=1, validate_default=True)  # against the budget, too
     """Rounds of teaching the decision network, then the backbone, in a schedule of its own each."""
     encoding: int = Field(default=16, ge=1)
@@ -97,7 +96,7 @@ class NetworkRouting(BlockAdaptation, QLearning):
         if completed < 0:
             network = adapted(model, data, run, self.adaptation, self.encoding, self.hidden)
             if self.keep_multiplications is not None:
-                network.decision.favour_all()  # from where the penalty begins
+                network.decision.favour_all()  # where there is no table
             completed = 0
             checkpoint.save(completed, network)
         for number in range(completed + 1, self.rounds + 1):
@@ -115,12 +114,11 @@ class NetworkRouting(BlockAdaptation, QLearning):
         return network.eval()
 
     def _looked_at(self, network: RoutedNetwork, data: Splits, run: Run) -> Splits:
-        """`data` with as many training images as a table of all routes may have."""
-        if n_combinations(network.decision) > MOST_COMBINATIONS:
-            return data
+        """`data` with few training images, if a table of all their routes is made."""
         generator = torch.Generator().manual_seed(run.seed)
         images = torch.randperm(len(data.train), generator=generator)[:LOOKED_AT]
-        return replace(data, train=data.train.select(images))
+        some = replace(data, train=data.train.select(images))
+        return some if tabulates(network, some, self) else data
 
     def _checked(self, dense: nn.Module, data: Splits) -> RoutedNetwork:
         network = self.skeleton(dense)

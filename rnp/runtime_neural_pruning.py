@@ -135,7 +135,7 @@ def decide(network: RuntimeNetwork, images: Tensor) -> Tensor:
 
 
 def mean_actions(network: RuntimeNetwork, images: Tensor) -> dict[str, float]:
-    """Of each conv on normalised images; the paper counts actions from 1."""
+    """Mean action of each conv on normalised images, counted from 1 as in the paper."""
     means = decide(network, images).double().mean(dim=0).tolist()
     names = [conv.name for conv in network.flow.convs]
     return {f"mean_action.{name}": mean + 1 for name, mean in zip(names, means, strict=True)}

@@ -16,9 +16,9 @@ than it is. `phi` is 1 at most, or agents buy luck on the reward images. A layer
 from the dense network, or from the network as it comes to that layer where this is less accurate
 (see `Rewards`). The validation images have
 three parts. Agents learn from two thirds of the reward images (`reward_share`); on the last third,
-that no agent learnt from, one of a few masks is chosen: all channels, or from ten moments of the
-learning the most probable mask and the best one sampled. So an agent that goes too far costs
-nothing. Every accuracy that is reported is of the others (`held_back`).
+that no agent learnt from, one of a few masks is chosen: all channels, or from up to ten moments of
+the learning the most probable mask and the best one sampled. So an agent may go too far. Every
+accuracy that is reported is of the others (`held_back`).
 
 The report leaves agent, optimiser, baseline and schedule open: here a small network reads each
 filter by itself, probabilities start at a half, and a little exploration stays. Masks count by the

@@ -4,10 +4,11 @@ That penalty is the constraint's Lagrange multiplier. While decisions are learnt
 cost more than the budget, and falls where they cost less (dual ascent: Tessler, Mankowitz, Mannor
 2019, "Reward constrained policy optimization", arXiv 1805.11074).
 
-Where we differ: learning begins where nearly all is computed, as groups that pay only together are
-not found where few are. The penalty's logarithm moves, as useful penalties lie orders of magnitude
-apart; it moves once the Q-values have had time to mean something, in steps that they can follow (of
-a dozen convs, no single group is worth anything beyond some point), and in ever smaller ones.
+Where we differ: without a `Start` learning begins where nearly all is computed, as groups that pay
+only together are not found where few are. The penalty's logarithm moves, as useful penalties lie
+orders of magnitude apart; it moves once the Q-values have had time to mean something, in steps that
+they can follow (of a dozen convs, no single group is worth anything beyond some point), and in ever
+smaller ones.
 
 In the end the penalty moves once more, and the Q-values with each group's price, until validation
 images meet the budget. Their labels are not used. They are not augmented, no action is random any

@@ -75,9 +75,8 @@ def learn_decisions(
     Args:
         run: gets what `learn` reports. Its epochs are not touched.
         phase: of learning in the run: each has random numbers of its own.
-        from_best_fixed: whether the learning for a budget begins at the best actions that are the
-            same for all images, where there is a table to find them in, or else where nearly all
-            is computed.
+        from_best_fixed: begin the learning for a budget at the best actions that are the same for
+            all images, if a table has them. Else it begins where nearly all is computed.
 
     Raises:
         ValueError: as `QLearning.check`.
@@ -89,7 +88,7 @@ def learn_decisions(
     generator, precision = _generator(run, phase), run.fine_tuning.precision
     with evaluating(network):
         live = BackboneEnvironment(network, data, generator, run.device, precision)
-        environment = LossTable(live) if _tabulates(network, data, options) else live
+        environment = LossTable(live) if tabulates(network, data, options) else live
         start = None
         if from_best_fixed and budget is not None and isinstance(environment, LossTable):
             start = best_fixed(environment, budget, price)
@@ -151,7 +150,7 @@ def _budget_and_price(
     return None if share is None else Budget(cost, share), price
 
 
-def _tabulates(network: Deciding, data: Splits, options: QLearning) -> bool:
+def tabulates(network: Deciding, data: Splits, options: QLearning) -> bool:
     """Whether a table of all combinations is small; for td, also the shorter way."""
     if n_combinations(network.decision) > MOST_COMBINATIONS:
         return False

@@ -1,8 +1,8 @@
 """Start of the learning for a budget: the best actions that are the same for all images.
 
-Where all combinations of actions are in a table these are known. From there on only what tells
-images apart must be learnt. From where all is computed, actions come to be the best ones one by
-one, which of residual blocks are not the best ones together.
+A table of all combinations of actions has them. From there on only what tells images apart must be
+learnt. Learning that begins where all is computed gives up one block after the other, and ends at
+other blocks than those that are best together.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,8 @@ class Start:
         nn.init.zeros_(decision.decoder.weight)
         nn.init.zeros_(decision.decoder.bias)
         penalty = max(alpha * self.penalty, LEAST)
-        worth = alpha * self.gains.to(price) - penalty * price
+        worth = (alpha * self.gains.to(price) - penalty * price).abs()
+        worth[torch.tensor(self.actions, device=price.device) == 0] *= -1
         decision.offsets.copy_(torch.stack([torch.zeros_like(worth), worth], dim=1))
         return penalty
 
@@ -49,6 +50,7 @@ def best_fixed(table: LossTable, budget: Budget, price: Tensor) -> Start:
         table: of two actions.
         price: what p is multiplied by at each step, (T,).
     """
+    assert table.n_actions == 2
     losses, price = table.losses.double().mean(dim=0).cpu(), price.double()
     n_steps = len(table.features)
     places = 2 ** torch.arange(n_steps - 1, -1, -1)

@@ -58,7 +58,7 @@ def repeated_charts(result: SweepResult, cost: str) -> dict[str, vega.Spec]:
 
 
 def means_below_axis(charts: Mapping[str, vega.Spec]) -> int:
-    """How many means lie below the axes of these charts, of `repeated_charts`."""
+    """How many means lie below the axes of these charts."""
     return sum(
         value["mean"] < each["layer"][0]["encoding"]["y"]["scale"]["domain"][0]
         for each in charts.values()

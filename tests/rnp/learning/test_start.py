@@ -32,7 +32,7 @@ class ThreeSteps:
 def table(losses: Tensor) -> LossTable:
     """As much of a table as a start is found from."""
     found = LossTable.__new__(LossTable)
-    found.losses = losses
+    found.losses, found.n_actions = losses, 2
     found.features = [torch.zeros(1)] * (losses.shape[1].bit_length() - 1)
     return found
 
@@ -68,6 +68,19 @@ def test_a_network_begins_with_the_fixed_actions_for_all_images() -> None:
         assert (values[:, 1] - values[:, 0]).tolist() == pytest.approx([2 * worth] * 6)
     nothing = Start((0,), torch.tensor([-0.2], dtype=torch.float64), -0.2)
     assert nothing.begin(decision(features=[1]), 1.0, torch.ones(1)) == LEAST
+
+
+def test_it_begins_there_though_another_step_would_save_more_beside_it() -> None:
+    losses = torch.tensor([[1.0, 0.9, 0.9, 0.9, 0.8, 0.8, 0.3, 0.3]])
+    start = best_fixed(table(losses), Budget(ThreeSteps(), 1 / 3), torch.ones(3))
+    assert start.actions == (1, 0, 0)
+    assert start.gains.tolist() == pytest.approx([0.2, 0.5, 0.0])
+    network, state, begun = decision(features=[1, 1, 1]), None, []
+    start.begin(network, 1.0, torch.ones(3))
+    for step in range(3):
+        values, state = network(step, torch.zeros(1, 1), state)
+        begun.append(int(values.argmax()))
+    assert begun == [1, 0, 0]
 
 
 @pytest.mark.parametrize("from_best", [True, False])

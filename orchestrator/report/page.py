@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -43,6 +42,7 @@ from orchestrator.report.charts.vega_lite import (
     COSTS,
     Spec,
     chart_cost,
+    edge_said,
     in_plain_colours,
     in_words,
     picture,
@@ -238,7 +238,7 @@ def _picture(result: SweepResult, trials: list[dict[str, Any]]) -> Spec:
             "Hollow: the validation accuracy that the search saw."
         )
         charts, axes = confirmed_charts(result), "test accuracy against multiplications"
-        return picture(result, charts, axes, said + _at_the_edge(charts))
+        return picture(result, charts, axes, said + edge_said(means_below_axis(charts)))
     few = len(result.cells) <= MOST_CELLS_IN_PICTURE
     if few and all_repeated(result.trials, result.repeated, cost):
         charts = repeated_charts(result, cost)
@@ -247,9 +247,5 @@ def _picture(result: SweepResult, trials: list[dict[str, Any]]) -> Spec:
             "other mean of the method beats. Hollow: test accuracy, where all seeds have it."
         )
         axes = f"validation accuracy against {in_words(cost)}"
-        return picture(result, charts, axes, said + _at_the_edge(charts))
+        return picture(result, charts, axes, said + edge_said(means_below_axis(charts)))
     return pareto_picture(result, trials, cost)
-
-
-def _at_the_edge(charts: Mapping[str, Spec]) -> str:
-    return f" At the edge: {n} below it." if (n := means_below_axis(charts)) else ""

@@ -139,7 +139,7 @@ def pareto_picture(result: SweepResult, trials: Sequence[DrawnTrial], cost: str)
     cells = result.cells if few else [""]
     lines = "each method's frontier" if cells[0] else "the frontier over all settings"
     dashed = " Dashed: the dense network." if cells[0] else ""
-    missing = f" At the edge: {n} trials beyond it." if (n := beyond_axes(trials, cost)) else ""
+    missing = vega.edge_said(beyond_axes(trials, cost))
     drawn = f"Lines: {lines}. Faint: trials that others beat.{dashed}{missing}"
     return vega.picture(
         result,

@@ -104,6 +104,11 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
+def edge_said(n: int) -> str:
+    """What a picture's subtitle ends with where `n` marks lie beyond its axes."""
+    return f" Triangles at the edge: {n} beyond the axes." if n else ""
+
+
 def picture(
     result: SweepResult, charts: Mapping[str, Spec], title: str, subtitle: str, **rest: Any
 ) -> Spec:

@@ -114,7 +114,7 @@ def test_ruined_trials_do_not_stretch_the_chart_but_are_at_its_edge(tmp_path: Pa
     records = drawn_trials(result)
     assert beyond_axes(records, "multiplications") == 3  # l1_filter's 0.6 is the third
     subtitle = pareto_picture(result, records, "multiplications")["title"]["subtitle"]
-    assert " ".join(subtitle).endswith(" At the edge: 3 trials beyond it.")
+    assert " ".join(subtitle).endswith(" Triangles at the edge: 3 beyond the axes.")
 
 
 def test_the_intervals_of_a_frontier_are_drawn_whole(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_a_ruined_option_does_not_stretch_the_chart_but_is_counted(tmp_path: Pat
     assert not drawn[2]["unbeaten"] and low < drawn[2]["low"], "the bars of what is shown are whole"
     write_report(run_folder(tmp_path / "page", [*rows, *ruined]))
     picture = (tmp_path / "page" / "frontier.html").read_text()
-    assert re.search(r"At\W+the\W+edge:\W+1\W+below\W+it", picture), "in one line or two"
+    assert re.search(r"at\W+the\W+edge:\W+1\W+beyond\W+the\W+axes", picture), "in one line or two"
     assert "1 mean beyond the axes" in (tmp_path / "page" / "report.html").read_text()
 
 

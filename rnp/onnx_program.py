@@ -5,25 +5,26 @@ that what an image does without is neither read nor multiplied. The decision net
 program. Batches are no use to it: their images would have to agree.
 """
 
+import copy
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
-import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 from torch import Tensor, fx, nn
 from torch.nn.modules.utils import _pair
 
 from rnp.execution.layers import PrefixBatchNorm2d, PrefixConv2d
+from rnp.onnx_decision import q_values
 from rnp.runtime_network import RuntimeNetwork
 from rnp.structure.trace import module_of
 from testbed.inference_form import folded_graph
+from testbed.onnx_graph import CannotSkipError, Graph, Outputs
 from testbed.prepared_layers import folded
 
-OPSET, IR_VERSION = 18, 10
 ELEMENTWISE: dict[Any, str] = {
     nn.ReLU: "Relu", nn.Sigmoid: "Sigmoid", nn.Tanh: "Tanh", nn.Hardswish: "HardSwish",
     F.relu: "Relu", torch.relu: "Relu", "relu": "Relu", torch.sigmoid: "Sigmoid",
@@ -32,22 +33,42 @@ ELEMENTWISE: dict[Any, str] = {
 }  # fmt: skip
 
 
-def skipping_program(
-    network: RuntimeNetwork, shape: Sequence[int], mean: Sequence[float], std: Sequence[float]
-) -> onnx.ModelProto:
-    """The network from one image to its logits and the actions it took.
+class PrefixPrograms:
+    """Writes the program of a network that decides per image, for single images.
 
-    Its input `images` is (1, C, H, W) float32 from 0 to 1, its outputs are `logits`
-    (1, classes) and `actions` (decisions,) int64 from 0.
-
-    Args:
-        shape: (C, H, W).
-        mean, std: of each channel, in 0..1 units, as the network was trained with.
-
-    Raises:
-        ValueError: if it has an operation that is not written here; names it.
+    Raises `CannotSkipError` where the network has an operation that is not written here.
     """
-    return _Program(network).written(shape, mean, std)
+
+    def __init__(
+        self,
+        network: RuntimeNetwork,
+        shape: Sequence[int],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        """
+        Args:
+            shape: (C, H, W).
+            mean, std: of each channel, in 0..1 units, as the network was trained with.
+        """
+        self._network, self._shape, self._statistics = network, shape, (mean, std)
+
+    def always(self, go_on: bool) -> Self:
+        """That of the same network with all groups for every image, or the first ones alone."""
+        fixed = copy.deepcopy(self._network)
+        fixed.decision = fixed.decision.always(fixed.flow.groups - 1 if go_on else 0)
+        return type(self)(fixed, self._shape, *self._statistics)
+
+    def single(self) -> onnx.ModelProto:
+        """The network from one image to its logits and the actions it took.
+
+        Its input `images` is (1, C, H, W) float32 from 0 to 1, its outputs are `logits`
+        (1, classes) and `actions` (decisions,) int64 from 0.
+        """
+        return _Program(self._network).written(self._shape, *self._statistics)
+
+    def batch(self) -> None:
+        """None: the images of a batch would have to agree."""
 
 
 class _Program:
@@ -58,8 +79,8 @@ class _Program:
         self._flow = network.flow
         self._modules: Mapping[str, nn.Module] = dict(network.named_modules())
         self._graph = folded_graph(self._flow.graph, self._modules, PrefixConv2d, PrefixBatchNorm2d)
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: dict[str, onnx.TensorProto] = {}
+        self._onnx = Graph()
+        self._add, self._constant = self._onnx.add, self._onnx.constant
         self._values: dict[fx.Node, str] = {}
         self._counts: list[str] = []  # of each decision, how many channels it computes, (1,) int64
         self._actions: list[str] = []
@@ -69,25 +90,18 @@ class _Program:
         self, shape: Sequence[int], mean: Sequence[float], std: Sequence[float]
     ) -> onnx.ModelProto:
         images, *nodes, output = self._graph.nodes
-        channels = (-1, 1, 1)
-        centred = self._add("Sub", "images", self._floats(np.reshape(mean, channels)))
-        self._values[images] = self._add("Div", centred, self._floats(np.reshape(std, channels)))
+        self._values[images] = self._onnx.normalised(mean, std)
         for node in nodes:
             module = module_of(node, self._modules)
             write = self._conv if isinstance(module, nn.Conv2d) else self._other
             self._values[node] = write(node, module)
         self._add("Identity", self._values[output.all_input_nodes[0]], gives="logits")
         self._add("Concat", *self._actions, gives="actions", axis=0)
-        image = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, *shape])
-        classes = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, None])
-        actions = helper.make_tensor_value_info("actions", TensorProto.INT64, [len(self._actions)])
-        graph = helper.make_graph(
-            self._nodes, "skips", [image], [classes, actions], list(self._constants.values())
-        )
-        opset = helper.make_opsetid("", OPSET)
-        model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)
-        onnx.checker.check_model(model, full_check=True)
-        return model
+        outputs: Outputs = {
+            "logits": (TensorProto.FLOAT, [1, None]),
+            "actions": (TensorProto.INT64, [len(self._actions)]),
+        }
+        return self._onnx.model([1, *shape], outputs)
 
     def _conv(self, node: fx.Node, conv: Any) -> str:
         name = str(node.target)
@@ -120,48 +134,17 @@ class _Program:
     def _decide(self, step: int, images: str, read: int | None) -> None:
         """The decision network's step, and how many channels it lets its conv compute."""
         decision = self._network.decision
-        features = self._add("ReduceMean", images, self._ints([2, 3]), keepdims=0)
+        features = self._add("ReduceMean", images, self._constant([2, 3]), keepdims=0)
         if read is not None:  # channels that were not computed are zero to the decision network
-            missing = self._add("Sub", self._ints([decision.inputs[step]]), self._counts[read])
-            before = self._ints([0, 0, 0])
+            missing = self._add("Sub", self._constant([decision.inputs[step]]), self._counts[read])
+            before = self._constant([0, 0, 0])
             pads = self._add("Concat", before, missing, axis=0)
             features = self._add("Pad", features, pads)
-        mean, deviation = (
-            self._floats(decision.get_buffer(f"{name}{step}")) for name in ("mean", "deviation")
-        )
-        standardised = self._add("Div", self._add("Sub", features, mean), deviation)
-        encoder: Any = decision.encoders[step]
-        encoded = self._add("Relu", self._linear(standardised, encoder.weight, encoder.bias))
-        self._state = self._gru(encoded, decision.cell)
-        bias = decision.decoder.bias + decision.offsets[step]
-        values = self._linear(self._state, decision.decoder.weight, bias)
+        values, self._state = q_values(self._onnx, decision, step, features, self._state)
         action = self._add("ArgMax", values, axis=1, keepdims=0)  # (1,)
         self._actions.append(action)
-        prefixes = self._ints(self._flow.convs[step].prefixes)
+        prefixes = self._constant(self._flow.convs[step].prefixes)
         self._counts.append(self._add("Gather", prefixes, action))
-
-    def _gru(self, encoded: str, cell: nn.GRUCell) -> str:
-        """torch's GRUCell as ONNX's GRU, which has its update gate before its reset gate."""
-
-        def gates(*ours: Tensor) -> str:
-            parts = [each.chunk(3) for each in ours]
-            in_order = [gate for reset, update, new in parts for gate in (update, reset, new)]
-            return self._floats(torch.cat(in_order)[None])
-
-        first = self._ints([0])
-        before = self._state or self._floats(np.zeros((1, cell.hidden_size)))
-        state = self._add(
-            "GRU",
-            self._add("Unsqueeze", encoded, first),
-            gates(cell.weight_ih),
-            gates(cell.weight_hh),
-            gates(cell.bias_ih, cell.bias_hh),
-            "",  # as long a sequence as there is
-            self._add("Unsqueeze", before, first),
-            hidden_size=cell.hidden_size,
-            linear_before_reset=1,
-        )
-        return self._add("Squeeze", state, self._ints([0, 1]))
 
     def _other(self, node: fx.Node, module: nn.Module | None) -> str:
         values = [self._values[used] for used in node.all_input_nodes]
@@ -173,7 +156,7 @@ class _Program:
             inputs = self._count(read)
             if read is not None:
                 each = self._flow.convs[read].readers[str(node.target)]  # of one channel
-                inputs = self._add("Mul", self._counts[read], self._ints([each]))
+                inputs = self._add("Mul", self._counts[read], self._constant([each]))
             return self._linear(values[0], module.weight, module.bias, inputs)
         if isinstance(module, nn.BatchNorm2d | PrefixBatchNorm2d):
             return self._norm(str(node.target), values[0], module)
@@ -192,7 +175,7 @@ class _Program:
             axes: Any = node.kwargs["dim"] if "dim" in node.kwargs else node.args[1]
             kept = int(bool(node.kwargs.get("keepdim", False) or len(node.args) > 2))
             axes = [axes] if isinstance(axes, int) else axes
-            return self._add("ReduceMean", values[0], self._ints(axes), keepdims=kept)
+            return self._add("ReduceMean", values[0], self._constant(axes), keepdims=kept)
         kind = ELEMENTWISE.get(type(module) if module else node.target)
         if kind is None or (kind == "Add" and len(values) != 2):
             what = f"{node.target} ({type(module).__name__})" if module else str(node.target)
@@ -212,7 +195,7 @@ class _Program:
             norms = [norm.at(action) for action in range(self._flow.groups)]
         sides = []
         for parts in zip(*(folded(one, None, each) for each in norms), strict=True):
-            side = self._floats(torch.stack(parts).reshape(len(norms), -1, 1, 1))
+            side = self._constant(torch.stack(parts).reshape(len(norms), -1, 1, 1))
             if step is not None:
                 side = self._add("Gather", side, self._actions[step])
             sides.append(self._cut(side, None, count))
@@ -221,38 +204,22 @@ class _Program:
     def _cut(self, tensor: Tensor | str, *counts: str | None) -> str:
         """A value or a constant, cut along its axes to as many as these; None for all."""
         cut = {axis: count for axis, count in enumerate(counts) if count is not None}
-        whole = tensor if isinstance(tensor, str) else self._floats(tensor)
+        whole = tensor if isinstance(tensor, str) else self._constant(tensor)
         if not cut:
             return whole
         ends, *more = cut.values()
         if more:
             ends = self._add("Concat", ends, *more, axis=0)
-        return self._add("Slice", whole, self._ints([0] * len(cut)), ends, self._ints([*cut]))
+        return self._add(
+            "Slice", whole, self._constant([0] * len(cut)), ends, self._constant([*cut])
+        )
 
     def _linear(
         self, value: str, weight: Tensor, bias: Tensor | None, inputs: str | None = None
     ) -> str:
         """A linear layer, of its first inputs alone where their number is given."""
-        biases = [] if bias is None else [self._floats(bias)]
+        biases = [] if bias is None else [self._constant(bias)]
         return self._add("Gemm", value, self._cut(weight, None, inputs), *biases, transB=1)
-
-    def _add(self, operation: str, *takes: str, gives: str = "", **attributes: Any) -> str:
-        name = gives or f"v{len(self._nodes)}"
-        self._nodes.append(helper.make_node(operation, list(takes), [name], **attributes))
-        return name
-
-    def _floats(self, values: Any) -> str:
-        if isinstance(values, Tensor):
-            values = values.detach().cpu().contiguous().numpy()
-        return self._constant(np.asarray(values, dtype=np.float32))
-
-    def _ints(self, values: Sequence[int]) -> str:
-        return self._constant(np.asarray(values, dtype=np.int64))
-
-    def _constant(self, values: np.ndarray) -> str:
-        name = f"c{len(self._constants)}"
-        self._constants[name] = numpy_helper.from_array(values, name)
-        return name
 
 
 def _flattens(node: fx.Node, module: nn.Module | None) -> bool:
@@ -297,8 +264,8 @@ def _window(pool: Any) -> dict[str, Any]:
     }
 
 
-def _unknown(what: str) -> ValueError:
-    return ValueError(
-        f"No ONNX program that skips can be written of this network: it has {what}. The program "
-        "knows convs, linear layers, batch norms, common activations, pooling, flattening and sums."
+def _unknown(what: str) -> CannotSkipError:
+    return CannotSkipError(
+        f"it has {what}; such a program knows convs, linear layers, batch norms, common "
+        "activations, pooling, flattening and sums"
     )

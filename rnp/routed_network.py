@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from rnp.execution.decision import DecisionNetwork, decisions
 from rnp.execution.masked_run import Traced
 from rnp.execution.routed_run import COMPUTE, RoutedRun, pooled, through
-from rnp.structure.residual_blocks import ResidualBlocks, residual_blocks
+from rnp.structure.residual_blocks import residual_blocks
 from rnp.structure.trace import adopt, writes
 from testbed.inference_form import inference_form
 
@@ -96,7 +96,7 @@ class RoutedNetwork(nn.Module):
         """
         try:
             return _Parts(self, example).eval()
-        except _NoPartsError:
+        except NoPiecesError:
             return self
 
 
@@ -142,61 +142,44 @@ def _take_kept_blocks(network: FixedRoute, _: object) -> None:
     network.flow = network.all_blocks.route(network.kept_blocks.tolist())
 
 
-class _NoPartsError(Exception):
-    """Something passes by a block."""
+class NoPiecesError(Exception):
+    """Something passes by a block, so that the network cannot be cut there."""
 
 
-class _Parts(nn.Module):
-    """A routed network in pieces: what lies before each block, its branch, and what comes last."""
+class Pieces:
+    """A routed network cut into what lies before each block, its branch, and what comes last.
 
-    def __init__(self, network: RoutedNetwork, example: Tensor) -> None:
-        super().__init__()
-        flow, node = network.flow, network.flow.node
-        self.decision = network.decision
-        self._steps = [network.decision.prepare(step) for step in range(len(flow.blocks))]
-        self.before, self.branches = nn.ModuleList(), nn.ModuleList()
-        came_from, value = flow.nodes[0], example
-        pieces = _Pieces(network, flow)
-        with torch.no_grad():
-            for block in flow.blocks:
-                before = pieces.piece([came_from], node[block.input])
-                self.before.append(inference_form(before, value))
-                value = before(value)
-                reads = [node[block.input], node[block.shortcut]]
-                branch = pieces.piece(reads, node[block.sum])
-                self.branches.append(inference_form(branch, value))
-                value, came_from = branch(value), node[block.sum]
-            (logits,) = flow.nodes[-1].all_input_nodes
-            self.last = inference_form(pieces.piece([came_from], logits), value)
-        if any(writes(node, pieces.modules) for node in set(flow.nodes) - pieces.taken):
-            raise _NoPartsError
+    Each piece is a network from one value to another, with the routed network's own layers.
+    """
 
-    def forward(self, images: Tensor) -> Tensor:
-        value, state = images, None
-        for step, (before, branch) in enumerate(zip(self.before, self.branches, strict=True)):
-            value = before(value)
-            q, state = self.decision.fixed(step, pooled(value), state, self._steps[step])
-            value = through(branch, value, q.argmax(dim=1))
-        logits: Tensor = self.last(value)
-        return logits
+    def __init__(self, network: RoutedNetwork) -> None:
+        """
+        Raises:
+            NoPiecesError: if more than one value passes from block to block.
+        """
+        self._network, self._flow, node = network, network.flow, network.flow.node
+        self._modules = dict(network.named_modules())
+        self._taken: set[fx.Node] = set()
+        self.before: list[nn.Module] = []
+        self.branches: list[nn.Module] = []
+        """With the sum: from a block's input to its output."""
+        came_from = self._flow.nodes[0]
+        for block in self._flow.blocks:
+            self.before.append(self._piece([came_from], node[block.input]))
+            self.branches.append(
+                self._piece([node[block.input], node[block.shortcut]], node[block.sum])
+            )
+            came_from = node[block.sum]
+        (logits,) = self._flow.nodes[-1].all_input_nodes
+        self.last: nn.Module = self._piece([came_from], logits)
+        left = set(self._flow.nodes) - self._taken
+        if any(writes(each, self._modules) for each in left):
+            raise NoPiecesError
 
-
-class _Pieces:
-    """Cuts a traced network into pieces from one value to another."""
-
-    def __init__(self, network: nn.Module, flow: ResidualBlocks) -> None:
-        self._network, self._flow = network, flow
-        self.modules = dict(network.named_modules())
-        self.taken: set[fx.Node] = set()
-        """Operations that are in a piece."""
-
-    def piece(self, reads: list[fx.Node], gives: fx.Node) -> fx.GraphModule:
+    def _piece(self, reads: list[fx.Node], gives: fx.Node) -> nn.Module:
         """
         Args:
             reads: one value by all its names.
-
-        Raises:
-            _NoPartsError: if another value is read, too.
         """
         needed, waiting = set(), [gives]
         while waiting:
@@ -209,8 +192,35 @@ class _Pieces:
         for node in self._flow.nodes:
             if node in needed:
                 if node.op == "placeholder":
-                    raise _NoPartsError
+                    raise NoPiecesError
                 copied[node] = graph.node_copy(node, lambda used: copied[used])
         graph.output(copied[gives])
-        self.taken |= needed
+        self._taken |= needed
         return fx.GraphModule(self._network, graph).eval()
+
+
+class _Parts(nn.Module):
+    """A routed network in pieces that are each in the form in which they run best."""
+
+    def __init__(self, network: RoutedNetwork, example: Tensor) -> None:
+        super().__init__()
+        self.decision = network.decision
+        self._steps = [network.decision.prepare(step) for step in range(len(network.flow.blocks))]
+        self.before, self.branches = nn.ModuleList(), nn.ModuleList()
+        pieces, value = Pieces(network), example
+        with torch.no_grad():
+            for before, branch in zip(pieces.before, pieces.branches, strict=True):
+                self.before.append(inference_form(before, value))
+                value = before(value)
+                self.branches.append(inference_form(branch, value))
+                value = branch(value)
+            self.last = inference_form(pieces.last, value)
+
+    def forward(self, images: Tensor) -> Tensor:
+        value, state = images, None
+        for step, (before, branch) in enumerate(zip(self.before, self.branches, strict=True)):
+            value = before(value)
+            q, state = self.decision.fixed(step, pooled(value), state, self._steps[step])
+            value = through(branch, value, q.argmax(dim=1))
+        logits: Tensor = self.last(value)
+        return logits

@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator, OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from testbed.dispatch_mode import DispatchMode
 from testbed.winograd import WinogradConv2d, direct_multiplications
 
 aten = torch.ops.aten
@@ -140,7 +140,7 @@ def _plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fused)
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(DispatchMode):
     supports_higher_order_operators = True  # else torch refuses them in its own words
 
     def __init__(self) -> None:

@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from baselines.channels.channel_groups import ChannelGroup, Read
 from baselines.channels.dependency.removal import shared_copy
 from baselines.channels.dependency.trace import plain_run
 from baselines.channels.dependency.weights import Weights
 from testbed.data import Images, Splits, normalise
+from testbed.dispatch_mode import DispatchMode
 from testbed.machine import Precision
 from testbed.prediction import autocast
 
@@ -196,7 +196,7 @@ class AllSeenError(Exception):
     """Ends a run after the last reader."""
 
 
-class Products(TorchDispatchMode):
+class Products(DispatchMode):
     """Catches the convs and matrix products of some weights as they run."""
 
     def __init__(

@@ -4,8 +4,6 @@ What is written takes images (n, C, H, W) float32 from 0 to 1 and gives logits; 
 part of it. Every format is run on validation images and must give what the network gives.
 """
 
-import copy
-import math
 import tempfile
 import time
 import warnings
@@ -30,10 +28,10 @@ TIMED_RUNS = {1: 100, 128: 10}  # by the size of a batch
 TIMED_BATCHES = tuple(TIMED_RUNS)
 RUNTIME = "(ONNX Runtime, one thread, in turn)"
 DENSE, OWN = "the dense network", "its own decisions"
+CHEAPEST, DEAREST = "the cheapest", "the dearest"
 SINGLE_IMAGES = "single images"  # what a program that skips takes
 ANY_BATCH = {"images": {0: torch.export.Dim("batch", min=1)}}
 PROGRAM, ONNX, BATCH_ONNX = "model.pt2", "model.onnx", "model_batch.onnx"
-CHEAPEST, DEAREST = "the cheapest", "the dearest"
 
 Run = Callable[[np.ndarray], np.ndarray]
 """Images to logits, both as arrays."""
@@ -80,95 +78,50 @@ def write_programs(network: nn.Module, dense: nn.Module, splits: Splits, target:
         expected = whole(images).numpy()
     _check(PROGRAM, _torch_program(whole, images, target / PROGRAM), images, expected)
     timed = {DENSE: _dense_program(dense, splits, images)}
-    if isinstance(network, CascadeNetwork):
-        masked = f"{PROGRAM}: any batch; every stage looks at every image, so it skips nothing."
-        return [*_cascade_programs(network, timed, splits, images, expected, target), masked]
-    if not isinstance(network, RuntimeNetwork):
+    if not isinstance(network, MASKING):
         timed[""] = _plain_onnx(whole, images, expected, target / ONNX)
-        skips = "; it computes all and masks, so it skips nothing" * isinstance(network, MASKING)
-        said = f"{ONNX}: any batch{skips}; {_compared(timed, images)}."
-        return [said, f"{PROGRAM}: any batch{skips}."]
-    masked = f"{PROGRAM}: any batch; it computes all channels and masks, so it skips nothing."
+        return [f"{ONNX}: any batch; {_compared(timed, images)}.", f"{PROGRAM}: any batch."]
+    masked = f"{PROGRAM}: any batch; it computes all and masks, so it skips nothing."
+    if isinstance(network, CascadeNetwork) and network.confidence == "drawn":
+        return [
+            f"{ONNX}: not written, as a cascade at random draws by the bits of an image.",
+            masked,
+        ]
+    from orchestrator.deploy.skipping_programs import CannotSkipError, skipping_programs
+
     try:
-        skipping = _skipping_programs(network, splits)
-    except ValueError as error:
+        written = skipping_programs(network, splits)
+    except CannotSkipError as error:
         timed[""] = _plain_onnx(whole, images, expected, target / ONNX)
         masks = f"it cannot skip, and masks instead ({error})"
         return [f"{ONNX}: any batch; {masks}; {_compared(timed, images)}.", masked]
-    runs = timed | {name: onnx_session(each) for name, each in skipping.items()}
-    (target / ONNX).write_bytes(skipping[OWN])
-    one_by_one = [runs[OWN](image[None]) for image in images.numpy()]
-    _check(ONNX, lambda _: np.concatenate(one_by_one), images, expected)
-    took_ms = _latencies_ms(runs, images, 1)
-    said = ", ".join(f"{milliseconds(took_ms[name])} with {name}" for name in skipping)
+    notes = []
+    for name, size, ends in zip((ONNX, BATCH_ONNX), TIMED_BATCHES, written, strict=True):
+        if ends is None:
+            continue
+        (target / name).write_bytes(ends.own)
+        named = zip((OWN, CHEAPEST, DEAREST), ends, strict=True)
+        runs = timed | {end: onnx_session(program) for end, program in named}
+        found = np.concatenate([runs[OWN](batch.numpy()) for batch in images.split(size)])
+        _check(name, lambda _, found=found: found, images, expected)  # type: ignore[misc]
+        notes.append(_timed_note(name, size, _latencies_ms(runs, images, size)))
+    return [*notes, masked]
+
+
+def _timed_note(name: str, size: int, took_ms: dict[str, float]) -> str:
+    """What to know of a program that skips, by the times of a batch of so many images."""
+    said = ", ".join(f"{milliseconds(took_ms[end])} with {end}" for end in (OWN, CHEAPEST, DEAREST))
+    what, one = (SINGLE_IMAGES, "One image") if size == 1 else ("any batch", f"{size} images")
     share = took_ms[OWN] / took_ms[DENSE]
     note = (
-        f"{ONNX}: {SINGLE_IMAGES}; it skips. One image takes {said}; {ratio(share)} times the "
-        f"dense network's {milliseconds(took_ms[DENSE])} {RUNTIME}."
+        f"{name}: {what}; it skips. {one}: {said}; {ratio(share)} times the dense network's "
+        f"{milliseconds(took_ms[DENSE])} {RUNTIME}."
     )
     if share > 1:
         note += " It decides per image, and that makes it slower than the dense network here."
-    if not took_ms["the cheapest"] < took_ms["all groups"]:
+    if not took_ms[CHEAPEST] < took_ms[DEAREST]:
         note += " On a network as small as this, skipping saved no time here."
-    return [note, masked]
-
-
-def _skipping_programs(network: RuntimeNetwork, splits: Splits) -> dict[str, bytes]:
-    """ONNX programs for single images, by the decisions that they take: its own, and fixed ones.
-
-    Raises:
-        ValueError: if the network has an operation that no such program is written for.
-    """
-    from rnp.onnx_program import skipping_program
-
-    fixed = {"the cheapest": 0, "all groups": network.flow.groups - 1}
-    networks = {OWN: network} | {name: _always(network, action) for name, action in fixed.items()}
-    return {
-        name: skipping_program(
-            each, splits.input_shape, splits.mean, splits.std
-        ).SerializeToString()
-        for name, each in networks.items()
-    }
-
-
-def _cascade_programs(
-    network: CascadeNetwork,
-    timed: dict[str, Run],
-    splits: Splits,
-    images: Tensor,
-    expected: np.ndarray,
-    target: Path,
-) -> list[str]:
-    """Writes checked ONNX programs of a cascade that skip; returns how long they take.
-
-    Args:
-        timed: the dense network's program.
-    """
-    from baselines.runtime.onnx_programs import CascadePrograms
-
-    if network.confidence == "drawn":
-        return [f"{ONNX}: not written, as a cascade at random draws by the bits of an image."]
-    with _as_refusal(ONNX, "torch's ONNX exporter"):
-        programs = CascadePrograms(network, splits.input_shape, splits.mean, splits.std)
-    thresholds = {OWN: None, CHEAPEST: -math.inf, DEAREST: math.inf}
-    notes = []
-    for name, write, size in zip(
-        (ONNX, BATCH_ONNX), (programs.single, programs.batch), TIMED_BATCHES, strict=True
-    ):
-        written = {end: write(each).SerializeToString() for end, each in thresholds.items()}
-        runs = timed | {end: onnx_session(program) for end, program in written.items()}
-        (target / name).write_bytes(written[OWN])
-        found = np.concatenate([runs[OWN](batch.numpy()) for batch in images.split(size)])
-        _check(name, lambda _, found=found: found, images, expected)  # type: ignore[misc]
-        took_ms = _latencies_ms(runs, images, size)
-        said = ", ".join(f"{milliseconds(took_ms[end])} with {end}" for end in written)
-        what, one = (SINGLE_IMAGES, "One image") if size == 1 else ("any batch", f"{size} images")
-        share = took_ms[OWN] / took_ms[DENSE]
-        notes.append(
-            f"{name}: {what}; it skips. {one}: {said}; {ratio(share)} times the dense network's "
-            f"{milliseconds(took_ms[DENSE])} {RUNTIME}."
-        )
-    return notes
+    return note
 
 
 def _torch_program(whole: FromPixels, images: Tensor, path: Path) -> Run:
@@ -261,17 +214,6 @@ def _check(name: str, run: Run, images: Tensor, expected: np.ndarray) -> None:
             f"{name} gives other logits than the network: up to {largest:.3g} off on "
             f"{len(images)} validation images, where {allowed:.3g} is allowed. Do not use it."
         )
-
-
-def _always(network: RuntimeNetwork, action: int) -> RuntimeNetwork:
-    """The network with the same decision for every image and conv, the work for it included."""
-    fixed = copy.deepcopy(network)
-    decision = fixed.decision
-    with torch.no_grad():
-        for each in (decision.decoder.weight, decision.decoder.bias, decision.offsets):
-            each.zero_()
-        decision.decoder.bias[action] = 1
-    return fixed
 
 
 def _latencies_ms(runs: dict[str, Run], images: Tensor, size: int) -> dict[str, float]:

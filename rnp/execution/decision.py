@@ -5,10 +5,11 @@ a recurrent cell carries on what was seen in the layers before, a decoder that a
 gives a Q-value for each action. Q-values have no bound: all rewards are negative.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -166,6 +167,15 @@ class DecisionNetwork(nn.Module):
         ):
             result: tuple[Tensor, Tensor] = self(step, features, *others)
         return result
+
+    def always(self, action: int) -> Self:
+        """The same network with one action for all images and steps, the work for it included."""
+        fixed = copy.deepcopy(self)
+        with torch.no_grad():
+            for each in (fixed.decoder.weight, fixed.decoder.bias, fixed.offsets):
+                each.zero_()
+            fixed.decoder.bias[action] = 1
+        return fixed
 
     def prepare(self, step: int) -> PreparedStep | None:
         """The step in compiled code, without gradients, for the weights as they are.

@@ -1,6 +1,5 @@
 """The ONNX program of a network that decides per image: the same logits, and less work."""
 
-import copy
 import time
 
 import numpy as np
@@ -13,11 +12,12 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `export` is n
 
 from rnp.execution.layers import PrefixBatchNorm  # noqa: E402
 from rnp.execution.masked_run import MaskedRun  # noqa: E402
-from rnp.onnx_program import skipping_program  # noqa: E402 - needs the extra
+from rnp.onnx_program import PrefixPrograms  # noqa: E402 - needs the extra
 from rnp.runtime_network import RuntimeNetwork  # noqa: E402
 from rnp.runtime_neural_pruning import decide  # noqa: E402
 from testbed.backbones import build_backbone  # noqa: E402
 from testbed.data import normalise  # noqa: E402
+from testbed.onnx_graph import CannotSkipError  # noqa: E402
 
 MEAN, STD = (0.4, 0.4), (0.2, 0.2)
 
@@ -79,7 +79,7 @@ def network(kind: str) -> RuntimeNetwork:
 
 
 def session(found: RuntimeNetwork) -> "onnxruntime.InferenceSession":
-    program = skipping_program(found, (2, 8, 8), MEAN, STD)
+    program = PrefixPrograms(found, (2, 8, 8), MEAN, STD).single()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(program.SerializeToString(), options)
@@ -104,7 +104,8 @@ def test_logits_and_decisions_are_the_networks_own(kind: str) -> None:
 
 @pytest.mark.parametrize("action", [0, 1])
 def test_whatever_all_images_decide_the_program_does(action: int) -> None:
-    found = always(network("conv"), action)
+    found = network("conv")
+    found.decision = found.decision.always(action)
     run = session(found)
     image = tiny.splits().validation.pixels[:1]
     own, took = run.run(None, {"images": (image.float() / 255).numpy()})
@@ -114,25 +115,15 @@ def test_whatever_all_images_decide_the_program_does(action: int) -> None:
     np.testing.assert_allclose(own, expected.numpy(), rtol=1e-3, atol=1e-4)
 
 
-def always(network: RuntimeNetwork, action: int) -> RuntimeNetwork:
-    """The network with decisions that are the same for every image, the work for them included."""
-    fixed = copy.deepcopy(network)
-    with torch.no_grad():
-        fixed.decision.decoder.weight.zero_()
-        fixed.decision.decoder.bias.zero_()
-        fixed.decision.offsets.zero_()
-        fixed.decision.decoder.bias[action] = 1
-    return fixed
-
-
 def test_the_cheapest_decisions_are_faster_than_all_groups() -> None:
     """On a network whose convs are most of the work; in turns, so that load slows both alike."""
     torch.manual_seed(0)
     backbone = build_backbone("conv", (2, 16, 16), 3, channels=(32, 192, 192), hidden=16)
     found = RuntimeNetwork(backbone, groups=4).eval()
     sessions = []
-    for action in (0, 3):
-        program = skipping_program(always(found, action), (2, 16, 16), MEAN, STD)
+    programs = PrefixPrograms(found, (2, 16, 16), MEAN, STD)
+    for go_on in (False, True):
+        program = programs.always(go_on).single()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         sessions.append(onnxruntime.InferenceSession(program.SerializeToString(), options))
@@ -152,5 +143,6 @@ def test_what_cannot_be_written_is_said() -> None:
             return super().forward(images.cumsum(dim=1))
 
     torch.manual_seed(0)
-    with pytest.raises(ValueError, match="it has cumsum"):
-        skipping_program(RuntimeNetwork(Odd(), groups=2).eval(), (2, 8, 8), MEAN, STD)
+    programs = PrefixPrograms(RuntimeNetwork(Odd(), groups=2).eval(), (2, 8, 8), MEAN, STD)
+    with pytest.raises(CannotSkipError, match="it has cumsum"):
+        programs.single()

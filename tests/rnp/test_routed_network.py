@@ -8,59 +8,25 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from small_routes import SMALL, deciding, images, model
 from torch import Tensor, nn
-from two_decisions import Adds
 
 from rnp.batch_norm_statistics import by_batch, estimate_statistics
 from rnp.dropped_blocks import BlockCost, RandomBlocks, random_blocks
 from rnp.execution.routed_run import RoutedRun
 from rnp.routed_network import FixedRoute, RoutedNetwork
-from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications, multiplications_by_layer
 from testbed.inference_form import inference_form
 from testbed.network_file import load_network, save_network
 from testbed.training_cost import forward_multiplications
 
-SMALL = {"encoding": 4, "hidden": 4}
-
-
-def model(kind: str) -> nn.Module:
-    torch.manual_seed(5)
-    if kind == "resnet20":
-        found: nn.Module = build_backbone("resnet20", (2, 8, 8), 3, width=0.25)
-    else:
-        found = Adds() if kind == "in place" else tiny.network("residual")
-    found.train()(images(16))  # statistics of its own
-    return found.eval()
-
-
 KINDS = ["one block", "in place", "resnet20"]
-
-
-def images(n: int = 9) -> Tensor:
-    return torch.randn(n, 2, 8, 8, generator=torch.Generator().manual_seed(5))
 
 
 def some_actions(network: RoutedNetwork, n: int) -> Tensor:
     """Of each image its own."""
     generator = torch.Generator().manual_seed(3)
     return torch.randint(2, (n, len(network.flow.blocks)), generator=generator)
-
-
-def deciding(kind: str) -> RoutedNetwork:
-    """With decisions that differ from image to image."""
-    network = RoutedNetwork(model(kind), **SMALL).eval()
-    with torch.no_grad():
-        network.decision.decoder.weight.mul_(20)
-        run = network.started(images(64))
-        state, step = None, 0
-        while (seen := run.observe()) is not None:
-            network.decision.standardise(step, seen)
-            values, state = network.decision(step, seen, state)
-            network.decision.offsets[step, 1] -= (values[:, 1] - values[:, 0]).quantile(0.5)
-            run.act((network.decision(step, seen)[0]).argmax(dim=1))
-            step += 1
-    return network
 
 
 @pytest.mark.parametrize("kind", KINDS)

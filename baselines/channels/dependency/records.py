@@ -74,8 +74,6 @@ class Count:
 class Trace:
     """What a run showed of a network's channels."""
 
-    blind: bool = True
-    """Whether shapes alone were enough for the run."""
     labels: ChannelLabels = field(default_factory=ChannelLabels)
     tensors: dict[str, list[Labels]] = field(default_factory=dict)
     """Each parameter and buffer -> the labels along each of its dimensions."""

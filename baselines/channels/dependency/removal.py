@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from baselines.channels.dependency.records import Trace
 from baselines.channels.dependency.trace import network_tensors, plain_run
 from testbed.attention import allow_fewer_heads
+from testbed.dispatch_mode import DispatchMode
 from testbed.layer_sizes import resize
 
 Lost = NDArray[np.bool_]
@@ -88,7 +88,7 @@ def masked(network: nn.Module, found: Trace, lost: Lost, images: Tensor) -> Any:
         return functional_call(network, state, (images,))
 
 
-class _KeptStatistics(TorchDispatchMode):
+class _KeptStatistics(DispatchMode):
     """Leaves lost channels out of every operation that looks at several channels together."""
 
     def __init__(self, found: Trace, lost: Lost) -> None:

@@ -1,6 +1,6 @@
-"""Trace of a network: one forward pass, on tensors that have shapes but no values."""
+"""Trace of a network: what one forward pass shows of its channels."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -17,25 +17,11 @@ from testbed.prediction import evaluating
 def trace(network: nn.Module, example: Tensor) -> Trace:
     """What a run of `network` on `example` shows of its channels.
 
-    Where the network asks for a value, the run is a real one.
-
-    Args:
-        network: is left unchanged.
-        example: (n, channels, ...), a valid input, on the network's device.
-
     Raises:
         ValueError: if the network fails on it.
     """
-    state = network_tensors(network)
     try:
-        blind = {name: tensor.to("meta") for name, tensor in state.items()}
-        return _traced(network, blind, example.to("meta"))
-    except Exception:  # whatever fails without values shows itself, or does not, in a real run
-        pass
-    try:
-        found = _traced(network, state, example)
-        found.blind = False
-        return found
+        return _traced(network, example)
     except Exception as error:  # a user's forward may raise anything
         raise ValueError(
             "Cannot find out which channels of this network belong together: running it on "
@@ -49,7 +35,12 @@ def network_tensors(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in named}
 
 
-def _traced(network: nn.Module, state: Mapping[str, Tensor], example: Tensor) -> Trace:
+def _traced(network: nn.Module, example: Tensor) -> Trace:
+    buffers = {name for name, _ in network.named_buffers()}  # which a run may write to
+    state = {
+        name: tensor.clone() if name in buffers else tensor
+        for name, tensor in network_tensors(network).items()
+    }
     tracer = Tracer(state, rule_for)
     for name, constant in network.named_buffers(recurse=False):
         if name in state and constant.is_floating_point():
@@ -57,7 +48,7 @@ def _traced(network: nn.Module, state: Mapping[str, Tensor], example: Tensor) ->
                 state[name], f"the network holds {name!r}, a buffer of fixed size, beside it"
             )
     with plain_run(network), tracer.following(network), tracer:
-        output = functional_call(network, dict(state), (example,))
+        output = functional_call(network, state, (example,))
     for tensor in tree_leaves(output):
         if isinstance(tensor, Tensor):
             tracer.fix(tensor, "its channels are the network's output")

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -24,6 +23,7 @@ from baselines.channels.dependency.records import (
     Writer,
 )
 from baselines.channels.dependency.weights import Weights
+from testbed.dispatch_mode import DispatchMode
 from testbed.layer_sizes import own_numbers
 
 
@@ -55,7 +55,7 @@ Rule = Callable[["Tracer", Call], None]
 """Gives the result of an operation its fields."""
 
 
-class Tracer(TorchDispatchMode):
+class Tracer(DispatchMode):
     """Gives every tensor made while it is active the fields that follow from its inputs'."""
 
     def __init__(

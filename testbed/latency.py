@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +16,10 @@ from testbed.prediction import evaluating, refuses_channels_last
 WARM_UP_RUNS = 2
 FEWEST_RUNS = 5
 MOST_RUNS = 1000
+UNSTEADY = 0.5
+"""Interquartile range over median. A busy machine is one where that of every network is larger."""
+PATIENCE = 10
+"""So many times as long as usual it is waited for steady figures."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,9 @@ def measure_latency(
 
     Args:
         inputs: (n, C, H, W) normalised floats; repeated where a batch needs more.
-        seconds: for each network and batch size. At least five runs are made, however long.
+        seconds: for each network and batch size. At least five runs are made, however long. On a
+            busy machine, which shows in the spread of all networks' times, it may be ten times as
+            long.
 
     Returns:
         (name, batch size) -> latency.
@@ -59,7 +66,7 @@ def measure_latency(
     measured = {}
     for batch_size in batch_sizes:
         for name, times in _times_ms(forms, pool, batch_size, seconds).items():
-            low, median, high = torch.quantile(times, times.new_tensor([0.25, 0.5, 0.75])).tolist()
+            low, median, high = _quartiles(times)
             measured[name, batch_size] = Latency(
                 median, high - low, len(times), device_name(device), torch.get_num_threads()
             )
@@ -70,17 +77,18 @@ def measure_latency(
 
 def _times_ms(
     networks: Mapping[str, nn.Module], pool: Tensor, batch_size: int, seconds: float
-) -> dict[str, Tensor]:
-    """Name -> (runs,) times, taken in turns until the time of all together is used up."""
+) -> dict[str, list[float]]:
+    """Name -> times, taken in turns until the time of all together is used up."""
     times: dict[str, list[float]] = {name: [] for name in networks}
     with evaluating(*networks.values()), ExitStack() as timed:
         layouts = {
             name: _warmed_up(network, pool, batch_size) for name, network in networks.items()
         }
         timed.enter_context(torch.inference_mode())
-        end = time.perf_counter() + seconds * len(networks)
+        begun, span = time.perf_counter(), seconds * len(networks)
         for run in range(MOST_RUNS):
-            if run >= FEWEST_RUNS and time.perf_counter() > end:
+            spent = time.perf_counter() - begun
+            if run >= FEWEST_RUNS and spent > (span if _steady(times) else PATIENCE * span):
                 break
             batches = {
                 layout: _batch(pool, run, batch_size, layout) for layout in set(layouts.values())
@@ -91,7 +99,17 @@ def _times_ms(
                 network(batches[layouts[name]])
                 _synchronise(pool.device)
                 times[name].append(1000 * (time.perf_counter() - start))
-    return {name: torch.tensor(each, dtype=torch.float64) for name, each in times.items()}
+    return times
+
+
+def _quartiles(times: Sequence[float]) -> list[float]:
+    return np.quantile(times, (0.25, 0.5, 0.75)).tolist()
+
+
+def _steady(times: Mapping[str, Sequence[float]]) -> bool:
+    """Whether one network's times vary little. Those of one that decides per image may vary."""
+    quartiles = map(_quartiles, times.values())
+    return any(high - low <= UNSTEADY * median for low, median, high in quartiles)
 
 
 def _warmed_up(network: nn.Module, pool: Tensor, batch_size: int) -> torch.memory_format:

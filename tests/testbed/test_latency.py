@@ -1,5 +1,6 @@
 """Latency: contenders in turns, and figures that follow the work."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -66,6 +67,29 @@ def test_a_network_with_more_work_takes_longer() -> None:
 def test_at_least_five_runs_are_made_whatever_the_time() -> None:
     measured = measure_latency({"net": nn.Conv2d(4, 4, 1)}, IMAGES, (1,), seconds=0)
     assert measured["net", 1].runs == 5
+
+
+class Disturbed(nn.Module):
+    """Takes twenty times as long in every second run, for so many runs."""
+
+    def __init__(self, disturbed: int) -> None:
+        super().__init__()
+        self.runs, self.disturbed = -2, disturbed  # two to warm up
+
+    def forward(self, images: Tensor) -> Tensor:
+        float(images[0, 0, 0, 0])  # a trace would leave the rest out
+        time.sleep(0.02 if 0 <= self.runs < self.disturbed and self.runs % 2 else 0.001)
+        self.runs += 1
+        return images
+
+
+def test_on_a_busy_machine_it_is_measured_for_longer() -> None:
+    both = {"dense": Disturbed(9), "pruned": Disturbed(9)}
+    measured = measure_latency(both, IMAGES, (1,), seconds=0.04)
+    assert measured["dense", 1].runs > 9
+    assert measured["dense", 1].median_ms < 10
+    steady = measure_latency({"dense": Disturbed(0), "pruned": Disturbed(9)}, IMAGES, (1,), 0.004)
+    assert steady["pruned", 1].runs == 5  # it decides per image, say
 
 
 def test_a_network_can_be_trained_on_after_it_was_timed() -> None:

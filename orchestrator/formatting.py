@@ -81,9 +81,11 @@ def error_text(error: BaseException) -> str:
 def render(package: str, template: str, shown: Mapping[str, Any]) -> bytes:
     """A file made from a template of a package, in which HTML is escaped.
 
-    Its filter `cell` is for Markdown: text stays inside its cell and is taken as it is written.
+    Its filter `cell` is for Markdown: text stays inside its cell and is taken as it is written. Its
+    filter `code` is for HTML: what stands in backticks is shown as code.
     """
     import jinja2  # not where a trial runs
+    import markupsafe
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(package),
@@ -94,6 +96,10 @@ def render(package: str, template: str, shown: Mapping[str, Any]) -> bytes:
     )
     special = re.compile(r"([\\`*<>|\[\]])")
     environment.filters["cell"] = lambda text: special.sub(r"\\\1", text.replace("\n", " "))
+    quoted = re.compile(r"`([^`]+)`")
+    environment.filters["code"] = lambda text: markupsafe.Markup(
+        quoted.sub(r"<code>\1</code>", str(markupsafe.escape(text)))
+    )
     return environment.get_template(template).render(shown).encode()
 
 

@@ -179,6 +179,7 @@ def _contents(result: SweepResult, trials: list[dict[str, Any]]) -> dict[str, An
         "pairs_by_seed": pairs_by_seed_table(result),
         "effort": effort_table(result),
         "cascades": cascades_table(result, [each for _, own in in_turn for each in own]),
+        "several_judged": len(in_turn) > len({networks.cell for networks, _ in in_turn}),
         "cascade_charts": list(cascade_charts(result, in_turn).items()),
         "spread": spread_table(result, deciding),
         "class_costs": list(class_costs(result, deciding)),

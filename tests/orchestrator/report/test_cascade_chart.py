@@ -56,6 +56,9 @@ def test_a_line_joins_no_networks_of_two_seeds_and_cells_have_charts_of_their_ow
         for value in chart["data"]["values"]:
             if value["kind"] == ALONE:
                 assert int(value["networks"][0]) == 2 * place + value["of"]
+    write_report(tmp_path)
+    said = "Networks judged on the same images share a frontier."
+    assert said in page_without_scripts(tmp_path) and said in (tmp_path / "report.md").read_text()
 
 
 def test_the_report_has_the_section_only_where_there_are_cascades(tmp_path: Path) -> None:
@@ -70,5 +73,6 @@ def test_the_report_has_the_section_only_where_there_are_cascades(tmp_path: Path
     )
     for said in (page, text):
         assert "Cascades of these networks" in said and "at random" in said
+        assert "share a frontier" not in said  # there is one
         assert "A cascade of these networks (" in said and "which is confirmed first" in said
     assert 'href="#section-' in page and page.count('class="chart"') >= 2

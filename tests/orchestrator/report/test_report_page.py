@@ -63,6 +63,7 @@ def test_the_page_asks_for_nothing_from_outside(tmp_path: Path) -> None:
     assert "<script src" not in everything
     assert "cdn.jsdelivr" not in everything
     assert "window.vegaEmbed" in everything
+    assert "<code>confirm: {seeds: 3}</code>" in page and "`" not in page
 
 
 def test_names_and_errors_cannot_write_into_the_page(tmp_path: Path) -> None:

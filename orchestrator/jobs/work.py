@@ -25,7 +25,7 @@ from orchestrator.run_folder.atomic_files import FULL_DISK
 from orchestrator.run_folder.workplace import Workplace
 from orchestrator.sweep_file import EarlyStopping
 from testbed.data import Splits
-from testbed.machine import set_threads, tune_malloc
+from testbed.machine import set_threads, trim_malloc, tune_malloc
 from testbed.training import Report
 
 
@@ -73,3 +73,5 @@ def do_job(
         if isinstance(error, OSError) and error.errno in FULL_DISK:
             return DiskIsFull(error.errno, f"{error.strerror} (for {job_name(job)})")
         return Lost("failed", error_text(error))
+    finally:
+        trim_malloc()

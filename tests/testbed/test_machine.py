@@ -33,6 +33,38 @@ thread.join()
 """
 
 
+RESIDENT = """
+import torch
+from testbed.machine import trim_malloc, tune_malloc
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+tune_malloc()
+first = resident()
+freed, kept = [], []
+for _ in range(200):  # what is kept lies between what is freed, and holds the heap's end
+    freed.append(torch.ones(2**18))
+    kept.append(torch.ones(2**10))
+full = resident()
+freed.clear()
+cleared = resident()
+trim_malloc()
+print(full - first, cleared - first, resident() - first)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="trim_malloc is for glibc")
+def test_free_memory_between_what_is_kept_is_given_back() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True
+    )
+    full, cleared, trimmed = (int(each) / 2**20 for each in done.stdout.split())
+    assert full > 190 and cleared > 190  # MiB, of 200
+    assert trimmed < 40
+
+
 def page_faults(*arguments: str) -> int:
     done = subprocess.run(
         [sys.executable, "-c", COUNT_PAGE_FAULTS, *arguments],

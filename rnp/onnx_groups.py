@@ -29,7 +29,6 @@ class GroupLooks:
         black = torch.zeros(2, *shape)
         both = zip(network.bodies, network.classifiers, strict=True)
         self._models = [translated(_Group(*parts), black) for parts in both]
-        self.opsets = self._models[0].opset_import
 
     def always(self, go_on: bool) -> Self:
         """The same network with one decision for every image, the work for it included."""

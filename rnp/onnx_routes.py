@@ -82,7 +82,7 @@ class RoutePrograms:
             value = block(graph, branch, value, graph.add("ArgMax", values, axis=1))
         (logits,) = graph.inlined(self._last, value)
         graph.add("Identity", logits, gives="logits")
-        return graph.model([n, *self._shape], logits_of(n), self._last.opset_import)
+        return graph.model([n, *self._shape], logits_of(n))
 
 
 def _either(graph: Graph, branch: onnx.ModelProto, value: str, actions: str) -> str:

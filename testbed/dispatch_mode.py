@@ -7,7 +7,7 @@ class DispatchMode(TorchDispatchMode):
     """Sees every operation that runs while it is active.
 
     As torch has it, a mode loads the compiler at its first operation, to be left out of what a user
-    compiles.
+    compiles. This one is not left out.
     """
 
     @classmethod

@@ -19,7 +19,7 @@ MOST_RUNS = 1000
 UNSTEADY = 0.5
 """Interquartile range over median. A busy machine is one where that of every network is larger."""
 PATIENCE = 10
-"""So many times as long as usual it is waited for steady figures."""
+"""How many times as long as usual a measurement may take, until figures are steady."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def _times_ms(
         begun, span = time.perf_counter(), seconds * len(networks)
         for run in range(MOST_RUNS):
             spent = time.perf_counter() - begun
-            if run >= FEWEST_RUNS and spent > (span if _steady(times) else PATIENCE * span):
+            over = run >= FEWEST_RUNS and spent > span
+            if over and (spent > PATIENCE * span or _steady(times)):
                 break
             batches = {
                 layout: _batch(pool, run, batch_size, layout) for layout in set(layouts.values())

@@ -70,8 +70,8 @@ def tune_malloc() -> None:
 def trim_malloc() -> None:
     """Give the memory that is free in this process back to the system; on glibc alone.
 
-    After `tune_malloc` nothing else does. Of a process that does many jobs, the heap would grow by
-    what lies between their remains.
+    After `tune_malloc` nothing else does, and the heap of a process that does many jobs would grow
+    with each.
     """
     gc.collect()
     if platform.libc_ver()[0] == "glibc":

@@ -1,7 +1,7 @@
 """ONNX graphs, written node by node, with networks in torch's own translation inside of them."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any, Self
 
@@ -26,14 +26,16 @@ class CannotSkipError(ValueError):
 class Graph:
     """A graph, or one inside of another, while it is written. Values have names."""
 
-    def __init__(self, names: Any = None) -> None:
-        self._names = count() if names is None else names
+    def __init__(self, outer: Self | None = None) -> None:
+        self._names: Iterator[int] = count() if outer is None else outer._names
+        self._opsets: dict[str, int] = {} if outer is None else outer._opsets
+        """Domain -> version, of the models that were inlined."""
         self._nodes: list[NodeProto] = []
         self._constants: list[TensorProto] = []
 
     def inner(self) -> Self:
         """A graph for a branch; it may use what this one has computed by then."""
-        return type(self)(self._names)
+        return type(self)(self)
 
     def add(self, operation: str, *takes: str, gives: str = "", **attributes: Any) -> str:
         """The one value that an operation gives; `gives` names it."""
@@ -65,8 +67,12 @@ class Graph:
         """What a model of one input makes of a value, with its whole graph written here.
 
         Raises:
-            CannotSkipError: if an operation of it has graphs of its own.
+            CannotSkipError: if an operation of it has graphs of its own, or it is of another
+                version of ONNX than what was inlined before.
         """
+        for opset in model.opset_import:
+            if self._opsets.setdefault(opset.domain, opset.version) != opset.version:
+                raise CannotSkipError("parts of it are translated to different versions of ONNX")
         names = {model.graph.input[0].name: value, "": ""}
         for constant in model.graph.initializer:
             names[constant.name] = self._name()
@@ -79,16 +85,15 @@ class Graph:
                     f"a part of it has {node.op_type}, which has graphs of its own"
                 )
             copied_node = NodeProto.FromString(node.SerializeToString())
-            names |= {name: self._name() for name in node.output if name}
             copied_node.input[:] = [names[name] for name in node.input]
+            # Afterwards: of a network that gives what it takes, both have one name.
+            names |= {name: self._name() for name in node.output if name}
             copied_node.output[:] = [names[name] for name in node.output]
             copied_node.name = self._name()
             self._nodes.append(copied_node)
         return [names[each.name] for each in model.graph.output]
 
-    def choice(
-        self, condition: str, then: tuple[Self, str], otherwise: tuple[Self, str], gives: str = ""
-    ) -> str:
+    def choice(self, condition: str, then: tuple[Self, str], otherwise: tuple[Self, str]) -> str:
         """A value of one of two inner graphs; the other one does not run.
 
         Args:
@@ -97,28 +102,31 @@ class Graph:
         """
         scalar = self.add("Reshape", condition, self.constant(np.zeros(0, dtype=np.int64)))
         branches = [graph._branch(value) for graph, value in (then, otherwise)]
-        return self.add("If", scalar, gives=gives, then_branch=branches[0], else_branch=branches[1])
+        return self.add("If", scalar, then_branch=branches[0], else_branch=branches[1])
 
     def any(self, rows: str) -> str:
         """Whether one of some bools is true."""
         numbers = self.add("Cast", rows, to=TensorProto.INT64)
         return self.add("Cast", self.add("ReduceMax", numbers, keepdims=0), to=TensorProto.BOOL)
 
-    def model(
-        self, shape: Sequence[int | None], outputs: Outputs, opsets: Sequence[Any] = ()
-    ) -> onnx.ModelProto:
+    def model(self, shape: Sequence[int | None], outputs: Outputs) -> onnx.ModelProto:
         """The complete, checked program, whose input is `images`.
 
         Args:
             shape: of the images, (n, C, H, W).
-            opsets: of the models that were inlined; ONNX 18 where there is none.
+
+        Raises:
+            CannotSkipError: if it is no valid program.
         """
         takes = helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)
         gives = [helper.make_tensor_value_info(name, *each) for name, each in outputs.items()]
         graph = helper.make_graph(self._nodes, "skips", [takes], gives, self._constants)
-        used = list(opsets) or [helper.make_opsetid("", OPSET)]
-        model = helper.make_model(graph, opset_imports=used, ir_version=IR_VERSION)
-        onnx.checker.check_model(model, full_check=True)
+        opsets = [helper.make_opsetid(*each) for each in (self._opsets or {"": OPSET}).items()]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+        try:
+            onnx.checker.check_model(model, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise CannotSkipError(f"its program would not be valid: {error}") from error
         return model
 
     def _name(self) -> str:
@@ -157,7 +165,14 @@ def translated(network: nn.Module, example: Tensor) -> onnx.ModelProto:
                 verbose=False,
             )
     except Exception as error:  # of many types, none of them documented
-        raise CannotSkipError("torch's ONNX exporter does not take an operation of it") from error
+        reason: BaseException = error
+        while reason.__cause__ is not None:
+            reason = reason.__cause__
+        said = str(reason).partition("\n")[0].strip().rstrip(".")
+        raise CannotSkipError(
+            "torch's ONNX exporter does not take an operation of it "
+            f"({type(reason).__name__}: {said})"
+        ) from error
     assert program is not None
     model = program.model_proto
     return inline_local_functions(model) if model.functions else model

@@ -1,11 +1,11 @@
-"""ONNX programs of networks that look at an image again where they must, which really skip.
+"""ONNX programs of networks that look at an image in steps and stop once they are sure: they skip.
 
 That for single images ends at the first sure answer (`If`). That for batches sends the unsure
 alone to the next look (`Compress`), if there are any, and puts their answers back (`ScatterND`).
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import onnx
 
@@ -21,7 +21,6 @@ class Looks(Protocol):
 
     number: int
     """How many looks there are."""
-    opsets: Sequence[Any]
 
     def always(self, go_on: bool) -> Self:
         """The same with one decision for every image."""
@@ -32,7 +31,7 @@ class Looks(Protocol):
         ...
 
     def unsure(self, graph: Graph, number: int, carried: Carried) -> tuple[str, Carried]:
-        """Whose answer is not the last before a look, (n, 1) bool, and what is known by then."""
+        """Which images go on to a look, (n, 1) bool, and what is carried there."""
         ...
 
     def further(self, graph: Graph, number: int, images: str, carried: Carried) -> Carried:
@@ -74,7 +73,7 @@ class LookPrograms:
             return graph.choice(unsure, (go_on, rest(go_on, number + 1, after)), (stop, carried[0]))
 
         graph.add("Identity", rest(graph, 1, looks.first(graph, images)), gives="logits")
-        return graph.model([1, *self._shape], logits_of(1), looks.opsets)
+        return graph.model([1, *self._shape], logits_of(1))
 
     def batch(self) -> onnx.ModelProto:
         """As `single`, for images (n, C, H, W) of any number and their answers (n, classes)."""
@@ -103,7 +102,7 @@ class LookPrograms:
         first = looks.first(graph, images)
         answers = rest(graph, 1, images, all_places, first, first[0])
         graph.add("Identity", answers, gives="logits")
-        return graph.model([None, *self._shape], logits_of(None), looks.opsets)
+        return graph.model([None, *self._shape], logits_of(None))
 
 
 def averaged(graph: Graph, before: str, look: str, weight: float) -> str:

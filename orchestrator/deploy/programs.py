@@ -36,7 +36,7 @@ PROGRAM, ONNX, BATCH_ONNX = "model.pt2", "model.onnx", "model_batch.onnx"
 Run = Callable[[np.ndarray], np.ndarray]
 """Images to logits, both as arrays."""
 MASKING = (RuntimeNetwork, CascadeNetwork, GroupedNetwork, RoutedNetwork)
-"""Networks that decide per image: an exported program computes all, and masks."""
+"""Networks that decide per image. A program of torch.export computes all of them, and masks."""
 
 
 class FromPixels(nn.Module):
@@ -82,16 +82,13 @@ def write_programs(network: nn.Module, dense: nn.Module, splits: Splits, target:
         timed[""] = _plain_onnx(whole, images, expected, target / ONNX)
         return [f"{ONNX}: any batch; {_compared(timed, images)}.", f"{PROGRAM}: any batch."]
     masked = f"{PROGRAM}: any batch; it computes all and masks, so it skips nothing."
-    if isinstance(network, CascadeNetwork) and network.confidence == "drawn":
-        return [
-            f"{ONNX}: not written, as a cascade at random draws by the bits of an image.",
-            masked,
-        ]
     from orchestrator.deploy.skipping_programs import CannotSkipError, skipping_programs
 
     try:
         written = skipping_programs(network, splits)
     except CannotSkipError as error:
+        if isinstance(network, CascadeNetwork) and network.confidence == "drawn":
+            return [f"{ONNX}: not written ({error}).", masked]
         timed[""] = _plain_onnx(whole, images, expected, target / ONNX)
         masks = f"it cannot skip, and masks instead ({error})"
         return [f"{ONNX}: any batch; {masks}; {_compared(timed, images)}.", masked]
@@ -118,7 +115,7 @@ def _timed_note(name: str, size: int, took_ms: dict[str, float]) -> str:
         f"{milliseconds(took_ms[DENSE])} {RUNTIME}."
     )
     if share > 1:
-        note += " It decides per image, and that makes it slower than the dense network here."
+        note += " It decides per image, and is slower than the dense network here."
     if not took_ms[CHEAPEST] < took_ms[DEAREST]:
         note += " On a network as small as this, skipping saved no time here."
     return note

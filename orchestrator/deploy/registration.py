@@ -32,6 +32,8 @@ def register(models: "ModelRegistry", exported: Path, result: SweepResult, choic
     Raises:
         ValueError: if MLflow does not take it.
     """
+    from orchestrator.deploy.programs import BATCH_ONNX, ONNX  # imports torch
+
     row = result.by_id.loc[choice.network]
     tags = {name: row[name] for name in TAGS if pd.notna(row[name])}
     if choice.cascade is not None and choice.test is not None:
@@ -47,7 +49,9 @@ def register(models: "ModelRegistry", exported: Path, result: SweepResult, choic
     tags["sweep"] = result.sweep["name"]
     why = choice.why if choice.test is None else f"{choice.why} {choice.test}"
     try:
-        return models.register(exported, tags, why)
+        batches = exported / BATCH_ONNX  # its other program takes single images
+        program = batches if batches.exists() else exported / ONNX
+        return models.register(exported, program, tags, why)
     except Exception as error:  # of MLflow, of its database, of the network
         reason = str(error).partition("\n")[0]
         raise ValueError(

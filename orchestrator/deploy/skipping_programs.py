@@ -6,7 +6,7 @@ import onnx
 from torch import nn
 
 from baselines.runtime.cascade_network import CascadeNetwork
-from baselines.runtime.onnx_programs import CascadeLooks
+from baselines.runtime.onnx_cascade import CascadeLooks
 from rnp.grouped_network import GroupedNetwork
 from rnp.onnx_groups import GroupLooks
 from rnp.onnx_program import PrefixPrograms

@@ -56,11 +56,16 @@ class ModelRegistry:
             )
         self._run = run
 
-    def register(self, exported: Path, tags: Mapping[str, Any], description: str) -> str:
+    def register(
+        self, exported: Path, program_file: Path, tags: Mapping[str, Any], description: str
+    ) -> str:
         """Makes a version of an exported folder, which becomes an artifact of the run.
 
-        `mlflow.pyfunc.load_model` gives its ONNX program: an array of images in, their logits out,
+        `mlflow.pyfunc.load_model` gives an ONNX program: an array of images in, their logits out,
         under the name `logits`.
+
+        Args:
+            program_file: that program, in the folder.
 
         Returns:
             The version, as in `models:/NAME/VERSION`.
@@ -73,7 +78,7 @@ class ModelRegistry:
             import mlflow.onnx
             import mlflow.pyfunc.model
 
-        program = onnx.load(exported / "model.onnx")
+        program = onnx.load(program_file)
         path = f"exported-{uuid.uuid4().hex[:8]}"
         with tempfile.TemporaryDirectory() as scratch:
             model = Path(scratch) / path

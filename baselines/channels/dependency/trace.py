@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from baselines.channels.dependency.operations import rule_for
@@ -13,9 +14,15 @@ from baselines.channels.dependency.records import Trace
 from baselines.channels.dependency.tracer import Tracer
 from testbed.prediction import evaluating
 
+ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]  # which there are rules for
+
 
 def trace(network: nn.Module, example: Tensor) -> Trace:
     """What a run of `network` on `example` shows of its channels.
+
+    Args:
+        network: is left unchanged.
+        example: (n, channels, ...), a valid input, on the network's device.
 
     Raises:
         ValueError: if the network fails on it.
@@ -36,11 +43,8 @@ def network_tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _traced(network: nn.Module, example: Tensor) -> Trace:
-    buffers = {name for name, _ in network.named_buffers()}  # which a run may write to
-    state = {
-        name: tensor.clone() if name in buffers else tensor
-        for name, tensor in network_tensors(network).items()
-    }
+    # Each in memory of its own, as `Weights` asks, and as a forward may write to it.
+    state = {name: tensor.clone() for name, tensor in network_tensors(network).items()}
     tracer = Tracer(state, rule_for)
     for name, constant in network.named_buffers(recurse=False):
         if name in state and constant.is_floating_point():
@@ -60,11 +64,11 @@ def _traced(network: nn.Module, example: Tensor) -> Trace:
 
 @contextmanager
 def plain_run(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no gradients, and no fused attention whose parts cannot be seen."""
+    """Evaluation mode, no gradients, and no fused attention that no rule knows."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with evaluating(network), torch.no_grad():
+        with evaluating(network), torch.no_grad(), sdpa_kernel(ATTENTION):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

@@ -12,9 +12,9 @@ from torch import nn
 
 pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
 
-from baselines.runtime import onnx_programs
+from baselines.runtime import onnx_cascade
 from baselines.runtime.cascade_network import CascadeNetwork
-from baselines.runtime.onnx_programs import CascadeLooks
+from baselines.runtime.onnx_cascade import CascadeLooks
 from testbed.onnx_graph import CannotSkipError, translated
 from testbed.onnx_looks import LookPrograms
 
@@ -36,7 +36,7 @@ def _translates_each_network_once(monkeypatch: pytest.MonkeyPatch) -> None:
             known[key] = translated(network, example)
         return known[key]
 
-    monkeypatch.setattr(onnx_programs, "translated", once)
+    monkeypatch.setattr(onnx_cascade, "translated", once)
 
 
 def programs_of(network: CascadeNetwork) -> LookPrograms:

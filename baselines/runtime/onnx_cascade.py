@@ -32,7 +32,6 @@ class CascadeLooks:
         self._thresholds, self._weights = network.thresholds.tolist(), network.weights.tolist()
         black = torch.zeros(2, *shape)
         self._models = [translated(each, black) for each in network.networks]
-        self.opsets = self._models[0].opset_import
 
     def always(self, go_on: bool) -> Self:
         """The same cascade with every image sure at once, or never."""

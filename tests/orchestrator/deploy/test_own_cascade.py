@@ -190,8 +190,10 @@ def test_a_registered_cascade_has_its_own_figures(
     run_folder: Path, choice: Choice, tmp_path: Path
 ) -> None:
     class Registry:
-        def register(self, exported: Path, tags: dict[str, Any], description: str) -> str:
-            self.tags, self.description = tags, description
+        def register(
+            self, exported: Path, program: Path, tags: dict[str, Any], description: str
+        ) -> str:
+            self.program, self.tags, self.description = program, tags, description
             return "1"
 
     result, models = SweepResult.read(run_folder), Registry()
@@ -199,6 +201,7 @@ def test_a_registered_cascade_has_its_own_figures(
     own, test = found.cascade, found.test
     assert own is not None and test is not None
     register(models, tmp_path, result, found)  # type: ignore[arg-type]
+    assert models.program.parent == tmp_path
     assert models.tags["trial_id"] == found.trial_id
     assert models.tags["test_accuracy"] == test.accuracy
     assert models.tags["multiplications"] == own.multiplications

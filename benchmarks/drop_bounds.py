@@ -1,21 +1,27 @@
 """What drop bounds leave of a network, and whether they steer.
 
     python -m benchmarks.drop_bounds --data DATA_ROOT [--networks NAME ...] [--bounds B ...]
-        [--seeds N ...] [--output FOLDER]
+        [--seeds N ...] [--individual B] [--output FOLDER]
 
 `policy_gradient` prunes all groups of CIFAR-10 networks within drop bounds of 0.5, 1, 2 and 3
 points. Accuracies are of images that neither training nor pruning has seen and that are no test
 images; a drop is what a network loses of its dense network's accuracy, in points. The row `dense`
-is that network fine-tuned as the others are. Writes a csv and a Markdown table after each row; what
-the csv has already is not run again, and a row that was stopped goes on after its last layer.
-FOLDER/dense and FOLDER/unfinished have what that takes.
+is that network fine-tuned as the others are.
+
+`--individual B` prunes at that bound one layer of the dense network at a time as well, and compares
+how many channels go with how many go where all layers are pruned (the report's figure 1).
+
+Writes csv files and Markdown tables after each row; what a csv has already is not run again, and a
+row that was stopped goes on after its last layer. FOLDER/dense and FOLDER/checkpoints have what
+that takes.
 """
 
 import argparse
 import csv
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +29,7 @@ import torch
 from torch import nn
 
 from baselines import PolicyGradient
+from baselines.channels.channel_groups import channel_groups
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications, count_parameters
 from testbed.data import DataOptions, Images, Splits, load_splits
@@ -44,6 +51,9 @@ COLUMNS = (
     "network", "seed", "bound", "multiplications", "parameters", "accuracy", "dense_accuracy",
     "reward_epochs", "seconds",
 )  # fmt: skip
+
+CHANNEL_COLUMNS = ("network", "seed", "bound", "pruned", "layer", "channels", "removed")
+ENTIRE, INDIVIDUAL = "all layers", "one layer"
 
 Row = dict[str, Any]
 
@@ -72,20 +82,18 @@ def dense_network(network: str, seed: int, data: Splits, folder: Path) -> nn.Mod
     return model
 
 
-def row_of(network: str, seed: int, bound: str, root: Path, folder: Path) -> Row:
-    """Prunes, fine-tunes and judges one network; of the bound "dense" it is not pruned."""
+def row_of(network: str, seed: int, bound: str, root: Path, folder: Path) -> tuple[Row, list[Row]]:
+    """Prunes, fine-tunes and judges one network; of the bound "dense" it is not pruned.
+
+    Returns:
+        Its row, and one for each layer that was pruned.
+    """
     data, judged = images_of(root, seed)
     dense = dense_network(network, seed, data, folder / "dense")
     dense_accuracy = evaluate(dense, judged, data, device=CPU)
     started = time.monotonic()
-
-    def tell(values: Mapping[str, float]) -> None:
-        if "layer" in values:
-            told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-            print(f"  {time.monotonic() - started:.0f} s: {told}", flush=True)
-
-    unfinished = folder / "unfinished" / f"{network}-{seed}-{bound}"
-    run = Run(seed, CPU, TRAINING, FINE_TUNING, tell, unfinished)
+    checkpoints = folder / "checkpoints" / f"{network}-{seed}-{bound}"
+    run = Run(seed, CPU, TRAINING, FINE_TUNING, told_since(started), checkpoints)
     parameters, all_multiplications = count_parameters(dense), multiplications(dense, data)
     if bound == "dense":
         pruned = dense
@@ -93,7 +101,7 @@ def row_of(network: str, seed: int, bound: str, root: Path, folder: Path) -> Row
     else:
         method = PolicyGradient(drop_bound=float(bound), steps=STEPS, scope="all")
         pruned = method.prune(dense, data, run)
-    return {
+    row = {
         "network": network,
         "seed": seed,
         "bound": bound,
@@ -104,6 +112,58 @@ def row_of(network: str, seed: int, bound: str, root: Path, folder: Path) -> Row
         "reward_epochs": f"{sum(r.get('reward_epochs', 0) for r in run.reported):.1f}",
         "seconds": f"{time.monotonic() - started:.0f}",
     }
+    return row, channel_rows(network, seed, bound, ENTIRE, run)
+
+
+def individual(network: str, seed: int, bound: str, root: Path, folder: Path) -> list[Row]:
+    """One layer of the dense network pruned at a time: a row for each of them.
+
+    No network is fine-tuned, as an agent decides before that.
+    """
+    data, _ = images_of(root, seed)
+    dense = dense_network(network, seed, data, folder / "dense")
+    tell, found = told_since(time.monotonic()), list[Row]()
+    for layer in channel_groups(dense, torch.zeros(1, *data.input_shape), scope="all"):
+        run = Run(seed, CPU, TRAINING, FINE_TUNING.model_copy(update={"epochs": 0}), tell)
+        method = PolicyGradient(
+            drop_bound=float(bound), steps=STEPS, scope="all", layers="one", layer=layer
+        )
+        method.prune(dense, data, run)
+        found += channel_rows(network, seed, bound, INDIVIDUAL, run)
+    return found
+
+
+def told_since(started: float) -> Callable[[Mapping[str, float]], None]:
+    """Prints what is reported of a layer."""
+
+    def tell(values: Mapping[str, float]) -> None:
+        if "layer" in values:
+            told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            print(f"  {time.monotonic() - started:.0f} s: {told}", flush=True)
+
+    return tell
+
+
+def channel_rows(network: str, seed: int, bound: str, pruned: str, run: Run) -> list[Row]:
+    """How many channels went, of each layer that a run has pruned."""
+    counts = {name: value for report in run.reported for name, value in report.items()}
+    removed = {
+        name.partition(".")[2]: int(value)
+        for name, value in counts.items()
+        if name.startswith("channels_pruned.")
+    }
+    return [
+        {
+            "network": network,
+            "seed": seed,
+            "bound": bound,
+            "pruned": pruned,
+            "layer": layer,
+            "channels": n + int(counts[f"channels_kept.{layer}"]),
+            "removed": n,
+        }
+        for layer, n in removed.items()
+    ]
 
 
 def multiplications(network: nn.Module, data: Splits) -> float:
@@ -125,6 +185,28 @@ def as_markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def channels_as_markdown(rows: Sequence[Row], individually: str) -> str:
+    """Channels of each layer, and how many went by either way at one bound; means over seeds."""
+    lines = list[str]()
+    for network in dict.fromkeys(row["network"] for row in rows):
+        own = [r for r in rows if (r["network"], r["bound"]) == (network, individually)]
+        channels = {r["layer"]: r["channels"] for r in own}
+        lines += [
+            f"| {network}, bound {individually} | {' | '.join(channels)} |",
+            f"| --- |{' ---: |' * len(channels)}",
+            f"| channels | {' | '.join(map(str, channels.values()))} |",
+        ]
+        for how in (INDIVIDUAL, ENTIRE):
+            removed = [
+                [int(r["removed"]) for r in own if (r["pruned"], r["layer"]) == (how, layer)]
+                for layer in channels
+            ]
+            cells = [f"{statistics.mean(each):.3g}" if each else "" for each in removed]
+            lines.append(f"| removed, {how} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
 def _mean(values: Sequence[float], digits: int, unit: str = "") -> str:
     mean = f"{statistics.mean(values):.{digits}f}{unit}"
     each = ", ".join(f"{value:.{digits}f}" for value in values)
@@ -139,14 +221,18 @@ def read(table: Path) -> list[Row]:
         return list(csv.DictReader(file))
 
 
-def write(rows: Sequence[Row], folder: Path) -> None:
-    """Both tables."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "drop_bounds.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+def write(rows: Sequence[Row], columns: Sequence[str], table: Path) -> None:
+    """A table that `read` reads."""
+    table.parent.mkdir(parents=True, exist_ok=True)
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    (folder / "drop_bounds.md").write_text(as_markdown(rows))
+
+
+def has(rows: Sequence[Row], **of: object) -> bool:
+    """Whether a row has these values."""
+    return any(all(str(row[name]) == str(value) for name, value in of.items()) for row in rows)
 
 
 def main() -> None:
@@ -157,23 +243,39 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=list(WIDTHS), default=["vgg16"])
     parser.add_argument("--bounds", nargs="+", default=["dense", *map(str, BOUNDS)])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--individual", metavar="B", help="one layer at a time as well, within B")
     parser.add_argument("--output", type=Path, default=Path("runs/drop_bounds"))
     options = parser.parse_args()
     set_threads(1)
     tune_malloc()
-    rows = read(options.output / "drop_bounds.csv")
-    wanted = [(n, s, b) for n in options.networks for s in options.seeds for b in options.bounds]
-    for network, seed, bound in wanted:
-        if (network, str(seed), bound) in {
-            (r["network"], str(r["seed"]), r["bound"]) for r in rows
-        }:
-            continue
-        rows.append(row_of(network, seed, bound, options.data, options.output))
-        # In order, and after each row, so that a stopped run leaves what it found.
+    table, channel_table = (options.output / f"{name}.csv" for name in ("drop_bounds", "channels"))
+    rows, channels = read(table), read(channel_table)
+
+    def keep() -> None:
+        """In order, and after each row, so that a stopped run leaves what it found."""
         rows.sort(key=lambda r: (list(WIDTHS).index(r["network"]), r["bound"], int(r["seed"])))
-        write(rows, options.output)
-        print(network, seed, bound, flush=True)
-    print(as_markdown(rows), end="")
+        write(rows, COLUMNS, table)
+        write(channels, CHANNEL_COLUMNS, channel_table)
+        pages = [as_markdown(rows)]
+        if options.individual:
+            pages.append(channels_as_markdown(channels, options.individual))
+        (options.output / "drop_bounds.md").write_text("\n".join(pages))
+
+    for network, seed in product(options.networks, options.seeds):
+        of: dict[str, Any] = {"network": network, "seed": seed}
+        for bound in options.bounds:
+            if not has(rows, **of, bound=bound):
+                row, removed = row_of(network, seed, bound, options.data, options.output)
+                rows.append(row)
+                channels += removed
+                keep()
+                print(network, seed, bound, flush=True)
+        if options.individual and not has(
+            channels, **of, bound=options.individual, pruned=INDIVIDUAL
+        ):
+            channels += individual(network, seed, options.individual, options.data, options.output)
+            keep()
+    print((options.output / "drop_bounds.md").read_text(), end="")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ One process after another, without Ray:
    every method, by `orchestrator.trial`, one process for each network and seed. It is stopped when
    the minutes are over.
 
+`pip install -e '.[dev,gpu]'` installs what the tests need and what tells how busy a GPU is.
 `cifar10.npz` must lie in the data root. Run the same command to resume: what is done is not done
 again, and trials go on from their checkpoints. Writes gpu.json and gpu.md; the comparison's tables
 lie in a run folder for each process (`python -m orchestrator.report` joins them). `--quick` is the
@@ -23,6 +24,7 @@ import argparse
 import json
 import multiprocessing
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -180,20 +182,37 @@ def _now(device: torch.device) -> float:
 
 def images_a_second(
     setting: Setting, root: Path, name: str, device: torch.device, processes: int = 1
-) -> float:
-    """Of training, in `processes` at the same time, all together."""
+) -> Figures:
+    """Of training, in `processes` at the same time, all together; and how busy a GPU was."""
     context = multiprocessing.get_context("spawn")
     start, spans = context.Barrier(processes), context.SimpleQueue()
     work = (setting, root, name, str(device), start, spans)
     started = [context.Process(target=_train_timed, args=work) for _ in range(processes)]
     for process in started:
         process.start()
-    for process in started:
-        process.join()
+    busy = list[tuple[float, float | None]]()
+    while any(process.is_alive() for process in started):
+        busy.append((time.time(), busy_share(device)))
+        time.sleep(0.2)
     if any(process.exitcode for process in started):
         raise RuntimeError(f"A training of {name} failed; its error stands above.")
     each = [spans.get() for _ in started]
-    return sum(n for *_, n in each) / (max(e for _, e, _ in each) - min(s for s, *_ in each))
+    begun, ended = min(begun for begun, *_ in each), max(ended for _, ended, _ in each)
+    meanwhile = [share for at, share in busy if share is not None and begun <= at <= ended]
+    return {
+        "images a second": sum(n for *_, n in each) / (ended - begun),
+        "GPU busy": statistics.mean(meanwhile) if meanwhile else None,
+    }
+
+
+def busy_share(device: torch.device) -> float | None:
+    """Of the last moments, how much of the time a GPU computed; None where nothing tells."""
+    if device.type != "cuda":
+        return None
+    try:
+        return torch.cuda.utilization(device) / 100
+    except ModuleNotFoundError:  # the extra `gpu` is not installed
+        return None
 
 
 def _train_timed(
@@ -222,7 +241,7 @@ def speed(setting: Setting, root: Path, device: torch.device) -> Figures:
     found: Figures = {"matmul multiplications a second": peak, "networks": {}}
     for name in setting.networks:
         cost = multiplications_by_layer(build(setting, name, data), image).total()
-        alone = images_a_second(setting, root, name, device)
+        alone = images_a_second(setting, root, name, device)["images a second"]
         found["networks"][name] = {
             "images a second": alone,
             "share of the matmul's": 3 * cost * alone / peak,  # forward, and twice as much back
@@ -284,9 +303,11 @@ def as_markdown(figures: Figures) -> str:
         for name, own in figures["speed"]["networks"].items():
             share = own["share of the matmul's"]
             lines.append(f"| {name} | {own['images a second']:,.0f} | {100 * share:.1f} % |")
-        lines += ["", "| trials side by side | images a second, all together |", "| ---: | ---: |"]
-        for n, rate in figures["speed"]["side by side"].items():
-            lines.append(f"| {n} | {rate:,.0f} |")
+        lines += ["", "| trials side by side | images a second, all together | GPU busy |"]
+        lines += ["| ---: | ---: | ---: |"]
+        for n, own in figures["speed"]["side by side"].items():
+            busy = "" if own["GPU busy"] is None else f"{own['GPU busy']:.0%}"
+            lines.append(f"| {n} | {own['images a second']:,.0f} | {busy} |")
         lines.append("")
     if "comparison" in figures:
         lines += ["| sweep | completed trials |", "| --- | ---: |"]

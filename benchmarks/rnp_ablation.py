@@ -35,7 +35,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python benc
 
 from rnp import runtime_neural_pruning
 from rnp.adaptation import Adaptation, adapted, random_prefixes
-from rnp.learning import budget
 from rnp.runtime_network import RuntimeNetwork
 from rnp.runtime_neural_pruning import RNP
 from rnp.structure import channel_flow
@@ -67,7 +66,6 @@ Q_LEARNING: dict[str, Any] = {
 ONE_SET, PER_PREFIX = "one set of statistics", "statistics of each prefix"
 FROM_DENSE, IN_PLACE = "and distilled from the dense network", "and distilled in place"
 VARIANTS = (ONE_SET, PER_PREFIX, FROM_DENSE, IN_PLACE)
-SETTLED_ON = 512  # validation images that the budget is met on
 RUNS = [(ONE_SET, 2), (PER_PREFIX, 2), (PER_PREFIX, 1), (IN_PLACE, 2), (FROM_DENSE, 2),
         (PER_PREFIX, 4)]  # fmt: skip
 
@@ -202,10 +200,7 @@ def decide(
         return copy.deepcopy(begun)
 
     run, started = subject.run(), time.perf_counter()
-    with (
-        mock.patch.object(runtime_neural_pruning, "adapted", as_adapted),
-        mock.patch.object(budget, "SETTLED_ON", SETTLED_ON),
-    ):
+    with mock.patch.object(runtime_neural_pruning, "adapted", as_adapted):
         network = subject.options(variant, dense, rounds).prune(dense, subject.data, run)
     images = subject.data.normalised(subject.data.validation[:COUNTED])
     whole = count_multiplications(dense, images).multiplications

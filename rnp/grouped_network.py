@@ -78,16 +78,26 @@ class GroupedNetwork(nn.Module):
 
     def masked(self, images: Tensor) -> Tensor:
         """As `forward` in evaluation mode, with every group computed for all images."""
+        return self._all_groups(images)[0]
+
+    def decided(self, images: Tensor) -> Tensor:
+        """How many groups are computed, (n, 1) int64 (see `TellsDecisions`)."""
+        return self._all_groups(images)[1][:, None]
+
+    def _all_groups(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Answers (n, classes), and how many groups each image needs, (n,) int64."""
         features, current = self.look(0, images)
         answers, state = current, None
         going = torch.ones_like(answers[:, 0], dtype=torch.bool)
+        needed = going.long()
         for step in range(self.n_groups - 1):
             values, state = self.decide(step, features, current, state)
             going = going & (values.argmax(dim=1) == GO_ON)
+            needed = needed + going
             features, looked = self.look(step + 1, images)
             current = average(current, looked, self.weights[step + 1])
             answers = torch.where(going[:, None], current, answers)
-        return answers
+        return answers, needed
 
     def look(self, group: int, images: Tensor) -> tuple[Tensor, Tensor]:
         """What a group's classifier reads, (n, features), and its log-probabilities, (n, classes).

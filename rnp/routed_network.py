@@ -85,6 +85,10 @@ class RoutedNetwork(nn.Module):
                 run.act(actions[:, len(run.actions)])
         return run
 
+    def decided(self, images: Tensor) -> Tensor:
+        """The actions taken, (n, blocks) int64 (see `TellsDecisions`)."""
+        return torch.stack(self.routed_run(images).actions, dim=1)
+
     def started(self, images: Tensor, masks: bool = False) -> RoutedRun:
         """A run of images (n, C, H, W), which waits for its first action."""
         return RoutedRun(self, self.flow, images, masks)

@@ -115,6 +115,10 @@ class RuntimeNetwork(nn.Module):
                 run.act(actions[:, len(run.actions)])
         return run
 
+    def decided(self, images: Tensor) -> Tensor:
+        """The actions taken, (n, decisions) int64 from 0 (see `TellsDecisions`)."""
+        return torch.stack(self.masked_run(images).actions, dim=1)
+
     def started(self, images: Tensor) -> MaskedRun:
         """A run of images (n, C, H, W), which waits for its first action."""
         return MaskedRun(self, self.flow, images)

@@ -131,7 +131,7 @@ class RNP(Adaptation, QLearning):
 def decide(network: RuntimeNetwork, images: Tensor) -> Tensor:
     """The actions that the network takes on normalised images: (n, decisions) int64, from 0."""
     with evaluating(network):
-        return torch.stack(network.masked_run(images).actions, dim=1)
+        return network.decided(images)
 
 
 def mean_actions(network: RuntimeNetwork, images: Tensor) -> dict[str, float]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,15 @@ class Inputs(Protocol):
     def __getitem__(self, places: slice, /) -> Tensor: ...
 
 
+@runtime_checkable
+class TellsDecisions(Protocol):
+    """A network that can tell what it decides, so that not every image need be run alone."""
+
+    def decided(self, images: Tensor) -> Tensor:
+        """Decisions (n, decisions) on normalised images: images that decide alike cost alike."""
+        ...
+
+
 @dataclass(frozen=True)
 class Cost:
     """Multiplications of n images, each run alone."""
@@ -70,7 +79,8 @@ def count_multiplications(network: nn.Module, inputs: Inputs, batch_size: int = 
     """Counts the multiplications that each image costs, in evaluation mode.
 
     Where the network runs through without knowing any pixel, and a few images agree, that is the
-    cost of all. Else each image is run alone (some milliseconds an image), then all in batches.
+    cost of all. Else each image is run alone (some milliseconds an image), then all in batches. Of
+    a network that tells its decisions, two of the images that decide alike are run for all.
 
     Args:
         inputs: (n, C, H, W) normalised floats, read a batch at a time; moved to the network's
@@ -92,14 +102,16 @@ def count_multiplications(network: nn.Module, inputs: Inputs, batch_size: int = 
         blind_alone, blind_batch = _count_blind(network, inputs)
         decides = blind_batch is None or any(sample != blind_alone for sample in samples)
         if blind_batch is None or decides:
-            images = _each_alone(network, inputs, batch_size)
+            count = _by_decisions if isinstance(network, TellsDecisions) else _each_alone
+            images = count(network, inputs, batch_size)
             in_batches = sum(
                 multiplications_by_layer(network, batch).total()
                 for batch in _batches(inputs, batch_size)
             )
         else:
             images, in_batches = samples[:1] * n, blind_batch.total()
-        _check_batches(in_batches, images)
+        tells = isinstance(network, TellsDecisions)
+        _check_batches(in_batches, images, tells or any(each != images[0] for each in images))
         layers = dict.fromkeys(layer for image in images for layer in +image)
         per_layer = {layer: torch.tensor([image[layer] for image in images]) for layer in layers}
         nonzero = _nonzero(network, {layer: int(each.sum()) for layer, each in per_layer.items()})
@@ -121,6 +133,29 @@ def multiplications_by_layer(network: nn.Module, images: Tensor) -> Counter[str]
 
 def _batches(inputs: Inputs, size: int) -> Iterator[Tensor]:
     return (inputs[first : first + size] for first in range(0, len(inputs), size))
+
+
+def _by_decisions(network: nn.Module, inputs: Inputs, batch_size: int) -> list[Counter[str]]:
+    """As `_each_alone`, of two of the images that decide alike, or of all where these differ.
+
+    They may where one comes to decide otherwise when it is alone, as rounding differs.
+    """
+    assert isinstance(network, TellsDecisions)
+    device = next(network.parameters()).device
+    with torch.no_grad():
+        decided = [network.decided(each.to(device)) for each in _batches(inputs, batch_size)]
+    alike = torch.cat(decided).unique(dim=0, return_inverse=True)[1].cpu()
+    counts: list[Counter[str]] = [Counter()] * len(inputs)
+    for number in range(int(alike.max()) + 1):
+        places = (alike == number).nonzero().flatten().tolist()
+        found = _in_turn(network, (inputs[place : place + 1] for place in places[:2]))
+        if found[0] == found[-1]:
+            found = found[:1] * len(places)
+        else:
+            found = _in_turn(network, (inputs[place : place + 1] for place in places))
+        for place, own in zip(places, found, strict=True):
+            counts[place] = own
+    return counts
 
 
 def _each_alone(network: nn.Module, inputs: Inputs, batch_size: int) -> list[Counter[str]]:
@@ -175,14 +210,13 @@ def _count_blind(
         return None, None
 
 
-def _check_batches(in_batches: int, images: list[Counter[str]]) -> None:
+def _check_batches(in_batches: int, images: list[Counter[str]], decides: bool) -> None:
     """Refuses networks that decide for a whole batch, whose accuracy is not that of their cost.
 
     Five per cent are allowed, as rounding differs between batch sizes and may tip a decision.
     Batches may also be cheaper where no image decides anything: weights composed once a batch.
     """
     alone = sum(image.total() for image in images)
-    decides = any(image != images[0] for image in images)
     if in_batches > 1.05 * alone or (decides and in_batches < 0.95 * alone):
         raise ValueError(
             f"{len(images)} images take {in_batches:,} multiplications in batches, but {alone:,} "

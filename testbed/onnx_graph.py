@@ -12,6 +12,8 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.inliner import inline_local_functions
 from torch import Tensor, nn
 
+from testbed.cause import first_cause
+
 IR_VERSION, OPSET = 10, 18
 BATCH = {0: torch.export.Dim("batch", min=1)}
 
@@ -165,13 +167,8 @@ def translated(network: nn.Module, example: Tensor) -> onnx.ModelProto:
                 verbose=False,
             )
     except Exception as error:  # of many types, none of them documented
-        reason: BaseException = error
-        while reason.__cause__ is not None:
-            reason = reason.__cause__
-        said = str(reason).partition("\n")[0].strip().rstrip(".")
         raise CannotSkipError(
-            "torch's ONNX exporter does not take an operation of it "
-            f"({type(reason).__name__}: {said})"
+            f"torch's ONNX exporter does not take an operation of it ({first_cause(error)})"
         ) from error
     assert program is not None
     model = program.model_proto

@@ -27,7 +27,7 @@ def test_the_short_form_measures_everything_and_resumes(
     assert figures["tests"]["passed"] and figures["agreement"]["conv"]["agrees"]
     assert figures["speed"]["networks"]["conv"]["images a second"] > 0
     assert 0 < figures["speed"]["networks"]["conv"]["share of the matmul's"] < 1
-    assert figures["speed"]["side by side"]["2"] > 0
+    assert figures["speed"]["side by side"]["2"]["images a second"] > 0
     assert figures["comparison"] == {"completed trials": {"conv_0": 2}, "done": True}
     table = (tmp_path / "gpu" / "gpu.md").read_text()
     assert "| conv_0 | 2 |" in table

@@ -95,13 +95,23 @@ class CascadeNetwork(nn.Module):
 
     def masked(self, images: Tensor) -> Tensor:
         """As `forward` in evaluation mode, with every look at all images."""
+        return self._all_looks(images)[0]
+
+    def decided(self, images: Tensor) -> Tensor:
+        """How often each image is looked at, (n, 1) int64 (see `TellsDecisions`)."""
+        return self._all_looks(images)[1][:, None]
+
+    def _all_looks(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Answers (n, classes), and how many looks each image gets, (n,) int64."""
         answers = self.look(0, images).log_softmax(dim=1)
         unsure = torch.ones_like(answers[:, 0], dtype=torch.bool)  # len() would fix an export's n
+        looks = unsure.long()
         for number, threshold in enumerate(self.thresholds, start=1):
             unsure = unsure & (self.confidences(answers, images) < threshold)
+            looks = looks + unsure
             further = self.averaged(number, answers, self.look(number, images))
             answers = torch.where(unsure[:, None], further, answers)
-        return answers
+        return answers, looks
 
     def look(self, number: int, images: Tensor) -> Tensor:
         """Logits (n, classes) float32 of a look, counted from 0."""

@@ -20,6 +20,7 @@ from orchestrator.formatting import milliseconds, ratio
 from rnp.grouped_network import GroupedNetwork
 from rnp.routed_network import RoutedNetwork
 from rnp.runtime_network import RuntimeNetwork
+from testbed.cause import first_cause
 from testbed.data import Splits
 
 CHECKED_ON = 64  # validation images
@@ -176,14 +177,10 @@ def _as_refusal(name: str, exporter: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of many types, none of them documented
-        reason: BaseException = error
-        while reason.__cause__ is not None:
-            reason = reason.__cause__
-        said = str(reason).partition("\n")[0].strip().rstrip(".")
         raise ValueError(
             f"{name} cannot be written: {exporter} does not take an operation of this network "
-            f"({type(reason).__name__}: {said}). Write that operation otherwise in the network's "
-            "forward; an equal one of torch.nn will do."
+            f"({first_cause(error)}). Write that operation otherwise in the network's forward; an "
+            "equal one of torch.nn will do."
         ) from error
 
 

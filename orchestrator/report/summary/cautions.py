@@ -5,7 +5,7 @@ They are made from trials.csv and sweep.yaml alone.
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
@@ -76,14 +76,17 @@ def _budgets(result: SweepResult) -> Iterator[str]:
     """What some methods were given and others not: tries, epochs, and passes beside the epochs."""
     rows = result.searched
     tries = Counter(rows["method"])
-    if len(set(tries.values())) > 1:
-        counts = listed(f"{name} {tries[name]}" for name in result.methods if tries[name])
-        yield f"The methods did not get the same number of tries: {counts}."
+    counts = {name: str(tries[name]) for name in result.methods if tries[name] and name != "dense"}
+    if len(set(counts.values())) > 1:
+        yield f"The methods did not get the same number of tries: {_each(counts)}."
     epochs = rows.groupby("method")["fine_tuning_epochs"].agg(lambda own: sorted(set(own.dropna())))
-    given = {name: epochs[name] for name in result.methods if len(epochs.get(name, []))}
-    if len(set(map(tuple, given.values()))) > 1:
-        counts = listed(f"{name} {', '.join(map(str, each))}" for name, each in given.items())
-        yield f"The methods were not given the same fine-tuning epochs: {counts}."
+    given = {
+        name: ", ".join(map(str, epochs[name]))
+        for name in result.methods
+        if len(epochs.get(name, []))
+    }
+    if len(set(given.values())) > 1:
+        yield f"The methods were not given the same fine-tuning epochs: {_each(given)}."
     yield from _trained_more(result)
     for column, what in PASSES.items():
         medians = rows.groupby("method", sort=False)[column].median()
@@ -93,6 +96,15 @@ def _budgets(result: SweepResult) -> Iterator[str]:
                 f"Extra compute {what}, in epochs of forward passes (median trial): "
                 f"{listed(extra)}. The others used none."
             )
+
+
+def _each(values: Mapping[str, str]) -> str:
+    """Methods with their values; what most of them have is said once."""
+    commonest, times = Counter(values.values()).most_common(1)[0]
+    if 2 * times <= len(values):
+        return listed(f"{name} {value}" for name, value in values.items())
+    others = [f"{name} {value}" for name, value in values.items() if value != commonest]
+    return listed([*others, f"each of the others {commonest}"])
 
 
 def _trained_more(result: SweepResult) -> Iterator[str]:

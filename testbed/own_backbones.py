@@ -27,7 +27,7 @@ Hidden = Annotated[PositiveInt, Field(description="Outputs of the first linear l
 
 
 class ConvOptions(BaseModel):
-    """3x3 convs, each followed by ReLU, and two linear layers (seed reports 000 and 002)."""
+    """3x3 convs, each followed by ReLU, and two linear layers, as in two of the reports."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

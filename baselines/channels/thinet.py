@@ -1,5 +1,5 @@
 """ThiNet: Luo, Wu, Lin 2017, "ThiNet: A filter level pruning method for deep neural network
-compression", ICCV, arXiv 1707.06342; seed report 002.
+compression", ICCV, arXiv 1707.06342; the pruning-methods report.
 
 Removes channels group by group, from low to high, after the training. The layers that read a group
 decide what goes: the channels whose summed contribution to sampled outputs of them is smallest,
@@ -15,8 +15,8 @@ its channels' contributions so that none outweighs the others, and each layer ge
 own; the paper's chains have one. Of an attention a channel is a head. A reader whose weight is
 computed from others (weight norm), or tied to one that writes the channels, has no say and stays
 unscaled; where all are of that kind, the channels with the smallest L1 norms go, as by `l1_filter`.
-In `rounds` (seed report 002, which says no more of them) what is kept shrinks by the same factor
-each time, as for `l1_filter`. The report prunes linear layers too: an option.
+In `rounds` (the pruning-methods report, which says no more of them) what is kept shrinks by the
+same factor each time, as for `l1_filter`. The report prunes linear layers too: an option.
 
 Its `val_accuracy_before_finetuning` is that with the first group pruned, before the fine-tuning
 that follows it: a network with all groups pruned and none fine-tuned never exists.

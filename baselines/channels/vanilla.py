@@ -1,4 +1,4 @@
-"""Static vanilla: the same network, thin from the start (seed report 000; cf. Liu et al. 2019,
+"""Static vanilla: the same network, thin from the start (the RNP report; cf. Liu et al. 2019,
 "Rethinking the value of network pruning").
 
 Every channel group has fewer channels before any training; the thin network is drawn anew and

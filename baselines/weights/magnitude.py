@@ -1,5 +1,5 @@
 """Magnitude pruning: Han, Pool, Tran, Dally 2015, "Learning both weights and connections for
-efficient neural networks", NIPS; as seed report 002 does it.
+efficient neural networks", NIPS; as the pruning-methods report does it.
 
 Zeroes the conv and linear weights whose absolute value is below `threshold` standard deviations,
 after the training; then retrains with these weights held at zero, and repeats. Biases and norms are

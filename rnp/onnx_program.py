@@ -20,8 +20,7 @@ from torch.nn.modules.utils import _pair
 from rnp.execution.layers import PrefixBatchNorm2d, PrefixConv2d
 from rnp.onnx_decision import q_values
 from rnp.runtime_network import RuntimeNetwork
-from rnp.structure.trace import module_of
-from testbed.inference_form import folded_graph
+from testbed.inference_form import folded_graph, module_of
 from testbed.onnx_graph import CannotSkipError, Graph, Outputs
 from testbed.prepared_layers import folded
 

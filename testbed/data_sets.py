@@ -159,8 +159,8 @@ def _lfw3(root: Path, download: bool) -> Source:
     path = root / "lfw3.npz"
     if not path.is_file():
         raise ValueError(
-            f"There is no file {str(path)!r}, and lfw3 cannot be downloaded. Put lfw3.npz there, "
-            "or name the folder where it is with --data-root."
+            f"There is no file {str(path)!r}, and lfw3 cannot be downloaded. Put lfw3.npz "
+            f"({', '.join(REQUIRED)}) there, or name the folder where it is with --data-root."
         )
     return Source(partial(_read_npz, path), PHOTOGRAPHS)
 

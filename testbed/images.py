@@ -3,14 +3,24 @@
 What may be larger than memory is never read whole: take slices, `select` or `batches`.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from testbed.augmentation import normalise
+
+
+def read_only_tensor(array: np.ndarray) -> Tensor:
+    """An array that may not be written to, in the same memory; nor may the tensor be."""
+    with warnings.catch_warnings():
+        # Torch has no read-only tensors and warns that this one could be written to.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 class PixelSource(Protocol):

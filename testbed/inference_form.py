@@ -72,8 +72,8 @@ def folded_graph(
     graph = copy.deepcopy(graph)
     for node in list(graph.nodes):
         source = node.all_input_nodes[0] if node.all_input_nodes else node
-        module = _module_of(node, modules)
-        follows_conv = type(_module_of(source, modules)) is conv and len(source.users) == 1
+        module = module_of(node, modules)
+        follows_conv = type(module_of(source, modules)) is conv and len(source.users) == 1
         kind = type(module)
         norms = kind in (norm, nn.BatchNorm2d) and getattr(module, "running_mean", None) is not None
         called = node.op in ("call_function", "call_method") and node.target in _RELUS
@@ -102,7 +102,7 @@ def _prepared(network: nn.Module) -> fx.GraphModule:
     graph = folded_graph(fx.Tracer().trace(network), modules, nn.Conv2d)
     form = fx.GraphModule(network, graph)
     for number, node in enumerate(form.graph.nodes):
-        module = _module_of(node, modules)
+        module = module_of(node, modules)
         if type(module) is nn.Conv2d:
             norm = modules[node.meta["norm"]] if "norm" in node.meta else None
             assert norm is None or isinstance(norm, nn.BatchNorm2d)
@@ -118,5 +118,6 @@ def _prepared(network: nn.Module) -> fx.GraphModule:
     return form
 
 
-def _module_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None:
+def module_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None:
+    """The module that a node calls, if it calls one."""
     return modules[str(node.target)] if node.op == "call_module" else None

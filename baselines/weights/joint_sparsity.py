@@ -28,8 +28,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 from torch import Tensor, nn
 
-from baselines.weights.layer_weights import check_budget, check_epochs, moves, weight_layers
-from testbed.cost import sparsity
+from baselines.weights.layer_weights import (
+    check_budget,
+    check_epochs,
+    moves,
+    n_zeros,
+    weight_layers,
+)
+from testbed.cost import sparsity, weights_by_layer
 from testbed.data import Splits
 from testbed.method import Run
 from testbed.winograd import EXPECTED, WinogradConv2d, takes_winograd, transformed
@@ -69,7 +75,7 @@ class JointSparsity(BaseModel):
                 f"joint_sparsity needs {EXPECTED}: this network has none among its {len(layers)} "
                 "conv and linear layers. Take str or magnitude for it."
             )
-        self._n_zeros({name: layer.get_parameter("weight") for name, layer in layers.items()})
+        n_zeros(self.sparsity, weights_by_layer(dense))
 
     def skeleton(self, dense: nn.Module) -> nn.Module:
         """The network with the convs that run in the Winograd domain (see `Rebuilding`)."""
@@ -154,25 +160,10 @@ class JointSparsity(BaseModel):
             sizes = {name: weight.abs() for name, weight in weights.items()}
             for size in sizes.values():
                 size.view(-1)[size.argmax()] = math.inf
-            n_zeros = self._n_zeros(weights)
-            threshold = torch.cat([size.flatten() for size in sizes.values()]).kthvalue(n_zeros)
+            zeros = n_zeros(self.sparsity, weights)
+            threshold = torch.cat([size.flatten() for size in sizes.values()]).kthvalue(zeros)
             for name, weight in weights.items():
                 weight.masked_fill_(sizes[name] <= threshold.values, 0)
-
-    def _n_zeros(self, weights: Weights) -> int:
-        """How many go; one of each layer stays."""
-        wanted, most = round(self.sparsity * count(weights)), count(weights) - len(weights)
-        if not wanted:
-            raise ValueError(
-                f"sparsity {self.sparsity:g} removes nothing: of {count(weights)} weights it takes "
-                f"none. Ask for {1 / count(weights):.2g} or more."
-            )
-        if wanted > most:
-            raise ValueError(
-                f"sparsity {self.sparsity:g} cannot be reached: every layer keeps a weight, so of "
-                f"{count(weights)} at most {most} go. Ask for less."
-            )
-        return wanted
 
     def _in_winograd(self, pruned: nn.Module) -> dict[str, float]:
         """What is zero in the Winograd domain, where convs run there."""

@@ -44,6 +44,27 @@ def weight_layers(network: nn.Module) -> dict[str, nn.Module]:
     return layers
 
 
+def n_zeros(sparsity: float, weights: Mapping[str, Tensor]) -> int:
+    """How many weights a sparsity, from 0 to 1, zeroes; one of each layer stays.
+
+    Raises:
+        ValueError: if it zeroes none, or as many cannot be zeroed.
+    """
+    n = sum(weight.numel() for weight in weights.values())
+    wanted, most = round(sparsity * n), n - len(weights)
+    if not wanted:
+        raise ValueError(
+            f"sparsity {sparsity:g} removes nothing: of {n} weights it takes none. Ask for "
+            f"{1 / n:.2g} or more."
+        )
+    if wanted > most:
+        raise ValueError(
+            f"sparsity {sparsity:g} cannot be reached: every layer keeps a weight, so of {n} at "
+            f"most {most} go. Ask for less."
+        )
+    return wanted
+
+
 def originals(layers: dict[str, nn.Module]) -> dict[str, Tensor]:
     """The parameters that parametrised weights are made of, by layer."""
     return {

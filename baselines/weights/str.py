@@ -35,6 +35,7 @@ from baselines.weights.layer_weights import (
     held_at_zero,
     moved,
     moves,
+    n_zeros,
     originals,
     weight_layers,
 )
@@ -66,7 +67,8 @@ class STR(BaseModel):
 
     def check_network(self, dense: nn.Module, data: Splits) -> None:
         """See `ChecksNetwork`."""
-        self._n_zeros(weight_layers(dense))
+        weight_layers(dense)
+        n_zeros(self.sparsity, weights_by_layer(dense))
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A copy of `model` with zeros among its weights, fine-tuned (see `PruningMethod`).
@@ -78,19 +80,19 @@ class STR(BaseModel):
                 than two epochs to fine-tune.
         """
         network = copy.deepcopy(model).to(run.device)
-        layers = weight_layers(network)
-        n_zeros = self._n_zeros(layers)
+        weight_layers(network)
+        zeros = n_zeros(self.sparsity, weights_by_layer(network))
         check_epochs("str", run.fine_tuning.epochs, EPOCHS)
         checkpoint = Checkpoint(self, model, data, run)
         if checkpoint.load(network) < 0:
-            self._learn(network, n_zeros, data, run)
+            self._learn(network, zeros, data, run)
             checkpoint.save(0, network)
         weights = weights_by_layer(network)
         with held_at_zero(weights, {name: weight == 0 for name, weight in weights.items()}):
             run.fine_tune(network, data)
         return network
 
-    def _learn(self, network: nn.Module, n_zeros: int, data: Splits, run: Run) -> None:
+    def _learn(self, network: nn.Module, zeros: int, data: Splits, run: Run) -> None:
         """Fine-tunes with thresholds for half of the epochs, then leaves W' in `network`."""
         layers = weight_layers(network)
         epochs = run.fine_tuning.epochs // 2
@@ -103,34 +105,18 @@ class STR(BaseModel):
 
         def penalty(network: nn.Module, progress: float) -> Tensor:
             soon = max(REACHED, progress + LOOKED_AHEAD)
-            factor = factor_for(originals(layers), thresholds, n_zeros)
+            factor = factor_for(originals(layers), thresholds, zeros)
             decay = decay_for(factor, moved(steps, progress, soon))
             return decay / 2 * torch.stack([s**2 for s in thresholds.values()]).sum()
 
         run.fine_tune(network, data, epochs, judged=False, penalty=penalty)
         learned = sparsity(network)
-        factor = factor_for(originals(layers), thresholds, n_zeros)
+        factor = factor_for(originals(layers), thresholds, zeros)
         with torch.no_grad():
             for s in thresholds.values():
                 s.mul_(factor)
         bake(layers)
         run.report({"learned_sparsity": learned, "sparsity": sparsity(network)})
-
-    def _n_zeros(self, layers: Mapping[str, nn.Module]) -> int:
-        """How many weights go; one of each layer stays."""
-        sizes = [layer.get_parameter("weight").numel() for layer in layers.values()]
-        wanted, most = round(self.sparsity * sum(sizes)), sum(sizes) - len(sizes)
-        if not wanted:
-            raise ValueError(
-                f"sparsity {self.sparsity:g} removes nothing: of {sum(sizes)} weights it takes "
-                f"none. Ask for {1 / sum(sizes):.2g} or more."
-            )
-        if wanted > most:
-            raise ValueError(
-                f"sparsity {self.sparsity:g} cannot be reached: every layer keeps a weight, so of "
-                f"{sum(sizes)} at most {most} go. Ask for less."
-            )
-        return wanted
 
 
 class SoftThreshold(nn.Module):

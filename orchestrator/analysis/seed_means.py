@@ -85,9 +85,3 @@ def confirmed(trials: pd.DataFrame) -> pd.DataFrame:
     searched = trials.set_index("trial_id")["val_accuracy"].rename("search_val_accuracy")
     points = points.join(searched, how="inner").rename_axis("trial_id").reset_index()
     return points.sort_values(["cell", "method", "multiplications"], ignore_index=True)
-
-
-def by_seed(trials: pd.DataFrame, trial_id: str) -> pd.Series:
-    """Test accuracies of a point, by fresh seed: methods met the same splits with each."""
-    again = trials[(trials["confirms"] == trial_id) & trials["test_accuracy"].notna()]
-    return again.set_index("seed")["test_accuracy"]

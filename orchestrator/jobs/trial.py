@@ -23,14 +23,13 @@ from orchestrator.run_folder.workplace import Workplace
 from testbed.data import Splits
 from testbed.dense_store import DenseRecord
 from testbed.measurement import Measurement, measure, multiplications_per_class
-from testbed.method import Foresees, Judge, Run, judged_on
+from testbed.method import BEFORE, Foresees, Judge, Run, judged_on
 from testbed.network_file import save_network
 from testbed.shared_stage import obtain_stage
 from testbed.training import Report, evaluate
 
 # Passes of images that no method's budget of epochs counts, by what reports call them.
 PASSES = ("q_learning_epochs", "reward_epochs", "statistics_epochs")
-BEFORE = "val_accuracy_before_finetuning"
 BUDGET_MET = 0.01  # relative, to either side
 
 

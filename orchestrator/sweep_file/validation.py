@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from orchestrator.sweep_file.conditions import Problem
 from orchestrator.sweep_file.grids_and_ranges import (
     ABSENT,
     Condition,
@@ -25,7 +26,6 @@ from orchestrator.sweep_file.grids_and_ranges import (
 from orchestrator.sweep_file.messages import problems_in_our_words, show
 from orchestrator.sweep_file.yaml_reader import Key
 
-Problem = tuple[Key, str]
 # Gives options with their defaults filled in, or raises OptionsError.
 Check = Callable[[Mapping[str, Any]], dict[str, Any]]
 Picks = dict[Key, int]  # which of its values a grid or range has

@@ -1,6 +1,5 @@
 """Objects that all jobs read: each node holds their tensors once, and no process copies them."""
 
-import warnings
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -9,6 +8,8 @@ import numpy as np
 import ray
 import torch
 
+from testbed.images import read_only_tensor
+
 
 class SharedObjects(Mapping[str, Any]):
     """Objects in Ray's store by their keys. No job may write to them."""
@@ -16,7 +17,7 @@ class SharedObjects(Mapping[str, Any]):
     def __init__(self, objects: Mapping[str, Any]) -> None:
         """Puts them there. Ray keeps NumPy arrays as they are but pickles a tensor byte by byte, so
         their CPU tensors go as arrays."""
-        ray.util.register_serializer(torch.Tensor, serializer=_array, deserializer=_tensor)
+        ray.util.register_serializer(torch.Tensor, serializer=_array, deserializer=read_only_tensor)
         try:
             self._references = {key: ray.put(content) for key, content in objects.items()}
         finally:
@@ -44,10 +45,3 @@ def _read(reference: ray.ObjectRef) -> Any:
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
-
-
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    with warnings.catch_warnings():
-        # Torch has no read-only tensors and warns that this one could be written to.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)

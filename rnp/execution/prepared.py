@@ -23,9 +23,8 @@ from rnp.execution.layers import (
 from rnp.execution.masked_run import Traced
 from rnp.execution.segments import Segment, cut_into_segments
 from rnp.structure.channel_flow import ChannelFlow
-from rnp.structure.trace import module_of
 from testbed import compiled
-from testbed.inference_form import folded_graph
+from testbed.inference_form import folded_graph, module_of
 from testbed.prepared_layers import prepare_conv, prepare_linear
 
 Call = tuple[fx.Node, Callable[..., Any], Sequence[fx.Node]]

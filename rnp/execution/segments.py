@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from torch import fx, nn
 
 from rnp.structure.channel_flow import ChannelFlow
-from rnp.structure.trace import module_of
+from testbed.inference_form import module_of
 
 _ASKED_OF_TENSORS = frozenset({"shape", "device", "dtype"})
 

@@ -9,7 +9,6 @@ et al. 2017, section 3.2). On residual networks that leaves the first conv of ea
 the second one writes is added to something else.
 """
 
-import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +21,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rnp.structure.channel_groups import prefix_sizes
-from rnp.structure.trace import graph_of, in_mode, listed_nodes, module_of, reshape_views, traced
+from rnp.structure.trace import SUMS, graph_of, in_mode, listed_nodes, reshape_views, traced
+from testbed.inference_form import module_of
 from testbed.prediction import evaluating
 
 TRIED_ON = (2, 6, 56, 63)  # images, channels, and sides that several poolings may halve
@@ -324,6 +324,6 @@ def _is_prefix(values: _Tried) -> bool:
 def _operation(node: fx.Node) -> str:
     if node.op == "output":
         return "the network's output"
-    if node.target in (operator.add, operator.iadd, torch.add) or node.target in ("add", "add_"):
+    if node.target in SUMS:
         return "a sum"
     return getattr(node.target, "__name__", str(node.target))

@@ -5,7 +5,6 @@ the shortcut is the identity, the branch reads nothing but the block's input, an
 sum reads the branch. Blocks whose shortcut changes the maps are always computed.
 """
 
-import operator
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -17,10 +16,9 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from rnp.structure.trace import graph_of, listed_nodes, module_of, reshape_views, traced, writes
+from rnp.structure.trace import SUMS, graph_of, listed_nodes, reshape_views, traced, writes
+from testbed.inference_form import module_of
 from testbed.prediction import evaluating
-
-SUMS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
 @dataclass(frozen=True)

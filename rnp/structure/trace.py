@@ -4,8 +4,10 @@ import operator
 from collections.abc import Mapping
 from typing import Any, cast
 
+import torch
 from torch import fx, nn
 
+SUMS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
 IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
@@ -58,11 +60,6 @@ def reshape_views(graph: fx.Graph) -> None:
     """Lets views of a graph copy where they must: values of a part may lack the layout they ask."""
     for node in graph.find_nodes(op="call_method", target="view"):
         node.target = "reshape"
-
-
-def module_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None:
-    """The module that a node calls, if it calls one."""
-    return modules[str(node.target)] if node.op == "call_module" else None
 
 
 def writes(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
@@ -24,6 +22,7 @@ from torch import Tensor
 from testbed.file_lock import locked
 from testbed.image_folder.layout import Layout, Part
 from testbed.image_folder.picture import read_picture
+from testbed.images import read_only_tensor
 
 DECODED_AS = 1  # to be raised when the same files would give other pixels
 MARGIN = 256 / 224  # of the side that is stored to the side that networks see, usual for ImageNet
@@ -60,10 +59,7 @@ class Decoded:
 
     def tensor(self) -> Tensor:
         """The pixels, in the same memory."""
-        with warnings.catch_warnings():
-            # Torch has no read-only tensors and warns that this one could be written to.
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            return torch.from_numpy(self.pixels)
+        return read_only_tensor(self.pixels)
 
 
 def decode(layout: Layout, image_size: int | None, cache: Path) -> dict[str, Decoded]:

@@ -6,31 +6,27 @@ for all epochs that are left. It stands to `network_routing` as `static_prefix` 
 blocks may be dropped at all is from Veit, Wilber, Belongie 2016, "Residual networks behave like
 ensembles of relatively shallow networks", arXiv 1605.06431.
 
-Where we differ: blocks are chosen by the mean cross-entropy of a part of the validation images
-(`choice_share`), with the batch-norm statistics of random blocks; every accuracy that is reported
-is of the others (`held_back`). Of up to eight blocks all choices are compared; of more, blocks are
-dropped one at a time.
+Where we differ: blocks are chosen by the loss on a part of the validation images (`choice_share`;
+see `fixed_choice`), with the batch-norm statistics of random blocks; every accuracy that is
+reported is of the others (`held_back`).
 
 Its output runs fewer multiplications, the same for every image. It still holds the weights of the
 blocks that it drops.
 """
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (its usual name)
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from rnp.batch_norm_statistics import estimate_statistics
 from rnp.dropped_blocks import BlockAdaptation, BlockCost, adapted
-from rnp.execution.routed_run import RoutedRun
-from rnp.prefix_cost import Actions
+from rnp.execution.routed_run import COMPUTE, SKIP
+from rnp.fixed_choice import best_fixed_actions
 from rnp.routed_network import FixedRoute, RoutedNetwork
-from rnp.static_prefix import BATCH_SIZE, IMAGES_FOR_GREEDY, MOST_COMPARED, best_of_all, shrunk
 from testbed.checkpoint import Checkpoint
-from testbed.data import Images, Splits, normalise
+from testbed.data import Splits
 from testbed.held_back import divided
 from testbed.method import Run
-from testbed.prediction import autocast, evaluating
 
 
 class StaticBlocks(BlockAdaptation):
@@ -71,7 +67,7 @@ class StaticBlocks(BlockAdaptation):
         if checkpoint.load(network) < 0:
             network = adapted(model, judged, run, self.adaptation)
             checkpoint.save(0, network)
-        actions = best_blocks(network, images, data, run, cost, budget)
+        actions = best_fixed_actions(network, images, data, run, cost, budget, a_block_less)
         names = [block.name for block in network.flow.blocks]
         run.report({f"computed.{name}": a for name, a in zip(names, actions, strict=True)})
         chosen = torch.tensor(actions)
@@ -84,56 +80,6 @@ class StaticBlocks(BlockAdaptation):
         return pruned.eval()
 
 
-def best_blocks(
-    network: RoutedNetwork,
-    images: Images,
-    data: Splits,
-    run: Run,
-    cost: BlockCost,
-    budget: float,
-) -> Actions:
-    """The actions that the budget allows, of least loss on images: 1 for each block that stays."""
-    n_blocks = len(network.flow.blocks)
-    if 2**n_blocks <= MOST_COMPARED:
-        losses = _losses(network, images, data, run, [(0, 1)] * n_blocks)
-        return best_of_all(losses, cost, budget)
-    some = images[:IMAGES_FOR_GREEDY]
-
-    def loss(actions: Actions) -> float:
-        return _losses(network, some, data, run, [(action,) for action in actions]).item()
-
-    return shrunk(loss, cost, budget, (1,) * n_blocks, lambda _, action: 0 if action else None)
-
-
-@torch.no_grad()
-def _losses(
-    network: RoutedNetwork,
-    images: Images,
-    data: Splits,
-    run: Run,
-    choices: list[tuple[int, ...]],
-) -> Tensor:
-    """Mean cross-entropy of images for every combination: a dimension of choices for each block."""
-    total = torch.zeros([len(actions) for actions in choices], dtype=torch.float64)
-    with evaluating(network), autocast(run.fine_tuning.precision, run.device):
-        for part in images.batches(BATCH_SIZE):
-            pixels, labels = part.pixels.to(run.device), part.labels.to(run.device)
-            begun = network.started(normalise(pixels, data.mean, data.std))
-            losses = [
-                F.cross_entropy(end.logits.float(), labels, reduction="sum").double()
-                for end in _ends(begun, choices)
-            ]
-            total += torch.stack(losses).cpu().view(total.shape)
-    return total / len(images)
-
-
-def _ends(run: RoutedRun, choices: list[tuple[int, ...]]) -> list[RoutedRun]:
-    """Runs that have logits, of every combination of actions; the last one varies fastest."""
-    if run.observe() is None:
-        return [run]
-    ends = []
-    for action in choices[len(run.actions)]:
-        fork = run.fork()
-        fork.act(torch.full((len(run.images),), action, device=run.images.device))
-        ends += _ends(fork, choices)
-    return ends
+def a_block_less(step: int, action: int) -> int | None:
+    """The action that skips a block, after the one that computes it."""
+    return SKIP if action == COMPUTE else None

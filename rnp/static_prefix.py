@@ -8,45 +8,33 @@ conv's channels for all images, the best one that the budget allows, and fine-tu
 network for all epochs that are left. Prefixes are chosen with the batch-norm statistics of each,
 and the smaller network starts with those of its own.
 
-Where we differ: the widths are those that RNP chooses among, k a layer. They are chosen by the mean
-cross-entropy of validation images, since a few hundred images leave many choices equally accurate,
-and since it is what RNP's reward is made of. These images are a part (`choice_share`), and every
-accuracy that is reported is of the others (`held_back`). Where there are at most 256 choices all
-are compared; else groups are taken away one at a time, and what a layer's group is worth is found
-out anew only when that layer stands first. AutoSlim does so for every layer each time, which a deep
-network makes long.
+Where we differ: the widths are those that RNP chooses among, k a layer. They are chosen by the loss
+on a part of the validation images (`choice_share`; see `fixed_choice`), and every accuracy that is
+reported is of the others (`held_back`). AutoSlim measures every layer again after each step, which
+a deep network makes long.
 
 Its output is a smaller network: it runs fewer multiplications, the same for every image.
 """
 
 import copy
-import heapq
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from itertools import product
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (its usual name)
 from pydantic import Field
 from torch import Tensor, nn
 
 from rnp.adaptation import Adaptation, adapted
 from rnp.batch_norm_statistics import estimate_statistics
-from rnp.execution.masked_run import MaskedRun
+from rnp.fixed_choice import best_fixed_actions
 from rnp.prefix_cost import Actions, PrefixCost
 from rnp.runtime_network import RuntimeNetwork
 from rnp.structure.channel_flow import ChannelFlow, PrunedConv, channel_flow
 from rnp.structure.channel_order import with_channels
-from testbed.data import Splits, normalise
+from testbed.data import Splits
 from testbed.held_back import divided
 from testbed.method import Run
 from testbed.network_file import resized
-from testbed.prediction import autocast, evaluating
-
-MOST_COMPARED = 256  # choices of prefixes; with more, groups are taken away one at a time
-IMAGES_FOR_GREEDY = 1000  # validation images at most that the greedy choice looks at
-BATCH_SIZE = 256
 
 
 class StaticPrefix(Adaptation):
@@ -83,8 +71,9 @@ class StaticPrefix(Adaptation):
         cost, budget = self._reachable(model, data)
         images, judged = divided(data, self.choice_share, "choice_share")
         network = adapted(model, judged, run, self)
-        choosing = replace(data, validation=images)
-        actions = _best_prefixes(network, choosing, run, cost, budget)
+        actions = best_fixed_actions(
+            network, images, data, run, cost, budget, partial(a_group_less, network.flow.convs)
+        )
         run.report(
             {
                 f"mean_action.{conv.name}": action + 1  # as RNP reports them, counted from 1
@@ -131,107 +120,8 @@ def cut(
     return resized(model, kept)
 
 
-def _best_prefixes(
-    network: RuntimeNetwork, data: Splits, run: Run, cost: PrefixCost, budget: float
-) -> Actions:
-    """The actions that the budget allows, chosen on validation images."""
-    k, n_convs = network.flow.groups, len(network.flow.convs)
-    if k**n_convs <= MOST_COMPARED:
-        losses = _losses(network, data, run, [range(k)] * n_convs, len(data.validation))
-        return best_of_all(losses, cost, budget)
-    n_images = min(IMAGES_FOR_GREEDY, len(data.validation))
-
-    def loss(actions: Actions) -> float:
-        return _losses(network, data, run, [[action] for action in actions], n_images).item()
-
-    return prefixes_shrunk(loss, cost, budget)
-
-
-@torch.no_grad()
-def _losses(
-    network: RuntimeNetwork,
-    data: Splits,
-    run: Run,
-    choices: Sequence[Sequence[int]],
-    n_images: int,
-) -> Tensor:
-    """Mean cross-entropy of the first validation images, for every combination of the choices.
-
-    Args:
-        choices: the actions to try, for each prunable conv.
-
-    Returns:
-        One dimension for each prunable conv, as long as its choices.
-    """
-    total = torch.zeros([len(actions) for actions in choices], dtype=torch.float64)
-    with evaluating(network), autocast(run.fine_tuning.precision, run.device):
-        for first in range(0, n_images, BATCH_SIZE):
-            places = slice(first, min(first + BATCH_SIZE, n_images))
-            images = data.validation[places].to(run.device)
-            inputs = normalise(images.pixels, data.mean, data.std)
-            whole = MaskedRun(network, network.flow, inputs)
-            losses = [
-                F.cross_entropy(end.logits.float(), images.labels, reduction="sum").double()
-                for end in whole.ends(choices)
-            ]
-            total += torch.stack(losses).cpu().view(total.shape)
-    return total / n_images
-
-
-def best_of_all(losses: Tensor, cost: Callable[[Actions], int], budget: float) -> Actions:
-    """The actions of least loss that cost no more than `budget`; of equal ones the cheapest.
-
-    Args:
-        losses: (k, ..., k), one dimension for each prunable conv.
-    """
-    combinations = product(*map(range, losses.shape))
-    affordable = [actions for actions in combinations if cost(actions) <= budget]
-    return min(affordable, key=lambda actions: (losses[actions].item(), cost(actions)))
-
-
-def prefixes_shrunk(loss: Callable[[Actions], float], cost: PrefixCost, budget: float) -> Actions:
-    """Groups taken away one at a time (see `shrunk`)."""
-    convs = cost.flow.convs
-    whole = tuple(len(conv.prefixes) - 1 for conv in convs)
-    return shrunk(loss, cost, budget, whole, lambda step, taken: _a_group_less(convs[step], taken))
-
-
-def shrunk(
-    loss: Callable[[Actions], float],
-    cost: Callable[[Actions], int],
-    budget: float,
-    actions: Actions,
-    less: Callable[[int, int], int | None],
-) -> Actions:
-    """From all computed on, takes away what raises the loss per multiplication saved least.
-
-    Again and again, until the cost is at most `budget`.
-
-    Args:
-        actions: that compute all.
-        less: the next action down from one, of a step and that action; None where there is none.
-    """
-    now, taken = loss(actions), 0
-    # What is known of each step's next action: (rise of the loss per multiplication, step, times
-    # that something was gone when it was measured, loss with it).
-    known = [(-math.inf, step, -1, math.nan) for step in range(len(actions))]
-    while cost(actions) > budget:
-        _, step, measured_at, after = heapq.heappop(known)
-        fewer = less(step, actions[step])
-        if fewer is None:
-            continue
-        smaller = (*actions[:step], fewer, *actions[step + 1 :])
-        if measured_at == taken:
-            actions, now, taken = smaller, after, taken + 1
-            heapq.heappush(known, (-math.inf, step, -1, math.nan))
-        else:
-            after = loss(smaller)
-            rise = (after - now) / (cost(actions) - cost(smaller))
-            heapq.heappush(known, (rise, step, taken, after))
-    return actions
-
-
-def _a_group_less(conv: PrunedConv, action: int) -> int | None:
+def a_group_less(convs: Sequence[PrunedConv], step: int, action: int) -> int | None:
     """The largest action with a smaller prefix, as groups of a narrow conv may be empty."""
+    conv = convs[step]
     smaller = [a for a in range(action) if conv.prefixes[a] < conv.prefixes[action]]
     return max(smaller, default=None)

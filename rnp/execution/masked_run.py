@@ -5,7 +5,7 @@ prefix are set to zero where the next layers read them. That is what training ne
 gradients), and what the network that really skips the work is held to.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import copy, deepcopy
 from typing import Any, Self
 
@@ -84,22 +84,6 @@ class MaskedRun(Traced):
             memo: dict[int, Any] = {}  # so that what is a view of another stays one
             other.env = {node: deepcopy(value, memo) for node, value in self.env.items()}
         return other
-
-    def ends(self, choices: Sequence[Sequence[int]]) -> Iterator[Self]:
-        """Runs that have logits, of every combination of actions; the last one varies fastest.
-
-        What combinations have in common is computed once.
-
-        Args:
-            choices: the actions to try, for each prunable conv.
-        """
-        if self.observe() is None:
-            yield self
-            return
-        for action in choices[len(self.actions)]:
-            fork = self.fork()
-            fork.act(torch.full((len(self.images),), action, device=self.images.device))
-            yield from fork.ends(choices)
 
     @property
     def logits(self) -> Tensor:

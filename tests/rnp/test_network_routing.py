@@ -11,12 +11,13 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from small_networks import Net, conv, pooled
 from torch import nn
 
-from rnp import static_blocks
+from rnp import fixed_choice
 from rnp.dropped_blocks import BlockCost, adapted
+from rnp.fixed_choice import best_fixed_actions
 from rnp.learning.loss_table import passes_per_image
 from rnp.network_routing import NetworkRouting, routes
 from rnp.routed_network import FixedRoute, RoutedNetwork
-from rnp.static_blocks import StaticBlocks, best_blocks
+from rnp.static_blocks import StaticBlocks, a_block_less
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications, multiplications_by_layer
 from testbed.method import judged_on
@@ -137,7 +138,7 @@ def test_the_control_keeps_the_blocks_of_least_loss_that_the_budget_allows() -> 
     network = adapted(resnet(), data, run, 0.5).eval()
     cost = BlockCost(network, data, deciding=False)
     budget = 0.6 * cost.dense
-    actions = best_blocks(network, data.validation, data, run, cost, budget)
+    actions = best_fixed_actions(network, data.validation, data, run, cost, budget, a_block_less)
     losses = {
         each: F.cross_entropy(
             network.routed(inputs(), torch.tensor([each]).expand(48, -1)), data.validation.labels
@@ -150,7 +151,7 @@ def test_the_control_keeps_the_blocks_of_least_loss_that_the_budget_allows() -> 
 
 
 def test_of_many_blocks_one_is_dropped_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(static_blocks, "MOST_COMPARED", 1)
+    monkeypatch.setattr(fixed_choice, "MOST_COMPARED", 1)
     network = StaticBlocks(keep_multiplications=0.6).prune(resnet(), tiny.splits(), tiny.run(2))
     spent = count_multiplications(network, inputs()).multiplications / dense_multiplications()
     assert 0.4 < spent <= 0.6

@@ -1,6 +1,8 @@
 """The best fixed prefixes: what they cost, which they are, and the network they make."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
-from rnp import static_prefix
+from rnp import fixed_choice, static_prefix
 from rnp.adaptation import adapted
+from rnp.fixed_choice import best_of_all, shrunk
 from rnp.prefix_cost import Actions, PrefixCost
 from rnp.runtime_network import RuntimeNetwork
-from rnp.static_prefix import StaticPrefix, best_of_all, cut, prefixes_shrunk
+from rnp.static_prefix import StaticPrefix, a_group_less, cut
 from rnp.structure.channel_flow import channel_flow
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications
-from testbed.data import Images, Splits, normalise
+from testbed.data import Images, normalise
 from testbed.held_back import divided
 from testbed.method import judged_on
 from testbed.network_file import load_network, save_network
@@ -142,13 +145,13 @@ def test_the_images_that_choose_the_prefixes_are_not_those_that_judge_them(
     choosing, others = divided(data, 0.4, "choice_share")
     assert judged_on(method, data).validation.labels.equal(others.validation.labels)
     seen: list[set[bytes]] = []
-    real = static_prefix._best_prefixes
+    real = static_prefix.best_fixed_actions
 
-    def spy(network: RuntimeNetwork, data: Splits, *others: Any) -> Actions:
-        seen.append(pixels_of(data.validation))
-        return real(network, data, *others)
+    def spy(network: RuntimeNetwork, images: Images, *others: Any) -> Actions:
+        seen.append(pixels_of(images))
+        return real(network, images, *others)
 
-    monkeypatch.setattr(static_prefix, "_best_prefixes", spy)
+    monkeypatch.setattr(static_prefix, "best_fixed_actions", spy)
     reports: list[Any] = []
     network = method.prune(tiny.trained(), data, tiny.run(4, reports=reports))
     assert seen == [pixels_of(choosing)]
@@ -179,6 +182,12 @@ def test_of_all_affordable_prefixes_those_of_least_validation_loss_are_taken(sha
     ]
     best = min(affordable, key=lambda actions: validation_loss(runtime, actions))
     assert made("odd norms", keep_multiplications=share) == best
+
+
+def prefixes_shrunk(loss: Callable[[Actions], float], cost: PrefixCost, budget: float) -> Actions:
+    convs = cost.flow.convs
+    whole = tuple(len(conv.prefixes) - 1 for conv in convs)
+    return shrunk(loss, cost, budget, whole, partial(a_group_less, convs))
 
 
 def test_the_greedy_choice_takes_the_group_away_that_is_missed_least() -> None:
@@ -221,7 +230,7 @@ def test_empty_groups_are_passed_over() -> None:
 def test_many_convs_are_chosen_for_greedily_within_the_budget(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(static_prefix, "best_of_all", None)  # not called
+    monkeypatch.setattr(fixed_choice, "best_of_all", None)  # not called
     model = build_backbone("conv", (2, 8, 8), 3, channels=(6, 8, 5, 7, 4, 4), hidden=9)
     pruned = StaticPrefix(keep_multiplications=0.5).prune(model, tiny.splits(), tiny.run(2))
     dense = count_multiplications(model, images(1)).multiplications

@@ -61,8 +61,9 @@ def folded_graph(
 ) -> fx.Graph:
     """A copy of a traced graph as it is to run in evaluation mode.
 
-    What is idle then is gone. A batch norm and a ReLU that alone read a conv are folded into it:
-    `node.meta` of the conv has the name of the `norm` and whether there is a `relu`.
+    What is idle then is gone. A batch norm and a ReLU that alone read a conv are folded into it, a
+    ReLU after a max-pool too: `node.meta` of the conv has the name of the `norm` and whether there
+    is a `relu`.
 
     Args:
         modules: the network's, by name.
@@ -71,21 +72,28 @@ def folded_graph(
     """
     graph = copy.deepcopy(graph)
     for node in list(graph.nodes):
-        source = node.all_input_nodes[0] if node.all_input_nodes else node
-        module = module_of(node, modules)
+        before = source = _input_of(node)
+        module, called = module_of(node, modules), node.op in ("call_function", "call_method")
+        relu = type(module) is nn.ReLU or (called and node.target in _RELUS)
+        while relu and type(module_of(source, modules)) is nn.MaxPool2d and len(source.users) == 1:
+            source = _input_of(source)
         follows_conv = type(module_of(source, modules)) is conv and len(source.users) == 1
         kind = type(module)
         norms = kind in (norm, nn.BatchNorm2d) and getattr(module, "running_mean", None) is not None
-        called = node.op in ("call_function", "call_method") and node.target in _RELUS
         if follows_conv and norms and not {"norm", "relu"} & source.meta.keys():
             source.meta["norm"] = node.target
-        elif follows_conv and (type(module) is nn.ReLU or called):
+        elif follows_conv and relu:
             source.meta["relu"] = True
         elif not isinstance(module, _IDLE):
             continue
-        node.replace_all_uses_with(source)
+        node.replace_all_uses_with(before)
         graph.erase_node(node)
     return graph
+
+
+def _input_of(node: fx.Node) -> fx.Node:
+    """The first one; the node itself where it has none."""
+    return node.all_input_nodes[0] if node.all_input_nodes else node
 
 
 class _Ready(nn.Module):

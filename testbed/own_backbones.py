@@ -101,7 +101,7 @@ class WidthOptions(BaseModel):
 
 
 class _Conv(NamedTuple):
-    """One 3x3 conv of a chain, and what follows its ReLU."""
+    """One 3x3 conv of a chain, and what follows it."""
 
     channels: int
     stride: int = 1
@@ -121,11 +121,12 @@ def _chain(in_channels: int, convs: Sequence[_Conv], batch_norm: bool) -> Layers
         )
         if batch_norm:
             layers[f"norm{i}"] = nn.BatchNorm2d(conv.channels)
-        layers[f"relu{i}"] = nn.ReLU()
         if conv.dropout:
             layers[f"dropout{i}"] = nn.Dropout(conv.dropout)
         if conv.pool:
             layers[f"pool{i}"] = nn.MaxPool2d(2)
+        # Last, as it is usually drawn before both: it gives the same, of a quarter of the values.
+        layers[f"relu{i}"] = nn.ReLU()
         in_channels = conv.channels
     return layers
 

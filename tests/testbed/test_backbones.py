@@ -152,6 +152,30 @@ def test_dropout_follows_each_conv_of_the_conv_family() -> None:
     assert [layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)] == [0.1] * 6
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_a_relu_after_dropout_and_pool_gives_what_one_before_them_does(dropout: float) -> None:
+    """To the bit, gradients too."""
+    network = build_backbone("conv", PHOTOGRAPH, 10, pool_after=[1, 2, 4], dropout=dropout)
+    images = torch.randn(4, *PHOTOGRAPH, generator=torch.Generator().manual_seed(0))
+
+    def usual(maps: torch.Tensor) -> torch.Tensor:
+        for i in range(1, 5):
+            for kind in ("conv", "norm", "relu", "dropout", "pool"):
+                maps = getattr(network, f"{kind}{i}", nn.Identity())(maps)
+        maps = network.hidden_relu(network.hidden(network.flatten(maps)))
+        logits: torch.Tensor = network.classifier(maps)
+        return logits
+
+    found = []
+    for forward in (network, usual):
+        torch.manual_seed(1)
+        network.zero_grad()
+        logits = forward(images)
+        logits.square().sum().backward()
+        found.append([logits, *(parameter.grad.clone() for parameter in network.parameters())])
+    assert all(map(torch.equal, *found))
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

@@ -39,6 +39,31 @@ def test_a_prepared_network_has_no_batch_norm_and_gives_the_same_logits(name: st
             torch.testing.assert_close(form(images), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_a_relu_after_a_pool_is_folded_into_the_conv_too() -> None:
+    network = with_statistics(
+        build_backbone("conv", (3, 32, 32), 10, channels=[4, 6], pool_after=[1, 2])
+    )
+    form = inference_form(network, IMAGES[:1])
+    assert sum(isinstance(module, nn.ReLU) for module in form.modules()) == 1, "the linear layer's"
+
+
+def test_a_relu_of_a_pool_that_others_read_stays() -> None:
+    class Forked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.pool, self.relu = nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.ReLU()
+
+        def forward(self, images: Tensor) -> Tensor:
+            maps = self.pool(self.conv(images))
+            logits: Tensor = (maps + self.relu(maps)).mean(dim=(2, 3))
+            return logits
+
+    network = Forked().eval()
+    form = inference_form(network, IMAGES[:1])
+    assert any(isinstance(module, nn.ReLU) for module in form.modules())
+    torch.testing.assert_close(form(IMAGES), network(IMAGES), rtol=1e-4, atol=1e-4)
+
+
 def test_a_batch_norm_whose_conv_is_read_elsewhere_stays() -> None:
     class Forked(nn.Module):
         def __init__(self) -> None:

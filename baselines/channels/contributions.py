@@ -179,7 +179,7 @@ class Sampler:
         running = shared_copy(network)
         parameters = dict(running.named_parameters())
         data = self.data
-        with plain_run(running), autocast(self.precision, self.device):
+        with plain_run(running):
             for part in images.batches(IMAGES_AT_ONCE):
                 pixels = part.pixels.to(self.device)
                 batch = normalise(pixels, data.mean, data.std, memory_format=self.layout)
@@ -188,7 +188,9 @@ class Sampler:
                 def taken(name: str, product: Product, part: Images = part) -> None:
                     take(name, product, part)
 
-                with suppress(AllSeenError), Products(weights, len(part), calls, taken):
+                products = Products(weights, len(part), calls, taken)
+                # autocast keeps its casts of weights while it lasts: a later batch shows none.
+                with suppress(AllSeenError), products, autocast(self.precision, self.device):
                     running(batch)
 
 

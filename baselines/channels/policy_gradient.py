@@ -17,9 +17,7 @@ from the dense network, or from the network as it comes to that layer where this
 (see `Rewards`). The validation images have
 three parts. Agents learn from two thirds of the reward images (`reward_share`); on the last third,
 that no agent learnt from, one of a few masks is chosen: all channels, or from up to ten moments of
-the learning the most probable mask and the best one sampled. So an agent may go too far. There the
-layers that read what goes are refitted for each mask (`refit`; He, Zhang, Sun 2017), as the chosen
-one's then are: half of a layer, which costs 2.5 points else, costs 0.8 (conv 8 of VGG-16). Every
+the learning the most probable mask and the best one sampled. So an agent may go too far. Every
 accuracy that is reported is of the others (`held_back`).
 
 The report leaves agent, optimiser, baseline and schedule open: here a small network reads each
@@ -49,17 +47,9 @@ from baselines.channels.batch_norm_statistics import (
     normalised_batches,
     statistics_images,
 )
-from baselines.channels.channel_groups import (
-    ChannelGroup,
-    ChannelGroups,
-    Keep,
-    Scope,
-    channel_groups,
-)
+from baselines.channels.channel_groups import ChannelGroups, Keep, Scope, channel_groups
 from baselines.channels.channel_removal import example_images, remove_channels
-from baselines.channels.contributions import Sampler
 from baselines.channels.group_norms import group_filters
-from baselines.channels.refit import Refit
 from baselines.channels.reinforce import Remembered, learn
 from baselines.channels.reward_evaluation import evaluation, evaluation_of_masks
 from testbed.checkpoint import Checkpoint
@@ -68,9 +58,8 @@ from testbed.data import Images, Splits
 from testbed.held_back import divided
 from testbed.method import Run
 from testbed.names import unknown
-from testbed.prediction import evaluate, memory_format_for
+from testbed.prediction import evaluate
 
-REFITTED_ON, POSITIONS = 1000, 10  # training images at most, and places that each gives
 LEARNT_FROM = 2 / 3  # of the reward images: the others choose among the masks that were learnt
 
 
@@ -93,11 +82,6 @@ class PolicyGradient(BaseModel):
     layer: str | None = Field(default=None, description="The layer to prune where layers is one.")
     reward_share: float = Field(
         default=0.5, gt=0, lt=1, description="Of the validation images: those that give rewards."
-    )
-    refit: bool = Field(
-        default=True,
-        description="Refit the layers that read what goes, by least squares, before masks are "
-        "chosen among.",
     )
     scope: Scope = "inside_blocks"
     keep: Keep = ()
@@ -150,18 +134,17 @@ class PolicyGradient(BaseModel):
         for number, name in enumerate(layers):
             if number <= completed:
                 continue
-            seed = 1000 * run.seed + number
-            refit = self._refit_of(network, groups[name], data, run, seed)
-            learnt = self._rewards(network, groups, name, learning, data, run)
-            chosen = self._rewards(network, groups, name, choosing, data, run, refit)
+            learnt, chosen = (
+                self._rewards(network, groups, name, each, data, run)
+                for each in (learning, choosing)
+            )
             filters = group_filters(network, groups[name]).to(run.device)
+            seed = 1000 * run.seed + number
             masks = learn(filters, learnt, self.samples, self.steps, seed)
             values = chosen(masks)
             kept, reward = masks[values.argmax()], values.max().item()
             removed = (~kept).nonzero().flatten().tolist()
             if removed:
-                if refit:
-                    refit(network, {name: removed})
                 network = remove_channels(network, example, groups, {name: removed})
                 groups = groups.after({name: removed})
                 _estimate(network, statistics, data, run)
@@ -211,20 +194,6 @@ class PolicyGradient(BaseModel):
         learnt_from, others = divided(rewards, LEARNT_FROM, "reward_share")
         return learnt_from, others.validation, held_back
 
-    def _refit_of(
-        self, network: nn.Module, group: ChannelGroup, data: Splits, run: Run, seed: int
-    ) -> Refit | None:
-        """The refit of what reads a group, if that is asked for."""
-        if not self.refit:
-            return None
-        layout = memory_format_for(network, data, run.device)
-        precision = run.fine_tuning.precision
-        sampler = Sampler(data, run.device, precision, layout, REFITTED_ON, POSITIONS)
-        generator = torch.Generator().manual_seed(seed)
-        images = sampler.drawn(generator)
-        run.report({"statistics_epochs": len(images) / len(data.train)})
-        return Refit(network, {group.name: group}, sampler, images, generator)
-
     def _rewards(
         self,
         network: nn.Module,
@@ -233,9 +202,8 @@ class PolicyGradient(BaseModel):
         judging: "Judging",
         data: Splits,
         run: Run,
-        refit: Refit | None = None,
     ) -> "Rewards":
-        """The rewards of masks of a group; with the readers refitted for each, if that is asked."""
+        """The rewards of masks of a group."""
         evaluation = evaluation_of_masks(
             network,
             groups,
@@ -245,7 +213,6 @@ class PolicyGradient(BaseModel):
             data,
             device=run.device,
             precision=run.fine_tuning.precision,
-            refit=refit,
         )
         accuracies = Remembered(evaluation, evaluation.images_per_mask)
         return Rewards(accuracies, judging.dense_accuracy, self.drop_bound)

@@ -37,7 +37,6 @@ from baselines.channels.masked_layers import (
     SummedReader,
     Turn,
 )
-from baselines.channels.refit import Refit
 from testbed.data import Images, Splits
 from testbed.machine import Precision
 from testbed.prediction import autocast
@@ -73,7 +72,6 @@ def evaluation_of_masks(
     *,
     device: torch.device,
     precision: Precision = "auto",
-    refit: Refit | None = None,
 ) -> MaskEvaluation:
     """Judges masks of one group by the accuracy on `images`, as quickly as the network allows.
 
@@ -83,12 +81,10 @@ def evaluation_of_masks(
         name: of the group.
         images: uint8, normalised here with the mean and deviation of `data`'s training images.
         statistics: likewise; each mask's batch-norm statistics come from these.
-        refit: of `network`: what reads the group is refitted for each mask, which takes longer.
     """
-    arguments = network, groups, name, images, statistics, data
-    if refit is not None:
-        return RefittedNetwork(*arguments, device=device, precision=precision, refit=refit)
-    whole = WholeNetwork(*arguments, device=device, precision=precision)
+    whole = WholeNetwork(
+        network, groups, name, images, statistics, data, device=device, precision=precision
+    )
     try:
         return CutNetwork(whole)
     except CannotCutError as error:
@@ -144,24 +140,6 @@ class WholeNetwork:
         if self._has_norms:
             estimate_statistics(network, self.statistics)
         return network
-
-
-class RefittedNetwork(WholeNetwork):
-    """Runs the whole smaller network, its readers refitted for each mask."""
-
-    def __init__(self, *arguments: Any, refit: Refit, **options: Any) -> None:
-        """Arguments as for `evaluation_of_masks`."""
-        super().__init__(*arguments, **options)
-        self._refit = refit
-
-    def smaller(self, mask: Tensor) -> nn.Module:
-        """See `WholeNetwork`."""
-        whole, self.network = self.network, copy.deepcopy(self.network)
-        try:
-            self._refit(self.network, {self.group.name: (~mask).nonzero().flatten().tolist()})
-            return super().smaller(mask)
-        finally:
-            self.network = whole
 
 
 class CutNetwork:

@@ -186,11 +186,7 @@ def test_a_larger_drop_bound_keeps_fewer_multiplications() -> None:
         train(network, data, learning, seed=seed, device=CPU)
         for bound in (0.5, 5.0, 50.0):
             method = PolicyGradient(drop_bound=bound, steps=20)
-            try:
-                pruned = method.prune(network, data, tiny.run(0, seed=seed))
-            except ValueError as error:
-                assert "Nothing was removed" in str(error)
-                pruned = network
+            pruned = method.prune(network, data, tiny.run(0, seed=seed))
             bounds.append(bound)
             costs.append(count_multiplications(pruned, torch.zeros(1, 2, 8, 8)).multiplications)
     assert np.corrcoef(ranks(bounds), ranks(costs))[0, 1] < -0.5

@@ -188,10 +188,10 @@ def test_passes_for_rewards_are_counted(monkeypatch: pytest.MonkeyPatch) -> None
 
     def counting(*arguments: Any, **options: Any) -> Any:
         evaluation = evaluation_of_masks(*arguments, **options)
-        estimated = arguments[2] == "conv1" or options["refit"] is not None
+        norms_above = arguments[2] == "conv1"
 
         def evaluate_and_count(masks: Tensor) -> Any:
-            seen.append(len(masks) * (len(arguments[3]) + estimated * len(arguments[4])))
+            seen.append(len(masks) * (len(arguments[3]) + norms_above * len(arguments[4])))
             return evaluation(masks)
 
         evaluate_and_count.images_per_mask = evaluation.images_per_mask  # type: ignore[attr-defined]

@@ -19,8 +19,6 @@ from baselines.channels.batch_norm_statistics import (
 )
 from baselines.channels.channel_groups import channel_groups
 from baselines.channels.channel_removal import remove_channels
-from baselines.channels.contributions import Sampler
-from baselines.channels.refit import Refit
 from baselines.channels.reward_evaluation import CutNetwork, WholeNetwork, evaluation_of_masks
 from testbed.augmentation import Augmentation
 from testbed.backbones import build_backbone
@@ -204,32 +202,6 @@ def test_masks_are_judged_as_the_smaller_networks_with_statistics_of_their_own(
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
     nothing_to_estimate = kind in ("residual", "encoder") or (kind, layer) == ("conv", "conv2")
     assert evaluation.images_per_mask == (100 if nothing_to_estimate else 164)
-
-
-def test_with_a_refit_a_mask_is_worth_what_the_refitted_smaller_network_is() -> None:
-    network, data = tiny.trained(), tiny.splits()
-    inputs = normalise(data.validation.pixels, data.mean, data.std)
-    statistics = statistics_images(data, 48, seed=1)
-    batches = normalised_batches(network, statistics, data, CPU)
-    groups = channel_groups(network, inputs[:2])
-    sampler = Sampler(data, CPU, "float32", torch.contiguous_format, len(data.train), 64)
-    name = next(iter(groups))
-    refit = Refit(network, {name: groups[name]}, sampler, data.train, torch.Generator())
-    rest = network, groups, name, data.validation, statistics, data
-    evaluation = evaluation_of_masks(*rest, device=CPU, precision="float32", refit=refit)
-    masks = torch.rand(8, groups[name].channels, generator=torch.Generator().manual_seed(0)) < 0.4
-    masks[:, 0] |= ~masks.any(dim=1)
-    expected, before = [], copy.deepcopy(network.state_dict())
-    for mask in masks:
-        smaller, removed = copy.deepcopy(network), {name: (~mask).nonzero().flatten().tolist()}
-        refit(smaller, removed)
-        smaller = remove_channels(smaller, inputs[:2], groups, removed)
-        smaller = with_own_statistics(smaller, batches)
-        expected.append(evaluate(smaller, data.validation, data, device=CPU, precision="float32"))
-    assert evaluation(masks) == pytest.approx(expected)
-    plain = evaluation_of_masks(*rest, device=CPU, precision="float32")
-    assert evaluation(masks) != plain(masks)
-    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
 def test_statistics_are_the_means_and_variances_of_what_the_masked_network_computes() -> None:

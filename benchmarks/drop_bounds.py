@@ -20,7 +20,7 @@ import argparse
 import csv
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -115,22 +115,25 @@ def row_of(network: str, seed: int, bound: str, root: Path, folder: Path) -> tup
     return row, channel_rows(network, seed, bound, ENTIRE, run)
 
 
-def individual(network: str, seed: int, bound: str, root: Path, folder: Path) -> list[Row]:
-    """One layer of the dense network pruned at a time: a row for each of them.
+def individual(
+    network: str, seed: int, bound: str, root: Path, folder: Path, done: Collection[str]
+) -> Iterator[Row]:
+    """One layer of the dense network pruned at a time: a row for each that is not done.
 
     No network is fine-tuned, as an agent decides before that.
     """
     data, _ = images_of(root, seed)
     dense = dense_network(network, seed, data, folder / "dense")
-    tell, found = told_since(time.monotonic()), list[Row]()
+    tell = told_since(time.monotonic())
     for layer in channel_groups(dense, torch.zeros(1, *data.input_shape), scope="all"):
+        if layer in done:
+            continue
         run = Run(seed, CPU, TRAINING, FINE_TUNING.model_copy(update={"epochs": 0}), tell)
         method = PolicyGradient(
             drop_bound=float(bound), steps=STEPS, scope="all", layers="one", layer=layer
         )
         method.prune(dense, data, run)
-        found += channel_rows(network, seed, bound, INDIVIDUAL, run)
-    return found
+        yield from channel_rows(network, seed, bound, INDIVIDUAL, run)
 
 
 def told_since(started: float) -> Callable[[Mapping[str, float]], None]:
@@ -230,6 +233,11 @@ def write(rows: Sequence[Row], columns: Sequence[str], table: Path) -> None:
         writer.writerows(rows)
 
 
+def as_bound(text: str) -> str:
+    """As the tables have it."""
+    return text if text == "dense" else str(float(text))
+
+
 def has(rows: Sequence[Row], **of: object) -> bool:
     """Whether a row has these values."""
     return any(all(str(row[name]) == str(value) for name, value in of.items()) for row in rows)
@@ -241,9 +249,11 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="the folder of the data sets")
     parser.add_argument("--networks", nargs="+", choices=list(WIDTHS), default=["vgg16"])
-    parser.add_argument("--bounds", nargs="+", default=["dense", *map(str, BOUNDS)])
+    parser.add_argument("--bounds", nargs="+", type=as_bound, default=["dense", *map(str, BOUNDS)])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--individual", metavar="B", help="one layer at a time as well, within B")
+    parser.add_argument(
+        "--individual", metavar="B", type=as_bound, help="one layer at a time as well, within B"
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/drop_bounds"))
     options = parser.parse_args()
     set_threads(1)
@@ -261,6 +271,7 @@ def main() -> None:
             pages.append(channels_as_markdown(channels, options.individual))
         (options.output / "drop_bounds.md").write_text("\n".join(pages))
 
+    alone = {"bound": options.individual, "pruned": INDIVIDUAL}
     for network, seed in product(options.networks, options.seeds):
         of: dict[str, Any] = {"network": network, "seed": seed}
         for bound in options.bounds:
@@ -270,11 +281,14 @@ def main() -> None:
                 channels += removed
                 keep()
                 print(network, seed, bound, flush=True)
-        if options.individual and not has(
-            channels, **of, bound=options.individual, pruned=INDIVIDUAL
-        ):
-            channels += individual(network, seed, options.individual, options.data, options.output)
-            keep()
+        if options.individual:
+            done = {r["layer"] for r in channels if has([r], **of, **alone)}
+            for row in individual(
+                network, seed, options.individual, options.data, options.output, done
+            ):
+                channels.append(row)
+                keep()
+    keep()
     print((options.output / "drop_bounds.md").read_text(), end="")
 
 

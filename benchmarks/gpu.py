@@ -192,6 +192,8 @@ def images_a_second(
         process.start()
     busy = list[tuple[float, float | None]]()
     while any(process.is_alive() for process in started):
+        if any(process.exitcode for process in started):
+            start.abort()  # or the others would wait for it
         busy.append((time.time(), busy_share(device)))
         time.sleep(0.2)
     if any(process.exitcode for process in started):
@@ -211,7 +213,7 @@ def busy_share(device: torch.device) -> float | None:
         return None
     try:
         return torch.cuda.utilization(device) / 100
-    except ModuleNotFoundError:  # the extra `gpu` is not installed
+    except Exception:  # the extra `gpu` is not installed, or the driver does not tell
         return None
 
 

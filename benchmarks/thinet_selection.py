@@ -3,9 +3,9 @@
     python -m benchmarks.thinet_selection [--rounds N] [--json]
 
 10,000 samples of 64 and of 256 channels, float64, half of the channels go; building the Gram matrix
-is part of the time. The loop is that of seed report 002: for each candidate it takes the columns of
-the channels chosen so far and the candidate's, and sums the squares of their sums. Both make the
-same picks, or the benchmark fails. One thread.
+is part of the time. The loop is that of the pruning-methods report: for each candidate it takes the
+columns of the channels chosen so far and the candidate's, and sums the squares of their sums. Both
+make the same picks, or the benchmark fails. One thread.
 
 At 256 channels the loop takes minutes: its first 16 picks are run, for their comparison, and its
 time is extrapolated from three of the candidates at each pick. At 64 channels the whole loop runs;

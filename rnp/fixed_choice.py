@@ -1,10 +1,10 @@
 """Choice of the same actions for all images: the best that a budget allows.
 
-Where there are at most 256 choices all are compared; else actions are lowered one at a time, and
-what a step's lower action costs is found out anew only when that step stands first (after the
-greedy choice of Yu and Huang 2019, "AutoSlim", arXiv 1903.11728, which does so for every step each
-time). They are compared by the mean cross-entropy of images, since a few hundred images leave many
-choices equally accurate, and since it is what RNP's reward is made of.
+Where there are at most 256 choices all are compared; else actions are lowered one at a time, and by
+how much a step's lower action raises the loss is found out anew only when that step stands first
+(after the greedy choice of Yu and Huang 2019, "AutoSlim", arXiv 1903.11728, which does so for every
+step each time). They are compared by the mean cross-entropy of images, since a few hundred images
+leave many choices equally accurate, and since it is what RNP's reward is made of.
 """
 
 import heapq

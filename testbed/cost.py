@@ -110,8 +110,8 @@ def count_multiplications(network: nn.Module, inputs: Inputs, batch_size: int = 
             )
         else:
             images, in_batches = samples[:1] * n, blind_batch.total()
-        tells = isinstance(network, TellsDecisions)
-        _check_batches(in_batches, images, tells or any(each != images[0] for each in images))
+        decide = isinstance(network, TellsDecisions) or any(each != images[0] for each in images)
+        _check_batches(in_batches, images, decide)
         layers = dict.fromkeys(layer for image in images for layer in +image)
         per_layer = {layer: torch.tensor([image[layer] for image in images]) for layer in layers}
         nonzero = _nonzero(network, {layer: int(each.sum()) for layer, each in per_layer.items()})
@@ -144,18 +144,20 @@ def _by_decisions(network: nn.Module, inputs: Inputs, batch_size: int) -> list[C
     device = next(network.parameters()).device
     with torch.no_grad():
         decided = [network.decided(each.to(device)) for each in _batches(inputs, batch_size)]
-    alike = torch.cat(decided).unique(dim=0, return_inverse=True)[1].cpu()
-    counts: list[Counter[str]] = [Counter()] * len(inputs)
-    for number in range(int(alike.max()) + 1):
-        places = (alike == number).nonzero().flatten().tolist()
-        found = _in_turn(network, (inputs[place : place + 1] for place in places[:2]))
-        if found[0] == found[-1]:
-            found = found[:1] * len(places)
-        else:
-            found = _in_turn(network, (inputs[place : place + 1] for place in places))
-        for place, own in zip(places, found, strict=True):
-            counts[place] = own
-    return counts
+    number_of = torch.cat(decided).unique(dim=0, return_inverse=True)[1].tolist()
+    alike: dict[int, list[int]] = {}
+    for place, number in enumerate(number_of):
+        alike.setdefault(number, []).append(place)
+
+    def counted(places: Iterable[int]) -> dict[int, Counter[str]]:
+        places = list(places)  # all in one go: setting the mode may cost what is prepared
+        images = (inputs[place : place + 1] for place in places)
+        return dict(zip(places, _in_turn(network, images), strict=True))
+
+    counts = counted(place for kind in alike.values() for place in kind[:2])
+    differ = [kind for kind in alike.values() if counts[kind[0]] != counts[kind[:2][-1]]]
+    counts |= counted(place for kind in differ for place in kind[2:])
+    return [counts.get(place, counts[alike[n][0]]) for place, n in enumerate(number_of)]
 
 
 def _each_alone(network: nn.Module, inputs: Inputs, batch_size: int) -> list[Counter[str]]:
@@ -210,17 +212,21 @@ def _count_blind(
         return None, None
 
 
-def _check_batches(in_batches: int, images: list[Counter[str]], decides: bool) -> None:
+def _check_batches(in_batches: int, images: list[Counter[str]], decide: bool) -> None:
     """Refuses networks that decide for a whole batch, whose accuracy is not that of their cost.
 
     Five per cent are allowed, as rounding differs between batch sizes and may tip a decision.
     Batches may also be cheaper where no image decides anything: weights composed once a batch.
+
+    Args:
+        decide: whether images do, so that batches may not be cheaper.
     """
     alone = sum(image.total() for image in images)
-    if in_batches > 1.05 * alone or (decides and in_batches < 0.95 * alone):
+    if in_batches > 1.05 * alone or (decide and in_batches < 0.95 * alone):
         raise ValueError(
             f"{len(images)} images take {in_batches:,} multiplications in batches, but {alone:,} "
-            "one at a time. An image's cost must not depend on the others: decide for each image."
+            "one at a time. An image's cost must not depend on the others: decide for each image. "
+            "If the network has a method `decided`, it must tell them apart that cost differently."
         )
 
 

@@ -73,8 +73,9 @@ def folded_graph(
     graph = copy.deepcopy(graph)
     for node in list(graph.nodes):
         before = source = _input_of(node)
-        module, called = module_of(node, modules), node.op in ("call_function", "call_method")
-        relu = type(module) is nn.ReLU or (called and node.target in _RELUS)
+        module = module_of(node, modules)
+        called = node.op in ("call_function", "call_method") and node.target in _RELUS
+        relu = type(module) is nn.ReLU or called
         while relu and type(module_of(source, modules)) is nn.MaxPool2d and len(source.users) == 1:
             source = _input_of(source)
         follows_conv = type(module_of(source, modules)) is conv and len(source.users) == 1

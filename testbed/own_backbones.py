@@ -125,7 +125,7 @@ def _chain(in_channels: int, convs: Sequence[_Conv], batch_norm: bool) -> Layers
             layers[f"dropout{i}"] = nn.Dropout(conv.dropout)
         if conv.pool:
             layers[f"pool{i}"] = nn.MaxPool2d(2)
-        # Last, as it is usually drawn before both: it gives the same, of a quarter of the values.
+        # Usually drawn before both. Last, it gives the same, and reads a quarter of the values.
         layers[f"relu{i}"] = nn.ReLU()
         in_channels = conv.channels
     return layers

@@ -67,7 +67,7 @@ class STR(BaseModel):
 
     def check_network(self, dense: nn.Module, data: Splits) -> None:
         """See `ChecksNetwork`."""
-        weight_layers(dense)
+        weight_layers(dense)  # refuses shared and computed weights
         n_zeros(self.sparsity, weights_by_layer(dense))
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
@@ -80,7 +80,7 @@ class STR(BaseModel):
                 than two epochs to fine-tune.
         """
         network = copy.deepcopy(model).to(run.device)
-        weight_layers(network)
+        weight_layers(network)  # refuses shared and computed weights
         zeros = n_zeros(self.sparsity, weights_by_layer(network))
         check_epochs("str", run.fine_tuning.epochs, EPOCHS)
         checkpoint = Checkpoint(self, model, data, run)

@@ -104,7 +104,7 @@ def _each(values: Mapping[str, str]) -> str:
     if 2 * times <= len(values):
         return listed(f"{name} {value}" for name, value in values.items())
     others = [f"{name} {value}" for name, value in values.items() if value != commonest]
-    return listed([*others, f"each of the others {commonest}"])
+    return listed([*others, f"each of the other methods {commonest}"])
 
 
 def _trained_more(result: SweepResult) -> Iterator[str]:

@@ -121,14 +121,15 @@ def test_effort_is_summed_per_method(tmp_path: Path) -> None:
     ("rnps", "tries"),
     [
         (1, ""),
-        (2, "tries: rnp 2 and each of the others 1."),
+        (2, "tries: rnp 3 and each of the other methods 2."),
     ],
 )
 def test_unequal_tries_are_said_and_what_most_had_is_said_once(
     tmp_path: Path, rnps: int, tries: str
 ) -> None:
     methods = ("vanilla", "l1_filter", "thinet", "rnp")
-    rows = [trial(method, 0.8, 0.5) for method in (*methods, *["rnp"] * (rnps - 1))]
+    tried = ("dense", *methods, *methods, *["rnp"] * (rnps - 1))  # dense has nothing to be tried
+    rows = [trial(method, 0.8, 0.5) for method in tried]
     said = "\n".join(cautions(result_of(tmp_path, rows, methods=("dense", *methods))))
     assert tries in said and ("number of tries" in said) == bool(tries)
 
@@ -137,7 +138,7 @@ def test_unequal_epochs_and_passes_beside_them_are_said(tmp_path: Path) -> None:
     rows = [*SMALL, trial("rnp", 0.8, 0.5, fine_tuning_epochs=7, q_learning_epochs=12.34)]
     result = result_of(tmp_path, rows, methods=(*METHODS, "rnp"))
     said = "\n".join(cautions(result))
-    assert "not given the same fine-tuning epochs: rnp 7 and each of the others 5." in said
+    assert "not given the same fine-tuning epochs: rnp 7 and each of the other methods 5." in said
     assert (
         "for Q-learning, in epochs of forward passes (median trial): rnp 12.3." in said
         and "for rewards" not in said

@@ -11,11 +11,16 @@ import torch
 import yaml
 from pydantic import BaseModel, Field
 
+from baselines import L1Filter
 from docs import generated
 from orchestrator.methods import METHODS
 from orchestrator.search.study_storage import open_journal
 from orchestrator.sweep_file import Resources, load_sweep
+from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications
+from testbed.data import load_splits
+from testbed.method import Run
+from testbed.network_file import save_network
 from testbed.training import Training
 from tests.test_readme import PROJECT, blocks, run_quickly
 
@@ -96,6 +101,24 @@ def test_the_example_prunes_a_network_and_data_of_the_users_own() -> None:
     pruned = count_multiplications(names["pruned"], image).multiplications
     assert pruned / dense == pytest.approx(0.4, rel=0.1)
     assert names["pruned"](torch.rand(2, 1, 16, 16)).shape == (2, 3)
+
+
+def test_an_exported_network_is_loaded_as_a_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    dense = build_backbone("conv", (1, 8, 8), 10, depth=4)
+    data = load_splits("digits", Path("data"), seed=0)
+    none = Training(epochs=1).model_copy(update={"epochs": 0})
+    run = Run(seed=0, device=torch.device("cpu"), training=none, fine_tuning=none)
+    pruned = L1Filter(keep_multiplications=0.5).prune(dense, data, run).eval()
+    monkeypatch.chdir(tmp_path)
+    Path("my_network").mkdir()
+    save_network(pruned, Path("my_network/weights.safetensors"))
+    names: dict[str, Any] = {}
+    exec(blocks("python", page("guides/ship"))[1], names)
+    images = torch.rand(3, 1, 8, 8)
+    assert torch.equal(names["network"].eval()(images), pruned(images))
 
 
 def test_the_example_of_rnp_gives_points_of_one_backbone() -> None:

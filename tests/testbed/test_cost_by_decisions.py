@@ -9,6 +9,7 @@ import small_groups
 import small_routes
 import torch
 from runtime_networks import runtime
+from test_cost_per_image import SkippingNetwork
 from torch import Tensor, nn
 
 from testbed import cost
@@ -43,19 +44,8 @@ def test_each_image_costs_what_it_costs_alone(name: str, monkeypatch: pytest.Mon
     assert sum(n == 1 for n in run) <= 2 * n_kinds + 5, "and the others were not run alone"
 
 
-class Telling(nn.Module):
-    """Runs its second conv on images whose mean is positive, and says that it never does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.always, self.sometimes = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.always(images).clone()
-        chosen = images.mean(dim=(1, 2, 3)) > 0
-        if chosen.any():
-            features[chosen] = self.sometimes(features[chosen])
-        return features
+class Telling(SkippingNetwork):
+    """Says that it never runs its second conv."""
 
     def decided(self, images: Tensor) -> Tensor:
         return torch.zeros(len(images), 1, dtype=torch.int64)
@@ -63,14 +53,14 @@ class Telling(nn.Module):
 
 @pytest.mark.parametrize("signs", [[1, -1, -1, 1], [-1, 1, 1, -1]])
 def test_images_said_to_decide_alike_that_do_not_are_all_run(signs: list[int]) -> None:
-    images = torch.ones(4, 2, 3, 3) * torch.tensor(signs)[:, None, None, None]
-    always, sometimes = 2 * 4 * 9, 9 * 4 * 4 * 9
+    images = torch.ones(4, 4, 3, 3) * torch.tensor(signs)[:, None, None, None]
+    always, sometimes = 4 * 4 * 9, 9 * 4 * 4 * 9
     found = count_multiplications(Telling(), images)
     assert found.per_image.tolist() == [always + sometimes * (sign > 0) for sign in signs]
 
 
 def test_a_network_that_tells_wrong_decisions_is_refused() -> None:
     """Where the two images that were run agree by chance."""
-    images = torch.ones(4, 2, 3, 3) * torch.tensor([1, 1, -1, -1])[:, None, None, None]
+    images = torch.ones(4, 4, 3, 3) * torch.tensor([1, 1, -1, -1])[:, None, None, None]
     with pytest.raises(ValueError, match="decide for each image"):
         count_multiplications(Telling(), images)

@@ -14,8 +14,8 @@ classifier reads, carried on by the recurrent cell, and groups share nothing. Th
 average of the groups' log-probabilities with fitted weights, with which `cascade` won; a classifier
 over all groups' features was not tried. Groups take nothing from the dense network but its
 architecture: they are trained from scratch in one training, as long as `vanilla` is, each by its
-own loss. A trial that may be stopped early is judged by all groups together. Going on costs in
-proportion to the group's multiplications, the mean group p. Actions are few and their outcome is
+own loss. That serves all penalties and budgets: see `shared_stage`. Going on costs in proportion to
+the group's multiplications, the mean group p. Actions are few and their outcome is
 known, so that exact returns are learnt, and nothing is explored. Decisions and weights are learnt
 from training images, augmented once, as there are more of them.
 
@@ -23,6 +23,7 @@ Its output runs fewer multiplications, each image its own number of them.
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Self
 
@@ -42,6 +43,7 @@ from testbed.looks import average, fitted_weight
 from testbed.method import Run
 from testbed.new_weights import draw_anew
 from testbed.prediction import autocast, evaluating, memory_format_for
+from testbed.shared_stage import obtain_stage
 
 LOOKED_AT, BATCH_SIZE = 20_000, 256  # images at most that decisions are learnt from, or met on
 
@@ -100,11 +102,25 @@ class RNPGroups(BaseModel):
         network = self._grouped(model, data)
         cost = GroupCost(network, model, data)
         budget = self._budget(cost)
-        draw_anew(network, run.seed)
+        draw_anew(network.decision, run.seed)
+        groups = obtain_stage(self, model, data, run)
+        network.load_state_dict({**network.state_dict(), **groups})
+        self._learn(network.to(run.device), data, run, cost, budget)
+        return network.eval()
+
+    @classmethod
+    def stage_options(cls) -> frozenset[str]:
+        """See `SharesStage`."""
+        return frozenset({"groups"})
+
+    def stage(self, model: nn.Module, data: Splits, run: Run) -> Mapping[str, Tensor]:
+        """The tensors of the groups, trained (see `SharesStage`)."""
+        network = self._grouped(model, data)
+        draw_anew(nn.ModuleList([network.bodies, network.classifiers]), run.seed)
         together = AllGroups(network.to(run.device), run)
         run.train_from_scratch(together, data, together.apart)
-        self._learn(network, data, run, cost, budget)
-        return network.eval()
+        tensors = network.state_dict()
+        return {name: tensors[name] for name in tensors if not name.startswith("decision.")}
 
     def _grouped(self, dense: nn.Module, data: Splits) -> GroupedNetwork:
         """Groups of the sizes asked for, on the CPU; their weights mean nothing."""

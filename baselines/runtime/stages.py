@@ -1,9 +1,11 @@
 """Stages of a cascade: thin networks of a dense one, each trained from scratch, and that one last.
 
-`cascade` and its control `cascade_random` have them in common.
+`cascade` and its control `cascade_random` have them in common. They are trained once for all
+budgets of a method: see `shared_stage`.
 """
 
 import copy
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated
 
@@ -22,6 +24,7 @@ from testbed.data import Images, Splits
 from testbed.held_back import divided
 from testbed.method import Run
 from testbed.prediction import check_logits, evaluating, predict
+from testbed.shared_stage import obtain_stage
 
 LOOKED_AT = 8  # images, to see whether a network gives logits
 
@@ -90,12 +93,33 @@ class Stages(BaseModel):
         networks = [copy.deepcopy(dense) for _ in range(len(self.stages) + 1)]
         return CascadeNetwork(networks, self.confidence, self.mirror)
 
+    @classmethod
+    def stage_options(cls) -> frozenset[str]:
+        """What networks are made of, and what their accuracies are of (see `SharesStage`)."""
+        return frozenset({"stages", "scope", "keep", "choice_share"})
+
+    def stage(self, model: nn.Module, data: Splits, run: Run) -> Mapping[str, Tensor]:
+        """The tensors of all stages, trained (see `SharesStage`).
+
+        Resumes after the last complete one, if the run's folder holds a checkpoint.
+        """
+        network = self.skeleton(model).to(run.device)
+        checkpoint = Checkpoint(self, model, data, run)
+        completed = checkpoint.load(network)
+        for number, share in enumerate(self.stages):
+            if number > completed:
+                own = run.beside(f"stage{number + 1}")
+                network.networks[number] = self._thin(share).prune(model, data, own)
+                checkpoint.save(number, network)
+        if completed < len(self.stages):
+            network.networks[-1] = copy.deepcopy(model).to(run.device)
+            run.fine_tune(network.networks[-1], data, judged=False)  # alone it costs all
+        return network.networks.state_dict()
+
     def trained(
         self, model: nn.Module, data: Splits, run: Run
     ) -> tuple[CascadeNetwork, Decisions, Tensor]:
         """The stages, trained; the best decisions of a cascade of them; and what these are of.
-
-        Resumes after the last complete stage, if the run's folder holds a checkpoint.
 
         Returns:
             the network without its decisions; the decisions; (looks, n, classes) log-probabilities
@@ -106,18 +130,11 @@ class Stages(BaseModel):
         """
         self.check_network(model, data)
         images, judged = divided(data, self.choice_share, "choice_share")
-        network = self.skeleton(model).to(run.device)
-        checkpoint = Checkpoint(self, model, data, run)
-        completed = checkpoint.load(network)
+        network = self.skeleton(model)
         for number, share in enumerate(self.stages):
-            if number > completed:
-                own = run.beside(f"stage{number + 1}")
-                network.networks[number] = self._thin(share).prune(model, judged, own)
-                checkpoint.save(number, network)
-        if completed < len(self.stages):
-            network.networks[-1] = copy.deepcopy(model).to(run.device)
-            run.fine_tune(network.networks[-1], judged, judged=False)  # alone it costs all
-            checkpoint.save(len(self.stages), network)
+            network.networks[number] = self._thin(share).foreseen(model, data)
+        network.networks.load_state_dict(obtain_stage(self, model, judged, run))
+        network.to(run.device)
         looks = looks_of(network, images, data, run)
         costs = costs_of_looks(network, data)
         decisions = chosen_decisions(

@@ -1,12 +1,14 @@
-"""A study of ten penalties whose trials share one adapted backbone, against single trials.
+"""A study of ten penalties or budgets whose trials share their first steps, against single trials.
 
-    python -m benchmarks.shared_stages [--of quick long] [--rounds N] [--json]
+    python -m benchmarks.shared_stages [--of quick long groups cascade] [--rounds N] [--json]
 
-RNP on the digits. A single trial begins with nothing: it trains its dense network, adapts the
-backbone and learns to decide; a study does the first two once, for ten penalties. So a study costs
-less than three trials where the first two take 3.5 times as long as all that comes after. `quick`
-has the options of the quick sweep. In `long` a dense network twice as wide is trained for 40
-epochs, and nine tenths of 20 epochs adapt it.
+On the digits. A single trial begins with nothing: it trains its dense network, then what it shares
+with others, and then learns to decide; a study does the first two once, for ten trials. So a study
+costs less than three trials where the first two take 3.5 times as long as all that comes after.
+
+`quick` is RNP with the options of the quick sweep, whose trials share an adapted backbone. In
+`long` a dense network twice as wide is trained for 40 epochs, and nine tenths of 20 epochs adapt
+it. `groups` is `rnp_groups` with ten penalties, `cascade` ten budgets.
 
 Jobs run one after another in this process, one thread, without report and test images. Measured is
 CPU time, as trials take turns with whatever else the machine does.
@@ -35,21 +37,23 @@ from testbed.training import ignore
 
 SWEEP_FILE = Path(__file__).parents[1] / "sweeps" / "digits_quick.yaml"
 PENALTIES = [round(float(p), 4) for p in -np.geomspace(0.01, 0.3, 10)]
-QUICK = "steps: 300, encoding: 16, hidden: 32"
+BUDGETS = [round(float(share), 2) for share in np.linspace(0.2, 0.9, 10)]
+QUICK = f"p: {{grid: {PENALTIES}}}, steps: 300, encoding: 16, hidden: 32"
 SETTINGS = {
-    "quick": (QUICK, []),
+    "quick": (f"rnp: {{{QUICK}}}", []),
     "long": (
-        f"{QUICK}, adaptation: 0.9, rounds: 1",
+        f"rnp: {{{QUICK}, adaptation: 0.9, rounds: 1}}",
         ["backbone.width=2", "training.epochs=40", "fine_tuning.epochs=20"],
     ),
+    "groups": (f"rnp_groups: {{p: {{grid: {PENALTIES}}}}}", []),
+    "cascade": (f"cascade: {{keep_multiplications: {{grid: {BUDGETS}}}}}", []),
 }
 GOAL = Goal(at_most=3)
 
 
 def planned(setting: str) -> Plan:
-    options, changes = SETTINGS[setting]
-    rnp = f"methods={{rnp: {{p: {{grid: {PENALTIES}}}, {options}}}}}"
-    return make_plan(load_sweep(SWEEP_FILE, [rnp, "confirm=null", *changes]))
+    method, changes = SETTINGS[setting]
+    return make_plan(load_sweep(SWEEP_FILE, [f"methods={{{method}}}", "confirm=null", *changes]))
 
 
 def seconds(plan: Plan) -> dict[str, float]:
@@ -81,7 +85,7 @@ def compare(settings: Sequence[str], rounds: int) -> Result:
             found.append((dense + stage + sum(trials)) / (dense + stage + own))
         ratios[f"{setting}_study_over_single_trial"] = statistics.median(found)
         notes[f"{setting}, CPU seconds"] = (
-            f"dense network {dense:.1f}, adapted backbone {stage:.1f}, "
+            f"dense network {dense:.1f}, shared stage {stage:.1f}, "
             f"each of {len(trials)} trials then {own:.1f}"
         )
     return Result("shared_stages", ratios, dict.fromkeys(ratios, GOAL), notes)

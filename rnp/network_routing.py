@@ -115,9 +115,8 @@ class NetworkRouting(BlockAdaptation, QLearning):
 
     def _looked_at(self, network: RoutedNetwork, data: Splits, run: Run) -> Splits:
         """`data` with few training images, if a table of all their routes is made."""
-        generator = torch.Generator().manual_seed(run.seed)
-        images = torch.randperm(len(data.train), generator=generator)[:LOOKED_AT]
-        some = replace(data, train=data.train.select(images))
+        images = data.train.drawn(LOOKED_AT, torch.Generator().manual_seed(run.seed))
+        some = replace(data, train=images)
         return some if tabulates(network, some, self) else data
 
     def _checked(self, dense: nn.Module, data: Splits) -> RoutedNetwork:

@@ -162,8 +162,7 @@ class RNPGroups(BaseModel):
         """Learns the weights of the groups' answers and the decisions, and meets the budget."""
         generator = torch.Generator().manual_seed(run.seed)
         decision, price = network.decision, cost.prices()
-        drawn = torch.randperm(len(data.train), generator=generator)[:LOOKED_AT]
-        images = data.train.select(drawn.to(data.train.labels.device))
+        images = data.train.drawn(LOOKED_AT, generator)
         answers = answered(network, images, data, run, generator)
         fit_weights(network, answers, images.labels.cpu())
         looks = answers.looks(network, images.labels, run.device)

@@ -149,6 +149,11 @@ class Images:
         """Those images, in that order. `indices`: (k,) int64, on the images' device."""
         return Images(self.source.select(indices), self.labels.index_select(0, indices))
 
+    def drawn(self, n: int, generator: torch.Generator) -> "Images":
+        """n of the images, or all where they are fewer, at random; `generator`: of the CPU."""
+        places = torch.randperm(len(self), generator=generator)[:n]
+        return self.select(places.to(self.labels.device))
+
     def batches(self, size: int) -> Iterator["Images"]:
         """All images in their order, `size` at a time; the last ones may be fewer."""
         return (self[first : first + size] for first in range(0, len(self), size))

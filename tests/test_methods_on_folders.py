@@ -91,6 +91,7 @@ def test_a_method_reads_no_more_than_a_batch_at_once(
     monkeypatch.setattr(MappedPixels, "read", counting)
     monkeypatch.setattr("testbed.prediction.MOST_VALUES", 3 * 8 * 8 * MOST_AT_ONCE // 2)
     monkeypatch.setattr("testbed.measurement.TIMED_BYTES", 4 * 3 * 8 * 8 * MOST_AT_ONCE // 2)
+    monkeypatch.setattr("baselines.channels.batch_norm_statistics.BATCH_SIZE", MOST_AT_ONCE // 2)
     method = method_class(name)(**QUICK.get(name, {}))
     settings = LEARNING.model_copy(update={"epochs": 2})
     run = Run(seed=0, device=CPU, training=settings, fine_tuning=settings)

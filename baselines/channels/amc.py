@@ -46,7 +46,7 @@ from testbed.checkpoint import Checkpoint
 from testbed.data import Images, Splits
 from testbed.held_back import divided
 from testbed.method import Run
-from testbed.prediction import evaluate, memory_format_for
+from testbed.prediction import evaluate
 
 EPISODES_A_REPORT = 20
 POSITIONS = 10  # that an image gives the refit of each layer
@@ -103,7 +103,8 @@ class AMC(AmountOptions):
         images, judged = divided(data, self.reward_share, "reward_share")
         checkpoint = Checkpoint(self, model, data, run)
         begun = checkpoint.load(network) >= 0
-        candidates = Candidates(network, example, amount, self._sampler(network, data, run), run)
+        sampler = Sampler.of_run(network, data, run, self.images, POSITIONS)
+        candidates = Candidates(network, example, amount, sampler, run)
         if not begun:
             run.report({"statistics_epochs": candidates.sampled / len(data.train)})
         space = Space(network, amount, self.keep_multiplications, self.lower_bound, self.round_to)
@@ -127,11 +128,6 @@ class AMC(AmountOptions):
         network = candidates.network(search.best)
         run.fine_tune(network, judged)
         return network
-
-    def _sampler(self, network: nn.Module, data: Splits, run: Run) -> Sampler:
-        layout = memory_format_for(network, data, run.device)
-        precision = run.fine_tuning.precision
-        return Sampler(data, run.device, precision, layout, self.images, POSITIONS)
 
 
 class Candidates:

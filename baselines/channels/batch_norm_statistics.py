@@ -36,8 +36,7 @@ def statistics_images(data: Splits, n_judging: int, seed: int) -> Images:
     """
     n = min(max(round(SHARE * n_judging), FEWEST), MOST, len(data.train))
     generator = torch.Generator().manual_seed(seed)
-    places = torch.randperm(len(data.train), generator=generator)[:n]
-    drawn = data.train.select(places.to(data.train.labels.device))
+    drawn = data.train.drawn(n, generator)
     return Images(data.augmented(drawn, generator), drawn.labels)
 
 

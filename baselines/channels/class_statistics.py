@@ -35,7 +35,6 @@ from baselines.channels.group_norms import l1_norms
 from baselines.channels.keep_ratio import KeepAmount
 from testbed.data import Images, Splits
 from testbed.method import Run
-from testbed.prediction import memory_format_for
 
 # Of the sum of squares: variation below is rounding of float32 responses that are all alike.
 ROUNDING = 1e-12
@@ -62,14 +61,7 @@ class ClassStatistics(KeepAmount):
         network = copy.deepcopy(model).to(run.device)
         example = example_images(data, run.device)
         amount = self.amount(network, example)
-        sampler = Sampler(
-            data,
-            run.device,
-            run.fine_tuning.precision,
-            memory_format_for(network, data, run.device),
-            self.images,
-            positions=0,
-        )
+        sampler = Sampler.of_run(network, data, run, self.images, positions=0)
         images = sampler.drawn(torch.Generator().manual_seed(run.seed))
         scores = between_classes(network, amount.groups, sampler, images)
         run.report({"statistics_epochs": len(images) / len(data.train)})

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import ceil, prod
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ from baselines.channels.dependency.weights import Weights
 from testbed.data import Images, Splits, normalise
 from testbed.dispatch_mode import DispatchMode
 from testbed.machine import Precision
-from testbed.prediction import autocast
+from testbed.method import Run
+from testbed.prediction import autocast, memory_format_for
 
 Gram = NDArray[np.float64]  # (channels, channels)
 
@@ -120,6 +121,14 @@ class Sampler:
     """How many of a reader's output values are drawn for each image, each at a place and filter of
     its own; more where there would be fewer samples than channels; all where there are fewer."""
 
+    @classmethod
+    def of_run(
+        cls, network: nn.Module, data: Splits, run: Run, images: int, positions: int
+    ) -> Self:
+        """That of a method's run, for networks like `network`."""
+        layout, precision = memory_format_for(network, data, run.device), run.fine_tuning.precision
+        return cls(data, run.device, precision, layout, images, positions)
+
     def readers(
         self, network: nn.Module, group: ChannelGroup, generator: torch.Generator
     ) -> list[SampledReader]:
@@ -156,9 +165,7 @@ class Sampler:
 
     def drawn(self, generator: torch.Generator) -> Images:
         """The training images that are sampled."""
-        train = self.data.train
-        chosen = torch.randperm(len(train), generator=generator)[: self.images]
-        return train.select(chosen.to(train.labels.device))
+        return self.data.train.drawn(self.images, generator)
 
     def catch(
         self,

@@ -5,6 +5,7 @@ mask's own, folded into the convs before them once they are known.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,11 +30,22 @@ class Turn:
 class SlicedReader(nn.Module):
     """A conv or linear layer that reads some of its inputs only."""
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, inputs: Tensor, turn: Turn) -> None:
-        """`inputs`: (channels, inputs of each channel) int64, on the layer's device."""
+    def __init__(
+        self,
+        layer: nn.Conv2d | nn.Linear,
+        inputs: Tensor,
+        turn: Turn,
+        weight_for: Callable[[Tensor], Tensor],
+    ) -> None:
+        """
+        Args:
+            inputs: (channels, inputs of each channel) int64, on the layer's device.
+            weight_for: of a mask (channels,), the whole layer's weight with it.
+        """
         super().__init__()
         self.bias = layer.bias
         self._layer = layer
+        self._weight_for = weight_for
         self._inputs = inputs
         self._turn = turn
         n_inputs = layer.weight.shape[1]
@@ -48,7 +60,7 @@ class SlicedReader(nn.Module):
             read = self._others.clone()
             read[self._inputs[mask].flatten()] = True
             places = read.nonzero().flatten()
-            self._taken.append((places, self._layer.weight.detach().index_select(1, places)))
+            self._taken.append((places, self._weight_for(mask).index_select(1, places)))
 
     @property
     def weight(self) -> Tensor:

@@ -147,9 +147,7 @@ class PCAS(AmountOptions):
             report=ignore,
             checkpoint=kept,
         )
-        generator = torch.Generator().manual_seed(run.seed)
-        drawn = torch.randperm(len(data.train), generator=generator)[: self.images]
-        images = data.train.select(drawn.to(data.train.labels.device))
+        images = data.train.drawn(self.images, torch.Generator().manual_seed(run.seed))
         precision, mean = autocast(settings.precision, run.device), attended.averaging()
         with mean as importances, evaluating(attended), torch.no_grad(), precision:
             for part in images.batches(BATCH_SIZE):  # `predict` runs a black image, too

@@ -3,22 +3,28 @@ Huang, Zhou, You, Neumann 2018, "Learning to prune filters in convolutional neur
 arXiv 1801.07365.
 
 Layer by layer, from low to high, an agent reads the filters of a layer and gives each a probability
-of being kept. It learns by REINFORCE from the accuracy of validation images under masks that it
-samples, and from how few filters these keep; then the channels it does without are removed and the
-network is fine-tuned. Layers that write the same channels, as those of a residual network do, have
-one agent: it reads the weights of all of them that make a channel.
+of being kept. It learns by REINFORCE from the accuracy under masks that it samples, and from how
+few filters these keep; then the channels it does without are removed and the network is fine-tuned.
+Layers that write the same channels, as those of a residual network do, have one agent: it reads the
+weights of all of them that make a channel.
 
 Where we differ: the report prints the accuracy term with the sign of the drop the wrong way round,
 and its gradient without the logarithm; both are mended. Batch norm is estimated anew for every mask
 and for the dense network that it is compared with (see `batch_norm_statistics`; Huang et al.
 fine-tune each mask instead): with the whole network's statistics a mask looks 5 to 40 times worse
-than it is. `phi` is 1 at most, or agents buy luck on the reward images. A layer's drop is counted
-from the dense network, or from the network as it comes to that layer where this is less accurate
-(see `Rewards`). The validation images have
-three parts. Agents learn from two thirds of the reward images (`reward_share`); on the last third,
-that no agent learnt from, one of a few masks is chosen: all channels, or from up to ten moments of
-the learning the most probable mask and the best one sampled. So an agent may go too far. Every
-accuracy that is reported is of the others (`held_back`).
+than it is. The layers that read what goes are refitted by least squares for every mask (`refit`;
+He, Zhang, Sun 2017), as the chosen one's then are: half of conv 6 of a VGG-16 costs 3.0 points
+then, 6.6 else. `phi` is 1 at most, or agents buy luck on the images that they learn from. A layer's
+drop is counted from the dense network, or from the network as it comes to that layer where this is
+less accurate (see `Rewards`).
+
+Agents learn from a part of the validation images (`reward_share`); every accuracy that is reported
+is of the others (`held_back`). At the end one of a few masks is chosen: from up to ten moments of
+the learning the most probable mask and the best one sampled; and as an agent may go too far, masks
+from its last most probable one up to all channels, in the order of their probabilities. That is
+done on training images, which no agent learnt from, and of which there are enough: on a thousand
+images luck chooses among thirty masks. A drop is a third to a half larger there than elsewhere (4.2
+points for that half), so that the bound is rather kept than spent.
 
 The report leaves agent, optimiser, baseline and schedule open: here a small network reads each
 filter by itself, probabilities start at a half, and a little exploration stays. Masks count by the
@@ -35,7 +41,7 @@ Its output is a smaller network: it runs fewer multiplications.
 
 import copy
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -47,9 +53,17 @@ from baselines.channels.batch_norm_statistics import (
     normalised_batches,
     statistics_images,
 )
-from baselines.channels.channel_groups import ChannelGroups, Keep, Scope, channel_groups
+from baselines.channels.channel_groups import (
+    ChannelGroup,
+    ChannelGroups,
+    Keep,
+    Scope,
+    channel_groups,
+)
 from baselines.channels.channel_removal import example_images, remove_channels
+from baselines.channels.contributions import Sampler
 from baselines.channels.group_norms import group_filters
+from baselines.channels.refit import Refit
 from baselines.channels.reinforce import Remembered, learn
 from baselines.channels.reward_evaluation import evaluation, evaluation_of_masks
 from testbed.checkpoint import Checkpoint
@@ -60,7 +74,8 @@ from testbed.method import Run
 from testbed.names import unknown
 from testbed.prediction import evaluate
 
-LEARNT_FROM = 2 / 3  # of the reward images: the others choose among the masks that were learnt
+CHOSEN_BY = 2  # training images for each reward image: they choose among the masks that were learnt
+REFITTED_ON, POSITIONS = 1000, 10  # training images at most, and places that each gives
 
 
 class PolicyGradient(BaseModel):
@@ -81,7 +96,14 @@ class PolicyGradient(BaseModel):
     )
     layer: str | None = Field(default=None, description="The layer to prune where layers is one.")
     reward_share: float = Field(
-        default=0.5, gt=0, lt=1, description="Of the validation images: those that give rewards."
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="Of the validation images: those that give rewards.",
+    )
+    refit: bool = Field(
+        default=True,
+        description="Refit the layers that read what goes, by least squares, for every mask.",
     )
     scope: Scope = "inside_blocks"
     keep: Keep = ()
@@ -102,7 +124,7 @@ class PolicyGradient(BaseModel):
     def check_network(self, dense: nn.Module, data: Splits) -> None:
         """See `ChecksNetwork`."""
         self._layers(self._groups(dense, example_images(data, torch.device("cpu"))))
-        self._parts(data)
+        self.held_back(data)
 
     def prune(self, model: nn.Module, data: Splits, run: Run) -> nn.Module:
         """A smaller copy of `model`, fine-tuned after each layer (see `PruningMethod`).
@@ -120,12 +142,14 @@ class PolicyGradient(BaseModel):
         example = example_images(data, run.device)
         groups = self._groups(network, example)
         layers = self._layers(groups)
-        learnt_from, chosen_by, held_back = self._parts(data)
-        statistics = statistics_images(data, len(learnt_from), run.seed)
+        rewarding, held_back = divided(data, self.reward_share, "reward_share")
+        statistics = statistics_images(data, len(rewarding), run.seed)
         dense = copy.deepcopy(network)
         _estimate(dense, statistics, data, run)
-        accuracy = _better_than_chance(dense, learnt_from, data, run)
-        learning = Judging(learnt_from, statistics, accuracy)
+        accuracy = _better_than_chance(dense, rewarding, data, run)
+        learning = Judging(rewarding, statistics, accuracy)
+        generator = torch.Generator().manual_seed(run.seed)
+        chosen_by = data.train.drawn(CHOSEN_BY * len(rewarding), generator)
         choosing = Judging(chosen_by, statistics, _accuracy(dense, chosen_by, data, run))
         checkpoint = Checkpoint(self, model, data, run)
         completed = checkpoint.load(network)
@@ -134,17 +158,20 @@ class PolicyGradient(BaseModel):
         for number, name in enumerate(layers):
             if number <= completed:
                 continue
+            seed = 1000 * run.seed + number
+            refit = self._refit_of(network, groups[name], data, run, seed)
             learnt, chosen = (
-                self._rewards(network, groups, name, each, data, run)
+                self._rewards(network, groups, name, each, data, run, refit)
                 for each in (learning, choosing)
             )
             filters = group_filters(network, groups[name]).to(run.device)
-            seed = 1000 * run.seed + number
             masks = learn(filters, learnt, self.samples, self.steps, seed)
             values = chosen(masks)
             kept, reward = masks[values.argmax()], values.max().item()
             removed = (~kept).nonzero().flatten().tolist()
             if removed:
+                if refit is not None:
+                    refit(network, {name: removed})
                 network = remove_channels(network, example, groups, {name: removed})
                 groups = groups.after({name: removed})
                 _estimate(network, statistics, data, run)
@@ -181,18 +208,17 @@ class PolicyGradient(BaseModel):
     def _groups(self, network: nn.Module, example: Tensor) -> ChannelGroups:
         return channel_groups(network, example, scope=self.scope, keep=self.keep)
 
-    def _parts(self, data: Splits) -> tuple[Images, Images, Splits]:
-        """Images to learn from, those to choose by, and the data with the rest for validation."""
-        rewarding, held_back = divided(data, self.reward_share, "reward_share")
-        if len(rewarding) == 1:
-            raise ValueError(
-                f"reward_share {self.reward_share:g} takes 1 of {len(data.validation)} validation "
-                "images; expected two at least, one that agents learn from and one to choose masks "
-                "by. Take a larger reward_share or data.validation_share."
-            )
-        rewards = replace(data, validation=rewarding)
-        learnt_from, others = divided(rewards, LEARNT_FROM, "reward_share")
-        return learnt_from, others.validation, held_back
+    def _refit_of(
+        self, network: nn.Module, group: ChannelGroup, data: Splits, run: Run, seed: int
+    ) -> Refit | None:
+        """The refit of what reads a group, if that is asked for."""
+        if not self.refit:
+            return None
+        sampler = Sampler.of_run(network, data, run, REFITTED_ON, POSITIONS)
+        generator = torch.Generator().manual_seed(seed)
+        images = sampler.drawn(generator)
+        run.report({"statistics_epochs": len(images) / len(data.train)})
+        return Refit(network, {group.name: group}, sampler, images, generator)
 
     def _rewards(
         self,
@@ -202,6 +228,7 @@ class PolicyGradient(BaseModel):
         judging: "Judging",
         data: Splits,
         run: Run,
+        refit: Refit | None,
     ) -> "Rewards":
         """The rewards of masks of a group."""
         evaluation = evaluation_of_masks(
@@ -213,6 +240,7 @@ class PolicyGradient(BaseModel):
             data,
             device=run.device,
             precision=run.fine_tuning.precision,
+            refit=refit,
         )
         accuracies = Remembered(evaluation, evaluation.images_per_mask)
         return Rewards(accuracies, judging.dense_accuracy, self.drop_bound)

@@ -79,17 +79,23 @@ class Refit:
         Args:
             network: of the sampled one's weights and sizes.
         """
-        for layer, groups in self._inputs.items():
+        for layer in self._inputs:
             weight: Tensor = network.get_submodule(layer).weight  # type: ignore[assignment]
-            lost = torch.zeros(weight.shape[1], dtype=torch.bool)
-            for name, channels in groups:
-                gone = torch.tensor(list(removed.get(name, ())), dtype=torch.int64)
-                lost |= torch.isin(channels, gone)
-            if lost.any() and not lost.all():
-                flat = weight.detach().flatten(1).cpu().double()
-                places = lost.repeat_interleave(flat.shape[1] // len(lost))
-                fitted = refitted(flat, torch.from_numpy(self.grams[layer]), places)
-                weight.copy_(fitted.reshape(weight.shape))
+            weight.copy_(self.fitted(layer, weight, removed))
+
+    @torch.no_grad()
+    def fitted(self, layer: str, weight: Tensor, removed: Removed) -> Tensor:
+        """A layer's refitted weight; `weight` itself where nothing that it reads goes, or all."""
+        lost = torch.zeros(weight.shape[1], dtype=torch.bool)
+        for name, channels in self._inputs.get(layer, ()):
+            gone = torch.tensor(list(removed.get(name, ())), dtype=torch.int64)
+            lost |= torch.isin(channels, gone)
+        if lost.all() or not lost.any():
+            return weight
+        flat = weight.detach().flatten(1).cpu().double()
+        places = lost.repeat_interleave(flat.shape[1] // len(lost))
+        found = refitted(flat, torch.from_numpy(self.grams[layer]), places)
+        return found.reshape(weight.shape).to(weight)
 
 
 def refitted(weight: Tensor, gram: Tensor, lost: Tensor) -> Tensor:

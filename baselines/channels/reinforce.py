@@ -89,7 +89,8 @@ def learn(
 
     Returns:
         Of some moments in the course of the learning the most probable mask and the best of those
-        sampled, and last that of all filters: (masks, filters).
+        sampled; then, from the last most probable mask on to that of all filters, the masks of the
+        filters that are kept most probably, in as many steps: (masks, filters).
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng([]):  # torch draws first weights, which the agent then replaces
@@ -110,7 +111,18 @@ def learn(
             with torch.no_grad():
                 probable = at_least_one(agent().cpu()[None] > 0.5, weight)
             noted += [probable, masks[rewards.argmax()][None]]
-    return torch.cat([*noted, torch.ones_like(probable)])
+    with torch.no_grad():
+        return torch.cat([*noted, most_probable(agent().cpu(), int(probable.sum()))])
+
+
+def most_probable(keep: Tensor, fewest: int) -> Tensor:
+    """Masks (masks, filters) of the filters with the largest probabilities `keep`, (filters,).
+
+    Their sizes go from `fewest` to all, in `LOOKED_AT` steps or in those of one filter.
+    """
+    ranks = keep.argsort(descending=True, stable=True).argsort()
+    sizes = torch.linspace(fewest, len(keep), LOOKED_AT + 1).round().unique()
+    return ranks < sizes[:, None]
 
 
 def advantages(rewards: Tensor) -> Tensor:

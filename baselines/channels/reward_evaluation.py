@@ -16,6 +16,7 @@ import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -37,6 +38,7 @@ from baselines.channels.masked_layers import (
     SummedReader,
     Turn,
 )
+from baselines.channels.refit import Refit
 from testbed.data import Images, Splits
 from testbed.machine import Precision
 from testbed.prediction import autocast
@@ -72,6 +74,7 @@ def evaluation_of_masks(
     *,
     device: torch.device,
     precision: Precision = "auto",
+    refit: Refit | None = None,
 ) -> MaskEvaluation:
     """Judges masks of one group by the accuracy on `images`, as quickly as the network allows.
 
@@ -81,9 +84,13 @@ def evaluation_of_masks(
         name: of the group.
         images: uint8, normalised here with the mean and deviation of `data`'s training images.
         statistics: likewise; each mask's batch-norm statistics come from these.
+        refit: of `network`: what reads the group is refitted for each mask.
     """
     whole = WholeNetwork(
-        network, groups, name, images, statistics, data, device=device, precision=precision
+        *(network, groups, name, images, statistics, data),
+        device=device,
+        precision=precision,
+        refit=refit,
     )
     try:
         return CutNetwork(whole)
@@ -110,6 +117,7 @@ class WholeNetwork:
         *,
         device: torch.device,
         precision: Precision,
+        refit: Refit | None,
     ) -> None:
         """Arguments as for `evaluation_of_masks`."""
         self.group = groups[name]
@@ -120,6 +128,7 @@ class WholeNetwork:
             normalised_batches(network, each, data, device) for each in (statistics, images)
         )
         self.network = shared_copy(copy.deepcopy(network)).eval()  # its statistics will change
+        self.refit = refit
         self._has_norms = bool(estimated_norms(network))
         self.images_per_mask = len(images) + self._has_norms * len(statistics)
         self._groups = groups
@@ -135,11 +144,22 @@ class WholeNetwork:
 
     def smaller(self, mask: Tensor) -> nn.Module:
         """Without the channels that are not in `mask`, (channels,) bool; its statistics its own."""
-        lost = self._groups.lost({self.group.name: (~mask).nonzero().flatten().tolist()})
-        network = without(self.network, self._groups.trace, lost)
+        whole, removed = self.network, self._lost(mask)
+        if self.refit is not None:
+            whole = copy.deepcopy(whole)
+            self.refit(whole, removed)
+        network = without(whole, self._groups.trace, self._groups.lost(removed))
         if self._has_norms:
             estimate_statistics(network, self.statistics)
         return network
+
+    def weight_for(self, reader: str, weight: Tensor, mask: Tensor) -> Tensor:
+        """The weight that a layer has with a mask: `weight`, or that refitted."""
+        return weight if self.refit is None else self.refit.fitted(reader, weight, self._lost(mask))
+
+    def _lost(self, mask: Tensor) -> dict[str, list[int]]:
+        """The channels of the group that are not in `mask`."""
+        return {self.group.name: (~mask).nonzero().flatten().tolist()}
 
 
 class CutNetwork:
@@ -179,10 +199,12 @@ class CutNetwork:
     ) -> SlicedReader | SummedReader:
         """What takes the place of a layer above the cut, (channels, inputs of each channel)."""
         layer: Any = graph.get_submodule(name)
-        reader: SlicedReader | SummedReader = SlicedReader(layer, inputs, self._turn)
+        weight_for = partial(self._whole.weight_for, name, layer.weight.detach())
+        reader: SlicedReader | SummedReader = SlicedReader(layer, inputs, self._turn, weight_for)
         node = next(node for node in graph.graph.nodes if node.target == name)
         read = node.all_input_nodes[0]
-        if isinstance(layer, nn.Linear) and read in taken and inputs.numel() == layer.in_features:
+        fixed = isinstance(layer, nn.Linear) and self._whole.refit is None
+        if fixed and read in taken and inputs.numel() == layer.in_features:
             n_inputs = sum(kept[taken.index(read)].numel() for kept in self._kept)
             n_contributions = n_inputs // inputs.shape[1] * layer.out_features
             if n_contributions <= MOST_CONTRIBUTIONS:

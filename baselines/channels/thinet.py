@@ -48,7 +48,6 @@ from baselines.channels.rounds import Rounds, epochs_per_round
 from testbed.checkpoint import Checkpoint
 from testbed.data import Splits
 from testbed.method import Run
-from testbed.prediction import memory_format_for
 
 # Of the terms that make up a candidate's value: two that differ by less differ by rounding alone.
 ROUNDING = 1e-12
@@ -111,14 +110,7 @@ class ThiNet(KeepAmount):
         groups = amount.groups
         for name, removed in checkpoint.notes:
             groups = groups.after({name: removed})
-        sampler = Sampler(
-            data,
-            run.device,
-            run.fine_tuning.precision,
-            memory_format_for(network, data, run.device),
-            self.images,
-            self.positions,
-        )
+        sampler = Sampler.of_run(network, data, run, self.images, self.positions)
         for step, (number, name) in enumerate(product(range(1, self.rounds + 1), channels)):
             if step <= completed:
                 continue

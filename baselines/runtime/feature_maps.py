@@ -77,10 +77,7 @@ class FeatureMaps(BaseModel):
         skipping: dict[str, Any] = {name: network.get_submodule(name) for name in found}
         for name, inputs_of_map in found.items():
             skipping[name].inputs_of_map = inputs_of_map
-        drawn = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(run.seed))[
-            : self.images
-        ]
-        images = data.train.select(drawn.to(data.train.labels.device))
+        images = data.train.drawn(self.images, torch.Generator().manual_seed(run.seed))
         self._set_bounds(network, skipping, images, data, run)
         run.fine_tune(network, data)
         self._set_bounds(network, skipping, images, data, run)

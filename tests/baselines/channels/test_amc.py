@@ -11,8 +11,9 @@ from small_networks import lived_in
 from torch import nn
 
 from baselines import AMC
-from baselines.channels.amc import Candidates, Search, Space
+from baselines.channels.amc import POSITIONS, Candidates, Search, Space
 from baselines.channels.channel_removal import example_images
+from baselines.channels.contributions import Sampler
 from baselines.channels.ddpg import Agent
 from testbed.backbones import build_backbone
 from testbed.cost import count_multiplications
@@ -154,7 +155,8 @@ def test_the_inputs_of_least_weight_go_and_the_reader_is_refitted() -> None:
     example = example_images(data, CPU)
     amount = method.amount(model, example)
     run = tiny.run(0)
-    candidates = Candidates(model, example, amount, method._sampler(model, data, run), run)
+    sampler = Sampler.of_run(model, data, run, method.images, POSITIONS)
+    candidates = Candidates(model, example, amount, sampler, run)
     smaller = candidates.network(amount.removed)
     kept = model.conv2.weight.abs().sum(dim=(0, 2, 3)).topk(3).indices.sort().values
     assert torch.equal(smaller.get_parameter("conv1.weight"), model.conv1.weight[kept])

@@ -1,6 +1,7 @@
 """Policy-gradient pruning: its rewards and gradient, and what its agents remove."""
 
 import itertools
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from baselines.channels.reinforce import (
     advantages,
     at_least_one,
     learn,
+    most_probable,
     reinforce_loss,
 )
 from testbed.backbones import build_backbone
@@ -158,9 +160,9 @@ def test_it_finds_the_channels_that_no_layer_of_a_residual_group_uses() -> None:
             layer.weight[dead] = 0
             layer.bias[dead] = 0
     train(network, data, tiny.LEARNING, seed=0, device=CPU)  # they get no gradient
-    method = PolicyGradient(
-        layers="one", layer="stem", scope="all", drop_bound=0.5, steps=100, reward_share=0.7
-    )
+    bounded = {"drop_bound": 0.5, "steps": 100, "reward_share": 0.7}
+    # A refit could make up for others, too.
+    method = PolicyGradient(layers="one", layer="stem", scope="all", refit=False, **bounded)
     smaller = method.prune(network, data, tiny.run(0))
     assert smaller.stem.out_channels == smaller.conv2.out_channels == 3
     assert (smaller.stem.weight.flatten(1) != 0).any(dim=1).all()
@@ -241,10 +243,19 @@ def test_the_masks_to_choose_from_are_of_the_whole_learning() -> None:
     def reward(masks: Tensor) -> Tensor:
         return -masks.sum(dim=1).double()
 
-    kept = learn(weight, reward, samples=10, steps=40, seed=0).sum(dim=1).tolist()
-    assert kept[-1] == 40
-    probable, best_sampled = kept[:-1:2], kept[1:-1:2]
-    assert len(probable) == len(best_sampled) == 10
+    masks = learn(weight, reward, samples=10, steps=40, seed=0)
+    kept = masks.sum(dim=1).tolist()
+    probable, best_sampled, larger = kept[:20:2], kept[1:20:2], kept[20:]
     assert probable == sorted(probable, reverse=True)
     for on_the_way in (probable, best_sampled):
         assert on_the_way[0] > 8 and on_the_way[-1] < 5
+    assert larger == sorted(larger) and larger[0] == probable[-1] and larger[-1] == 40
+    assert len(larger) == 11
+    assert all((small <= large).all() for small, large in pairwise(masks[20:]))
+
+
+def test_the_larger_masks_add_filters_by_their_probability() -> None:
+    keep = torch.tensor([0.1, 0.9, 0.4, 0.8])
+    expected = [[0, 1, 0, 0], [0, 1, 0, 1], [0, 1, 1, 1], [1, 1, 1, 1]]
+    assert most_probable(keep, 1).int().tolist() == expected
+    assert most_probable(keep, 4).int().tolist() == expected[-1:]

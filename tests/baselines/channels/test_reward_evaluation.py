@@ -17,8 +17,10 @@ from baselines.channels.batch_norm_statistics import (
     normalised_batches,
     statistics_images,
 )
-from baselines.channels.channel_groups import channel_groups
+from baselines.channels.channel_groups import ChannelGroups, channel_groups
 from baselines.channels.channel_removal import remove_channels
+from baselines.channels.contributions import Sampler
+from baselines.channels.refit import Refit
 from baselines.channels.reward_evaluation import CutNetwork, WholeNetwork, evaluation_of_masks
 from testbed.augmentation import Augmentation
 from testbed.backbones import build_backbone
@@ -144,6 +146,12 @@ def with_own_statistics(network: nn.Module, batches: list[Tensor]) -> nn.Module:
     return network.eval()
 
 
+def refit_of(network: nn.Module, groups: ChannelGroups, name: str, data: Splits) -> Refit:
+    sampler = Sampler(data, CPU, "float32", torch.contiguous_format, 50, 10)
+    generator = torch.Generator().manual_seed(0)
+    return Refit(network, {name: groups[name]}, sampler, sampler.drawn(generator), generator)
+
+
 MASKED = [
     ("conv", "conv1", CutNetwork),
     ("conv", "conv2", CutNetwork),
@@ -163,9 +171,10 @@ MASKED = [
 ]
 
 
+@pytest.mark.parametrize("refitted", [False, True])
 @pytest.mark.parametrize(("kind", "layer", "way"), MASKED)
 def test_masks_are_judged_as_the_smaller_networks_with_statistics_of_their_own(
-    kind: str, layer: str, way: type, monkeypatch: pytest.MonkeyPatch
+    kind: str, layer: str, way: type, refitted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_norm_statistics, "BATCH_SIZE", 40)  # several, the last smaller
     network: Any = made(kind)
@@ -181,9 +190,9 @@ def test_masks_are_judged_as_the_smaller_networks_with_statistics_of_their_own(
         answers = with_own_statistics(network, batches)(inputs).argmax(dim=1)
     images = Images(data.validation.pixels, answers)
     groups = channel_groups(network, inputs[:2], scope="all")
-    evaluation = evaluation_of_masks(
-        network, groups, layer, images, statistics, data, device=CPU, precision="float32"
-    )
+    refit = refit_of(network, groups, layer, data) if refitted else None
+    judged = network, groups, layer, images, statistics, data
+    evaluation = evaluation_of_masks(*judged, device=CPU, precision="float32", refit=refit)
     assert type(evaluation) is way
     before = copy.deepcopy(network.state_dict())
     generator = torch.Generator().manual_seed(0)
@@ -194,7 +203,10 @@ def test_masks_are_judged_as_the_smaller_networks_with_statistics_of_their_own(
         expected = []
         for mask in masks:
             removed = {layer: (~mask).nonzero().flatten().tolist()}
-            smaller = remove_channels(network, inputs[:2], groups, removed)
+            whole = copy.deepcopy(network)
+            if refit is not None:
+                refit(whole, removed)
+            smaller = remove_channels(whole, inputs[:2], groups, removed)
             smaller = with_own_statistics(smaller, batches)
             expected.append(evaluate(smaller, images, data, device=CPU, precision="float32"))
         assert evaluation(masks) == pytest.approx(expected)

@@ -30,7 +30,7 @@ def test_the_small_preset_searches_what_the_whole_sweep_does() -> None:
     small = load_sweep(SWEEPS / "cifar_depth.yaml", presets=["small"])
     assert small.name == "cifar_depth_small"
     assert small.methods == whole.methods
-    assert small.data["train_images"] == 6000
+    assert small.data["train_images"] == 10_000
 
 
 def test_defaults_are_filled_in(load: Callable[..., Sweep]) -> None:

@@ -42,6 +42,7 @@ Its output is a smaller network: it runs fewer multiplications.
 import copy
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -160,12 +161,12 @@ class PolicyGradient(BaseModel):
                 continue
             seed = 1000 * run.seed + number
             refit = self._refit_of(network, groups[name], data, run, seed)
-            learnt, chosen = (
-                self._rewards(network, groups, name, each, data, run, refit)
-                for each in (learning, choosing)
+            rewards_by = partial(
+                self._rewards, network, groups, name, data=data, run=run, refit=refit
             )
             filters = group_filters(network, groups[name]).to(run.device)
-            masks = learn(filters, learnt, self.samples, self.steps, seed)
+            masks, n_learnt_from = self._learnt(filters, rewards_by(learning), seed)
+            chosen = rewards_by(choosing)
             values = chosen(masks)
             kept, reward = masks[values.argmax()], values.max().item()
             removed = (~kept).nonzero().flatten().tolist()
@@ -183,7 +184,7 @@ class PolicyGradient(BaseModel):
                 {
                     "layer": number + 1,
                     "layer_reward": reward,
-                    "reward_epochs": (learnt.n_images + chosen.n_images) / len(data.train),
+                    "reward_epochs": (n_learnt_from + chosen.n_images) / len(data.train),
                     f"channels_kept.{name}": len(kept) - len(removed),
                     f"channels_pruned.{name}": len(removed),
                 }
@@ -220,17 +221,22 @@ class PolicyGradient(BaseModel):
         run.report({"statistics_epochs": len(images) / len(data.train)})
         return Refit(network, {group.name: group}, sampler, images, generator)
 
+    def _learnt(self, filters: Tensor, rewards: "Rewards", seed: int) -> tuple[Tensor, int]:
+        """Masks of an agent that learnt, and how many images they took; `rewards` can then go."""
+        return learn(filters, rewards, self.samples, self.steps, seed), rewards.n_images
+
     def _rewards(
         self,
         network: nn.Module,
         groups: ChannelGroups,
         name: str,
         judging: "Judging",
+        *,
         data: Splits,
         run: Run,
         refit: Refit | None,
     ) -> "Rewards":
-        """The rewards of masks of a group."""
+        """The rewards of masks of a group. They keep what lies below its readers in memory."""
         evaluation = evaluation_of_masks(
             network,
             groups,

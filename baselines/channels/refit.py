@@ -23,12 +23,15 @@ from testbed.data import Images
 
 # Of the mean diagonal entry: keeps the weights where they are in directions that no sample shows.
 RIDGE = 1e-6
+MOST_INPUTS = 512 * 9  # of one output, beyond which a refit takes minutes
 
 
 class Refit:
     """Refits the plain conv and linear layers that read groups of channels.
 
-    Grouped and transposed convs, and weights that are no parameters, stay as they are.
+    Grouped and transposed convs, weights that are no parameters, and layers with more than
+    `MOST_INPUTS` inputs of one output, such as a linear layer that reads large maps, stay as they
+    are.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class Refit:
         self._inputs: dict[str, list[tuple[str, Tensor]]] = {}
         for name, group in groups.items():
             for reader, read in can_be_sampled(network, group).items():
-                if read.parameter == f"{reader}.weight" and _is_plain(network, reader):
+                if read.parameter == f"{reader}.weight" and _can_be_refitted(network, reader):
                     channels = torch.from_numpy(read.channels)
                     self._inputs.setdefault(reader, []).append((name, channels))
         self.grams: dict[str, Gram] = {}
@@ -121,8 +124,9 @@ def refitted(weight: Tensor, gram: Tensor, lost: Tensor) -> Tensor:
     return result
 
 
-def _is_plain(network: nn.Module, name: str) -> bool:
+def _can_be_refitted(network: nn.Module, name: str) -> bool:
     module = dict(network.named_modules()).get(name)
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        return module.groups == 1
-    return isinstance(module, nn.Linear)
+    if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
+        return False
+    small = module.weight[0].numel() <= MOST_INPUTS
+    return small and getattr(module, "groups", 1) == 1

@@ -107,3 +107,16 @@ def test_a_network_that_has_diverged_is_refused() -> None:
     model.conv1.weight.data.fill_(float("nan"))
     with pytest.raises(ValueError, match=r"What layer 'conv2' reads is not finite"):
         refit_of(model, diverged=True)
+
+
+def test_a_layer_that_reads_very_many_values_stays_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny.trained()
+    n_inputs = model.get_submodule("conv2").weight[0].numel()  # type: ignore[index, operator]
+    for most, is_refitted in ((n_inputs, True), (n_inputs - 1, False)):
+        monkeypatch.setattr("baselines.channels.refit.MOST_INPUTS", most)
+        changed = copy.deepcopy(model)
+        refit_of(model)(changed, {"conv1": [0, 2]})
+        before, after = (each.get_parameter("conv2.weight") for each in (model, changed))
+        assert torch.equal(before, after) is not is_refitted

@@ -59,7 +59,7 @@ def obtain_stage(
 
     def make(unfinished: Path | None) -> Kept:
         own = replace(run, folder=unfinished, judge=None)  # it reports through `run`
-        tensors = method.stage(model, data, own)
+        tensors = _with_stage_options(method).stage(model, data, own)
         spent, reported = str(own.epochs_spent), json.dumps(own.reported)
         return tensors, {"epochs_spent": spent, "reported": reported}
 
@@ -72,6 +72,19 @@ def obtain_stage(
     reported = json.loads(texts["reported"]) if found else []
     run.resume_after(run.epochs_spent + int(texts["epochs_spent"]), reported)
     return tensors
+
+
+def _with_stage_options(method: SharesStage) -> SharesStage:
+    """A method that has the defaults for all options that do not enter its stage."""
+    assert isinstance(method, BaseModel)
+    options = type(method).model_fields.items()
+    defaults = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in options
+        if name not in method.stage_options() and not field.is_required()
+    }
+    alike: SharesStage = method.model_copy(update=defaults)
+    return alike
 
 
 def stage_spec(method: SharesStage, model: nn.Module, data: Splits, run: Run) -> dict[str, Any]:

@@ -15,9 +15,10 @@ wall; the code rounds up behind it. The budget is what one keep ratio for all gr
 `keep_multiplications`; that uniform choice is the first episode, so that the search has nothing to
 lose against `l1_filter` on the images that reward it. Rewards are of a part of the validation
 images, and every accuracy that is reported is of the others. 3x3 convs are refitted too, by their
-patches. As in the code inputs and outputs of the refit are those of the whole network. The state
-describes groups: what is left to come is counted in multiplications from the first step on. The
-paper's other reward, for searches without a budget, is left out.
+patches, but no layer with more than `MOST_INPUTS` inputs of one output. As in the code inputs and
+outputs of the refit are those of the whole network. The state describes groups: what is left to
+come is counted in multiplications from the first step on. The paper's other reward, for searches
+without a budget, is left out.
 
 Its cost beside the fine-tuning: images that gave rewards (`reward_epochs`), and those the refit
 sampled (`statistics_epochs`).

@@ -21,7 +21,7 @@ less accurate (see `Rewards`).
 Agents learn from a part of the validation images (`reward_share`); every accuracy that is reported
 is of the others (`held_back`). At the end one of a few masks is chosen: from up to ten moments of
 the learning the most probable mask and the best one sampled; and as an agent may go too far, masks
-from its last most probable one up to all channels, in the order of their probabilities. That is
+of the highest scores, from as many channels as its last most probable one keeps up to all. That is
 done on training images, which no agent learnt from, and of which there are enough: on a thousand
 images luck chooses among thirty masks. A drop is a third to a half larger there than elsewhere (4.2
 points for that half), so that the bound is rather kept than spent.
@@ -75,7 +75,8 @@ from testbed.method import Run
 from testbed.names import unknown
 from testbed.prediction import evaluate
 
-CHOSEN_BY = 2  # training images for each reward image: they choose among the masks that were learnt
+# Training images that choose among the masks that were learnt: for each reward image, and at most.
+CHOSEN_BY, MOST_CHOSEN_BY = 2, 4000
 REFITTED_ON, POSITIONS = 1000, 10  # training images at most, and places that each gives
 
 
@@ -149,8 +150,10 @@ class PolicyGradient(BaseModel):
         _estimate(dense, statistics, data, run)
         accuracy = _better_than_chance(dense, rewarding, data, run)
         learning = Judging(rewarding, statistics, accuracy)
-        generator = torch.Generator().manual_seed(run.seed)
-        chosen_by = data.train.drawn(CHOSEN_BY * len(rewarding), generator)
+        # The seed of no layer: its refit would have learnt from the same images.
+        generator = torch.Generator().manual_seed(1000 * run.seed + len(layers))
+        n_choosing = min(CHOSEN_BY * len(rewarding), MOST_CHOSEN_BY)
+        chosen_by = data.train.drawn(n_choosing, generator)
         choosing = Judging(chosen_by, statistics, _accuracy(dense, chosen_by, data, run))
         checkpoint = Checkpoint(self, model, data, run)
         completed = checkpoint.load(network)
@@ -166,9 +169,7 @@ class PolicyGradient(BaseModel):
             )
             filters = group_filters(network, groups[name]).to(run.device)
             masks, n_learnt_from = self._learnt(filters, rewards_by(learning), seed)
-            chosen = rewards_by(choosing)
-            values = chosen(masks)
-            kept, reward = masks[values.argmax()], values.max().item()
+            kept, reward, n_chosen_by = best_of(masks, rewards_by(choosing))
             removed = (~kept).nonzero().flatten().tolist()
             if removed:
                 if refit is not None:
@@ -184,7 +185,7 @@ class PolicyGradient(BaseModel):
                 {
                     "layer": number + 1,
                     "layer_reward": reward,
-                    "reward_epochs": (n_learnt_from + chosen.n_images) / len(data.train),
+                    "reward_epochs": (n_learnt_from + n_chosen_by) / len(data.train),
                     f"channels_kept.{name}": len(kept) - len(removed),
                     f"channels_pruned.{name}": len(removed),
                 }
@@ -222,7 +223,10 @@ class PolicyGradient(BaseModel):
         return Refit(network, {group.name: group}, sampler, images, generator)
 
     def _learnt(self, filters: Tensor, rewards: "Rewards", seed: int) -> tuple[Tensor, int]:
-        """Masks of an agent that learnt, and how many images they took; `rewards` can then go."""
+        """Masks of an agent that learnt, and how many images that took.
+
+        As with `best_of`, what `rewards` keep in memory goes with them.
+        """
         return learn(filters, rewards, self.samples, self.steps, seed), rewards.n_images
 
     def _rewards(
@@ -289,6 +293,12 @@ class Rewards:
         with_all = self.accuracies(torch.ones_like(masks[:1])).item()
         least = min(self.dense_accuracy, with_all)
         return rewards(self.accuracies(masks), least, self.drop_bound, masks)
+
+
+def best_of(masks: Tensor, rewards: Rewards) -> tuple[Tensor, float, int]:
+    """The mask that earns most, what it earns, and how many images that took."""
+    values = rewards(masks)
+    return masks[values.argmax()], values.max().item(), rewards.n_images
 
 
 def epochs_by(layer: int, n_layers: int, epochs: int) -> int:

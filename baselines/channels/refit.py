@@ -75,6 +75,10 @@ class Refit:
                     "a trained one; train with a lower learning_rate."
                 )
 
+    def refits(self, layer: str) -> bool:
+        """Whether a layer's weight may change."""
+        return layer in self._inputs
+
     @torch.no_grad()
     def __call__(self, network: nn.Module, removed: Removed) -> None:
         """Refits layers in place; the weights of inputs that go are zero then.

@@ -46,10 +46,15 @@ class Agent(nn.Module):
 
         Beyond that the scores keep their gradient, so that an agent can still change its mind.
         """
-        scores: Tensor = self.decide(torch.tanh(self.read(self.filters))).squeeze(1)
+        scores = self.scores()
         explored = min(MOST_EXPLORATION, EXPLORED / len(scores))
         bound = math.log((1 - explored) / explored)
         return torch.sigmoid(scores + (scores.clamp(-bound, bound) - scores).detach())
+
+    def scores(self) -> Tensor:
+        """What the probabilities come from, (filters,): it tells decided filters apart, too."""
+        scores: Tensor = self.decide(torch.tanh(self.read(self.filters))).squeeze(1)
+        return scores
 
 
 class Remembered:
@@ -89,8 +94,8 @@ def learn(
 
     Returns:
         Of some moments in the course of the learning the most probable mask and the best of those
-        sampled; then, from the last most probable mask on to that of all filters, the masks of the
-        filters that are kept most probably, in as many steps: (masks, filters).
+        sampled; then masks of the filters with the highest scores, from as many as the last most
+        probable mask keeps up to all, in as many steps: (masks, filters).
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng([]):  # torch draws first weights, which the agent then replaces
@@ -112,16 +117,16 @@ def learn(
                 probable = at_least_one(agent().cpu()[None] > 0.5, weight)
             noted += [probable, masks[rewards.argmax()][None]]
     with torch.no_grad():
-        return torch.cat([*noted, most_probable(agent().cpu(), int(probable.sum()))])
+        return torch.cat([*noted, highest(agent.scores().cpu(), int(probable.sum()))])
 
 
-def most_probable(keep: Tensor, fewest: int) -> Tensor:
-    """Masks (masks, filters) of the filters with the largest probabilities `keep`, (filters,).
+def highest(scores: Tensor, fewest: int) -> Tensor:
+    """Masks (masks, filters) of the filters with the highest scores, (filters,).
 
     Their sizes go from `fewest` to all, in `LOOKED_AT` steps or in those of one filter.
     """
-    ranks = keep.argsort(descending=True, stable=True).argsort()
-    sizes = torch.linspace(fewest, len(keep), LOOKED_AT + 1).round().unique()
+    ranks = scores.argsort(descending=True, stable=True).argsort()
+    sizes = torch.linspace(fewest, len(scores), LOOKED_AT + 1).round().unique()
     return ranks < sizes[:, None]
 
 

@@ -203,7 +203,8 @@ class CutNetwork:
         reader: SlicedReader | SummedReader = SlicedReader(layer, inputs, self._turn, weight_for)
         node = next(node for node in graph.graph.nodes if node.target == name)
         read = node.all_input_nodes[0]
-        fixed = isinstance(layer, nn.Linear) and self._whole.refit is None
+        refit = self._whole.refit
+        fixed = isinstance(layer, nn.Linear) and not (refit and refit.refits(name))
         if fixed and read in taken and inputs.numel() == layer.in_features:
             n_inputs = sum(kept[taken.index(read)].numel() for kept in self._kept)
             n_contributions = n_inputs // inputs.shape[1] * layer.out_features

@@ -111,9 +111,8 @@ class Stages(BaseModel):
                 own = run.beside(f"stage{number + 1}")
                 network.networks[number] = self._thin(share).prune(model, data, own)
                 checkpoint.save(number, network)
-        if completed < len(self.stages):
-            network.networks[-1] = copy.deepcopy(model).to(run.device)
-            run.fine_tune(network.networks[-1], data, judged=False)  # alone it costs all
+        network.networks[-1] = copy.deepcopy(model).to(run.device)
+        run.fine_tune(network.networks[-1], data, judged=False)  # alone it costs all
         return network.networks.state_dict()
 
     def trained(

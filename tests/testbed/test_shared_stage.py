@@ -56,6 +56,11 @@ def run(store: Path | None = None, epochs: int = 4, **others: Any) -> Run:
     return found
 
 
+def test_options_that_do_not_enter_cannot() -> None:
+    obtain_stage(Method(scale=0.5, strength=3.0), tiny.trained(), tiny.splits(), run())
+    assert [Method(scale=0.5)] == MADE
+
+
 def obtained(method: Method, own: Run, seed: int = 1) -> Mapping[str, Tensor]:
     """Whatever was drawn before."""
     torch.manual_seed(seed)

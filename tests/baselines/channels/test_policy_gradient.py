@@ -19,8 +19,8 @@ from baselines.channels.reinforce import (
     Remembered,
     advantages,
     at_least_one,
+    highest,
     learn,
-    most_probable,
     reinforce_loss,
 )
 from testbed.backbones import build_backbone
@@ -254,8 +254,24 @@ def test_the_masks_to_choose_from_are_of_the_whole_learning() -> None:
     assert all((small <= large).all() for small, large in pairwise(masks[20:]))
 
 
-def test_the_larger_masks_add_filters_by_their_probability() -> None:
-    keep = torch.tensor([0.1, 0.9, 0.4, 0.8])
+def test_the_larger_masks_add_filters_by_their_score() -> None:
+    scores = torch.tensor([-7.0, 3.0, -6.0, 2.0])
     expected = [[0, 1, 0, 0], [0, 1, 0, 1], [0, 1, 1, 1], [1, 1, 1, 1]]
-    assert most_probable(keep, 1).int().tolist() == expected
-    assert most_probable(keep, 4).int().tolist() == expected[-1:]
+    assert highest(scores, 1).int().tolist() == expected
+    assert highest(scores, 4).int().tolist() == expected[-1:]
+
+
+def test_a_decided_agent_still_ranks_its_filters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it keeps as few as it may, their probabilities are all alike."""
+    ranked: list[Tensor] = []
+
+    def spy(scores: Tensor, fewest: int) -> Tensor:
+        ranked.append(scores)
+        return highest(scores, fewest)
+
+    monkeypatch.setattr("baselines.channels.reinforce.highest", spy)
+    weight = torch.randn(40, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    learn(weight, lambda masks: -masks.sum(dim=1).double(), samples=10, steps=200, seed=0)
+    (scores,) = ranked
+    assert (scores < -5).sum() > 30, "decided"
+    assert len(scores.unique()) == 40

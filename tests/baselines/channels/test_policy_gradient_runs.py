@@ -111,6 +111,23 @@ def test_the_mask_that_is_kept_is_chosen_on_images_that_no_agent_learnt_from(
     assert learnt[0][1] < learnt[0][2] < learnt[0][0]
 
 
+@pytest.mark.parametrize("refit", [True, False])
+def test_the_layers_that_read_what_goes_are_refitted_as_they_were_for_the_mask(
+    refit: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def learn(filters: Tensor, *_: Any) -> Tensor:
+        return torch.arange(len(filters))[None] != 2
+
+    monkeypatch.setattr(baselines.channels.policy_gradient, "learn", learn)
+    network = tiny.trained()
+    method = PolicyGradient(layers="one", layer="conv1", drop_bound=90, refit=refit)
+    pruned = method.prune(network, tiny.splits(), tiny.run(0))
+    left = network.conv2.weight[:, [0, 1, 3, 4, 5]]
+    assert torch.equal(pruned.conv2.weight, left) is not refit
+    change = (pruned.conv2.weight - left).norm() / left.norm()
+    assert change < 1
+
+
 class StoppedError(Exception):
     """Stands for whatever stops a process."""
 

@@ -15,9 +15,9 @@ average of the groups' log-probabilities with fitted weights, with which `cascad
 over all groups' features was not tried. Groups take nothing from the dense network but its
 architecture: they are trained from scratch in one training, as long as `vanilla` is, each by its
 own loss. That serves all penalties and budgets: see `shared_stage`. Going on costs in proportion to
-the group's multiplications, the mean group p. Actions are few and their outcome is
-known, so that exact returns are learnt, and nothing is explored. Decisions and weights are learnt
-from training images, augmented once, as there are more of them.
+the group's multiplications, the mean group p. Actions are few and their outcome is known, so that
+exact returns are learnt, and nothing is explored. Decisions and weights are learnt from training
+images, augmented once, as there are more of them.
 
 Its output runs fewer multiplications, each image its own number of them.
 """

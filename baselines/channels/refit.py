@@ -66,8 +66,8 @@ class Refit:
             layer = parameter.removesuffix(".weight")
             self.grams[layer] = self.grams.get(layer, np.zeros(())) + gram_matrix(patches)
 
-        names = [f"{reader}.weight" for reader in self._inputs]
-        sampler.catch(network, names, images, take)
+        if names := [f"{reader}.weight" for reader in self._inputs]:
+            sampler.catch(network, names, images, take)
         for layer, gram in self.grams.items():
             if not np.isfinite(gram).all():
                 raise ValueError(

@@ -1,5 +1,6 @@
 """A trial: a method prunes a dense network, and what comes back is measured."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from orchestrator.run_folder.workplace import Workplace
 from testbed.data import Splits
 from testbed.dense_store import DenseRecord
 from testbed.measurement import Measurement, measure, multiplications_per_class
-from testbed.method import BEFORE, Foresees, Judge, Run, judged_on
+from testbed.method import BEFORE, ChecksNetwork, Foresees, Judge, Run, judged_on
 from testbed.network_file import save_network
 from testbed.shared_stage import obtain_stage
 from testbed.training import Report, evaluate
@@ -95,9 +96,18 @@ def run_trial(
 
 
 def make_shared_stage(trial: Trial, splits: Splits, workplace: Workplace, report: Report) -> None:
-    """Makes the stage that a trial shares with others, unless it is there."""
+    """Makes the stage that a trial shares with others, unless it is there.
+
+    None is made if the method refuses the trial's options: the trial then says so, and others that
+    share the stage make it.
+    """
     method = method_class(trial.method).model_validate(trial.options)
     dense, record = obtain_dense(dense_network(trial), splits, workplace)
+    if isinstance(method, ChecksNetwork):
+        try:
+            method.check_network(copy.deepcopy(dense).cpu(), splits)
+        except ValueError:
+            return
     run = _run(trial, record, splits, workplace, report)
     obtain_stage(method, dense, judged_on(method, splits), run)
 

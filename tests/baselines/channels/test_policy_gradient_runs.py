@@ -1,5 +1,6 @@
 """Runs of policy-gradient pruning: their images, epochs, reports, stops and refusals."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,11 @@ from torch import Tensor, nn
 
 import baselines.channels.policy_gradient
 from baselines import PolicyGradient
-from baselines.channels.policy_gradient import epochs_by
+from baselines.channels.channel_groups import channel_groups
+from baselines.channels.channel_removal import example_images
+from baselines.channels.contributions import Sampler
+from baselines.channels.policy_gradient import POSITIONS, REFITTED_ON, epochs_by
+from baselines.channels.refit import Refit
 from baselines.channels.reward_evaluation import evaluation_of_masks
 from orchestrator.jobs.work import Workplace, obtain_dense, run_trial
 from orchestrator.plan import Trial, dense_network
@@ -119,13 +124,19 @@ def test_the_layers_that_read_what_goes_are_refitted_as_they_were_for_the_mask(
         return torch.arange(len(filters))[None] != 2
 
     monkeypatch.setattr(baselines.channels.policy_gradient, "learn", learn)
-    network = tiny.trained()
+    network, data, run = tiny.trained().eval(), tiny.splits(), tiny.run(0)
     method = PolicyGradient(layers="one", layer="conv1", drop_bound=90, refit=refit)
-    pruned = method.prune(network, tiny.splits(), tiny.run(0))
-    left = network.conv2.weight[:, [0, 1, 3, 4, 5]]
-    assert torch.equal(pruned.conv2.weight, left) is not refit
-    change = (pruned.conv2.weight - left).norm() / left.norm()
-    assert change < 1
+    pruned = method.prune(network, data, run)
+    expected = copy.deepcopy(network)
+    if refit:
+        group = channel_groups(network, example_images(data, CPU))["conv1"]
+        sampler = Sampler.of_run(network, data, run, REFITTED_ON, POSITIONS)
+        generator = torch.Generator().manual_seed(0)
+        images = sampler.drawn(generator)
+        Refit(network, {"conv1": group}, sampler, images, generator)(expected, {"conv1": [2]})
+        assert not torch.equal(expected.conv2.weight, network.conv2.weight)
+    left = expected.conv2.weight[:, [0, 1, 3, 4, 5]]
+    torch.testing.assert_close(pruned.conv2.weight, left)
 
 
 class StoppedError(Exception):

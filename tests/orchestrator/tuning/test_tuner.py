@@ -1,5 +1,6 @@
 """The tuner, on a real Ray of two workers."""
 
+import gc
 import json
 import os
 import subprocess
@@ -32,6 +33,8 @@ class Ran:
 
     jobs: Jobs
     results: Any
+    not_found: list[Exception]
+    """Files of results that Ray Tune missed."""
 
 
 N_SHARED = 64 * 2**20
@@ -61,7 +64,9 @@ def ran(two_workers: None, folder: Path) -> Ran:
     both_read = until(lambda: len(readers(jobs)) == 2, lambda number: ("read", number))
     parts = ALONE[:1], pair(folder, 0), ALONE[1:], pair(folder, 1), [COUNTED], FIRST, [], SECOND
     jobs = Jobs(*parts, both_read)
-    return Ran(jobs, fit(jobs, expected=7, shared=shared))
+    results = fit(jobs, expected=7, shared=shared)
+    alive = [each for each in gc.get_objects() if type(each) is FileNotFoundError]
+    return Ran(jobs, results, [each for each in alive if "fetch metrics" in str(each)])
 
 
 def readers(jobs: Jobs) -> set[int]:
@@ -95,6 +100,10 @@ def test_tunes_own_results_have_the_jobs_names(ran: Ran) -> None:
     assert sorted(set(names) - {"start_of_a_worker"}) == sorted({job[0] for job in ran.jobs.ended})
     assert len(names) == len(ran.jobs.ended) + 1
     assert ran.results.num_errors == 0
+
+
+def test_nothing_is_kept_of_files_of_results_that_are_not_written(ran: Ran) -> None:
+    assert ran.not_found == []
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")

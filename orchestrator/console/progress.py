@@ -15,10 +15,10 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.markup import escape
 
-from orchestrator.analysis.asked_budget import asked_of, share_said
+from orchestrator.analysis.asked_budget import asked_of, is_missed
 from orchestrator.console.live_display import Standing, display, frontier_reached, in_a_line
 from orchestrator.console.time_left import Durations
-from orchestrator.formatting import accuracy, duration, millions
+from orchestrator.formatting import accuracy, duration, millions, percent
 
 SILENCE_S = 300  # in a log; a trial of hours would look as if it hung
 
@@ -130,10 +130,12 @@ def describe(row: Mapping[str, Any]) -> str:
     if row["status"] != "completed":
         reason = (str(row.get("error") or "").splitlines() or ["no reason given"])[0]
         return f"{row['trial_id']}  {row['status']}: {reason}  {took}"
+    share, budget = _share(row), asked_of(row)
+    missed = f", asked for {percent(budget)}" if is_missed(share, budget) else ""
     return (
         f"{row['trial_id']}  val {accuracy(_number(row, 'val_accuracy'))}  "
         f"{millions(_number(row, 'multiplications'))} multiplications "
-        f"({share_said(_share(row), asked_of(row))} of dense)  {took}"
+        f"({percent(share)} of dense{missed})  {took}"
     )
 
 

@@ -64,4 +64,4 @@ def test_the_line_of_a_trial_that_ends_flags_it_too() -> None:
     with Progress(1, log) as progress:
         progress.trial_done(trial("rnp", 0.8, 0.5, trial_id="rnp-000", **{ASKED: 0.7}))
     assert isinstance(log.file, io.StringIO)
-    assert "(50 % (asked for 70 %) of dense)" in log.file.getvalue()
+    assert "(50 % of dense, asked for 70 %)" in log.file.getvalue()

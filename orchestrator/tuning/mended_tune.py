@@ -1,7 +1,7 @@
 """Four faults of Ray Tune 2.60, mended while a sweep runs.
 
 Two concern workers that are lost, and would cost trials that did nothing wrong. The third would
-cost seconds each time that a worker has to wait, the fourth 40 kB of memory for each trial.
+cost seconds each time that a worker has to wait, the fourth memory for every trial that has ended.
 """
 
 from collections.abc import Iterator

@@ -25,7 +25,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     },
     "resnet20": {"name": "resnet20"},
 }  # fmt: skip
+ANY_SIZE = {"resnet20"}
 AVERAGE_POWER = 8
 COLUMNS = ("network", "recipe", "epochs", "seed", "accuracy", "seconds_an_epoch")
 PLAIN = "plain"
@@ -177,7 +178,9 @@ def trained(network: str, recipe: Recipe, epochs: int, seed: int, data: Splits) 
     options = dict(NETWORKS[network])
     torch.manual_seed(seed)
     model = build_backbone(options.pop("name"), data.input_shape, data.n_classes, **options)
-    drawn = Drawn(**vars(data), draw=recipe.draw)
+    drawn = Drawn(
+        **{each.name: getattr(data, each.name) for each in fields(Splits)}, draw=recipe.draw
+    )
     average = LateAverage(model) if recipe.average else None
     shown = Smaller(model) if recipe.smaller else model
 
@@ -233,9 +236,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--of", choices=NETWORKS, default="11.2 M")
     parser.add_argument("--epochs", type=int, nargs="+", default=[8])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=[*RECIPES])
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, help="all that fit, by default")
     parser.add_argument("--output", type=Path, default=Path("results/recipes"))
     options = parser.parse_args(arguments)
+    fitting = [name for name in RECIPES if options.of in ANY_SIZE or not RECIPES[name].smaller]
+    if unfit := set(options.recipes or ()) - set(fitting):
+        parser.error(f"{options.of} takes images of one size alone: leave {min(unfit)!r} out")
     set_threads(1)
     tune_malloc()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -245,10 +251,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed in options.seeds:
         data = load_splits(DataOptions(name="cifar10", validation_share=0.2), options.data, seed)
         for epochs in options.epochs:
-            for name in options.recipes:
+            for name in options.recipes or fitting:
                 key = [options.of, name, epochs, seed]
                 done = pd.read_csv(path)[list(COLUMNS[:4])].values.tolist()
-                if key in done or (RECIPES[name].smaller and options.of == "11.2 M"):
+                if key in done:
                     continue
                 found = trained(options.of, RECIPES[name], epochs, seed, data)
                 with path.open("a", newline="") as file:
